@@ -1,0 +1,77 @@
+"""Every exception that the SDK raises on purpose.
+
+Each message says what was wrong and what to do about it; each class says who can act on it.
+"""
+
+from __future__ import annotations
+
+
+class PocketFLError(Exception):
+    """Base class: catching it catches all that the SDK raises on purpose."""
+
+
+class DecodeError(PocketFLError):
+    """Bytes or JSON from outside do not have the form that they should have."""
+
+
+class PlanError(PocketFLError):
+    """A plan cannot be used."""
+
+
+class PlanSignatureError(PlanError):
+    """A plan is unsigned, signed by an unknown key, or changed after it was signed."""
+
+
+class PlanUnsupportedError(PlanError):
+    """A plan is sound but asks for something that this SDK or runtime does not have."""
+
+
+class RuntimeUnavailableError(PocketFLError):
+    """A runtime is not installed on this device, or the plan has no part for it."""
+
+
+class StoreError(PocketFLError):
+    """An example or a collection does not fit the store's schema."""
+
+
+class FeatureError(PocketFLError):
+    """Examples cannot be turned into the tensors that the plan asks for."""
+
+
+class ReportError(PocketFLError):
+    """An update cannot become a report (not finite, wrong length, above its bound)."""
+
+
+class SealingError(PocketFLError):
+    """A report cannot be sealed or opened."""
+
+
+class AggregatorRefusedError(PocketFLError):
+    """The key of a trusted tier is not one that this device was told to trust."""
+
+
+class TransportError(PocketFLError):
+    """The server could not be reached, or answered with something unusable.
+
+    Attributes
+    ----------
+    status : int or None
+        HTTP status code, where there was an answer.
+    code : str or None
+        The server's machine-readable reason, where it gave one.
+    retryable : bool
+        Whether the same request may succeed later.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retryable = retryable

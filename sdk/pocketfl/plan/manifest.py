@@ -1,0 +1,411 @@
+"""What a plan says: everything that a modeller can tune, as data.
+
+A manifest is signed, so a device may believe it; it is still checked in full, because a signature says
+who wrote a plan and not that it is sensible. Every record checks itself when it is made, so an invalid
+one cannot exist; a field that this version does not know is a refusal, never a guess.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, Literal
+
+from pocketfl.decoding import decode_json, encode_json
+from pocketfl.features.transforms import FeatureSpec
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_LIMIT: Final = 4 * 2**20
+"""Largest manifest in bytes: vocabularies live in it, weights do not."""
+MAX_PARAMETERS: Final = 50_000_000
+"""Most parameters of a model: 200 MB of float32, far beyond what a phone should train."""
+MAX_PART_BYTES: Final = 256 * 2**20
+MAX_PARTS: Final = 32
+MAX_BATCH: Final = 4096
+
+RuntimeName = Literal["onnxruntime", "executorch"]
+RUNTIME_NAMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "executorch")
+Dtype = Literal["float32", "int64", "bool"]
+Privacy = Literal["gaussian", "none"]
+
+PARAMETERS_PART: Final = "parameters.f32"
+"""Initial parameters: one flat vector of little-endian float32."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\Z")
+_PART_NAME = re.compile(r"[a-z0-9_]{1,32}(/[a-z0-9_]{1,32})?\.[a-z0-9]{1,8}\Z")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,255}\Z")
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def element_count(shape: tuple[int, ...]) -> int:
+    """Return the number of elements of a tensor of this shape (1 for a scalar)."""
+    return math.prod(shape)
+
+
+def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    _require(len(shape) <= 8, f"{name} has {len(shape)} dimensions; 8 at most")
+    _require(all(0 < n <= MAX_PARAMETERS for n in shape), f"{name} has an impossible shape {shape}")
+    _require(element_count(shape) <= MAX_PARAMETERS, f"{name} with shape {shape} is too large")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterSpec:
+    """One parameter tensor's place in the flat vector, in ``named_parameters()`` order.
+
+    Attributes
+    ----------
+    name : str
+        The name torch gives it, such as ``0.weight``.
+    shape : tuple of int
+        Its shape; ``()`` for a scalar.
+    offset : int
+        Index of its first element in the flat float32 vector.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def __post_init__(self) -> None:
+        _require(0 < len(self.name) <= 256, "a parameter needs a name of 1 to 256 characters")
+        _check_shape(f"parameter {self.name!r}", self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """A tensor that goes in or out of the model, without its batch axis.
+
+    Attributes
+    ----------
+    name : str
+        For an input, the name of ``forward``'s parameter.
+    dtype : {"float32", "int64", "bool"}
+        Element type.
+    shape : tuple of int
+        Shape of one example; ``()`` when an example is one number.
+    """
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(bool(_IDENTIFIER.match(self.name)), f"{self.name!r} is not a tensor name")
+        _check_shape(f"tensor {self.name!r}", self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The model's interface: its flat parameter vector and its batch.
+
+    Attributes
+    ----------
+    parameters : tuple of ParameterSpec
+        In order, without gaps.
+    inputs : tuple of TensorSpec
+        What ``forward`` takes.
+    target : TensorSpec
+        What the loss compares with; always named ``target``.
+    outputs : tuple of TensorSpec
+        What ``predict`` returns.
+    batch_size : int
+        Rows of every batch; a short one is padded with rows of weight 0.
+    """
+
+    parameters: tuple[ParameterSpec, ...]
+    inputs: tuple[TensorSpec, ...]
+    target: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        _require(0 < len(self.parameters) <= 10_000, "a model needs 1 to 10,000 parameter tensors")
+        end = 0
+        for parameter in self.parameters:
+            _require(
+                parameter.offset == end,
+                f"parameter {parameter.name!r} starts at {parameter.offset}, not at {end}",
+            )
+            end += element_count(parameter.shape)
+        _require(end <= MAX_PARAMETERS, f"{end} parameters; {MAX_PARAMETERS} at most")
+        names = [p.name for p in self.parameters]
+        _require(len(set(names)) == len(names), "two parameters have the same name")
+        _require(0 < len(self.inputs) <= 64, "a model needs 1 to 64 inputs")
+        _require(0 < len(self.outputs) <= 64, "a model needs 1 to 64 outputs")
+        tensors = [t.name for t in self.inputs]
+        _require(len(set(tensors)) == len(tensors), "two inputs have the same name")
+        _require(
+            not {"target", "weight"} & set(tensors),
+            "inputs cannot be named 'target' or 'weight': a batch uses these names itself",
+        )
+        _require(self.target.name == "target", "the target tensor must be named 'target'")
+        _require(1 <= self.batch_size <= MAX_BATCH, f"batch_size must be 1 to {MAX_BATCH}")
+
+    @property
+    def parameter_count(self) -> int:
+        """Length of the flat vector."""
+        last = self.parameters[-1]
+        return last.offset + element_count(last.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """How a device trains locally in one round.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the selected examples.
+    max_examples : int
+        Most examples used in one round.
+    learning_rate : float
+        Of plain SGD.
+    max_gradient_norm : float
+        Each batch gradient is clipped to this L2 norm; a large value means no clipping.
+    """
+
+    epochs: int = 1
+    max_examples: int = 256
+    learning_rate: float = 0.1
+    max_gradient_norm: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.epochs <= 100, "epochs must be 1 to 100")
+        _require(1 <= self.max_examples <= 1_000_000, "max_examples must be 1 to 1,000,000")
+        _require(0 < self.learning_rate <= 1000, "learning_rate must be above 0 and at most 1000")
+        _require(0 < self.max_gradient_norm <= 1e6, "max_gradient_norm must be above 0, 1e6 at most")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregationSpec:
+    """The bounds of one device's report, and of the sum that it goes into.
+
+    A report is an integer vector whose L2 norm is at most ``norm_bound``; one unit of that grid is
+    ``clip_norm / norm_bound`` in the model's own units.
+
+    Attributes
+    ----------
+    clip_norm : float
+        L2 bound of one device's update.
+    norm_bound : int
+        The same bound in grid units; at most 32,767, so that a coordinate takes two bytes.
+    sampling_probability : float
+        Probability with which a device takes part in a round, by its own coin.
+    population : int
+        Number of devices that toss the coin; the sum is divided by the fixed expected cohort
+        ``population * sampling_probability``, which depends on nobody's data.
+    cohort_floor : int
+        Fewest reports of which a sum may be released.
+    max_rounds : int
+        Most releases of a task under this plan.
+    max_participations : int
+        Most rounds that one device takes part in, whatever a server asks.
+    """
+
+    clip_norm: float
+    norm_bound: int = 30_000
+    sampling_probability: float = 1.0
+    population: int
+    cohort_floor: int
+    max_rounds: int
+    max_participations: int
+
+    def __post_init__(self) -> None:
+        _require(0 < self.clip_norm <= 1e6, "clip_norm must be above 0 and at most 1e6")
+        _require(256 <= self.norm_bound <= 32_767, "norm_bound must be 256 to 32,767")
+        _require(
+            0 < self.sampling_probability <= 1, "sampling_probability must be above 0, 1 at most"
+        )
+        _require(1 <= self.population <= 10**10, "population must be 1 to 10,000,000,000")
+        _require(1 <= self.max_rounds <= 1_000_000, "max_rounds must be 1 to 1,000,000")
+        _require(
+            1 <= self.max_participations <= self.max_rounds,
+            "max_participations must be 1 to max_rounds",
+        )
+        expected = self.expected_cohort
+        highest = max(1, math.floor(expected - 6 * math.sqrt(expected)))
+        if self.sampling_probability == 1.0:
+            highest = self.population
+        _require(
+            1 <= self.cohort_floor <= highest,
+            f"cohort_floor must be 1 to {highest}: above expected - 6 sqrt(expected) reports, chance "
+            "alone would abort rounds",
+        )
+
+    @property
+    def expected_cohort(self) -> float:
+        """Expected number of participants: ``population * sampling_probability``."""
+        return self.population * self.sampling_probability
+
+    @property
+    def grid_step(self) -> float:
+        """Size of one grid unit in the model's own units."""
+        return self.clip_norm / self.norm_bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferentialPrivacySpec:
+    """How much noise a release carries, and how much may be learnt over the task's whole life.
+
+    Attributes
+    ----------
+    noise_multiplier : float
+        Standard deviation of the noise, divided by ``AggregationSpec.norm_bound``.
+    epsilon : float
+        Budget against someone who sees only the released models.
+    delta : float
+        Its delta.
+    """
+
+    noise_multiplier: float
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        _require(0.01 <= self.noise_multiplier <= 1000, "noise_multiplier must be 0.01 to 1000")
+        _require(0 < self.epsilon <= 1000, "epsilon must be above 0 and at most 1000")
+        _require(0 < self.delta < 0.01, "delta must be above 0 and below 0.01")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EligibilitySpec:
+    """What a device must have to take part; decided on the device, never by the server."""
+
+    min_examples: int = 1
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.min_examples <= 1_000_000, "min_examples must be 1 to 1,000,000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSpec:
+    """One file of the plan's archive."""
+
+    name: str
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        _require(bool(_PART_NAME.match(self.name)), f"{self.name!r} is not a part name")
+        _require(bool(_HEX_DIGEST.match(self.sha256)), f"{self.name}: sha256 is not 64 hex digits")
+        _require(0 < self.size <= MAX_PART_BYTES, f"{self.name}: {self.size} bytes is out of bounds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSpec:
+    """The parts for one runtime and what they need of it.
+
+    Attributes
+    ----------
+    train, evaluate, predict : str
+        Names of parts.
+    minimum_version : str
+        Oldest version of the runtime that the parts were checked against.
+    opset : int or None
+        ONNX operator set, for ONNX Runtime.
+    """
+
+    train: str
+    evaluate: str
+    predict: str
+    minimum_version: str
+    opset: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(re.match(r"\d{1,4}(\.\d{1,4}){1,3}\Z", self.minimum_version)),
+            f"minimum_version {self.minimum_version!r} is not a version such as 1.22.0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that a plan says.
+
+    Attributes
+    ----------
+    schema : int
+        Version of this format.
+    name, version : str
+        The modeller's name for the plan.
+    kind : {"training"}
+        What the plan is for.
+    privacy : {"gaussian", "none"}
+        ``none`` labels every model that comes of it, for life.
+    aggregation : AggregationSpec
+        Bounds of reports and rounds.
+    dp : DifferentialPrivacySpec or None
+        Present exactly when ``privacy`` is not ``none``.
+    """
+
+    schema: int
+    name: str
+    version: str
+    kind: Literal["training"] = "training"
+    privacy: Privacy
+    model: ModelSpec
+    training: TrainingSpec
+    features: FeatureSpec
+    aggregation: AggregationSpec
+    dp: DifferentialPrivacySpec | None = None
+    eligibility: EligibilitySpec = field(default_factory=EligibilitySpec)
+    runtimes: dict[str, RuntimeSpec]
+    parts: tuple[PartSpec, ...]
+
+    def __post_init__(self) -> None:
+        _require(
+            self.schema == SCHEMA_VERSION,
+            f"plan schema {self.schema}; this pocketfl reads schema {SCHEMA_VERSION}",
+        )
+        for label, text in (("name", self.name), ("version", self.version)):
+            _require(bool(_NAME.match(text)), f"{label} {text!r} needs letters, digits, '.', '_', '-'")
+        _require(
+            (self.dp is None) == (self.privacy == "none"),
+            "dp bounds go with privacy 'gaussian', and only with it",
+        )
+        names = [part.name for part in self.parts]
+        _require(0 < len(names) <= MAX_PARTS, f"a plan has 1 to {MAX_PARTS} parts")
+        _require(len(set(names)) == len(names), "two parts have the same name")
+        _require(PARAMETERS_PART in names, f"the part {PARAMETERS_PART} is missing")
+        size = next(part.size for part in self.parts if part.name == PARAMETERS_PART)
+        expected = 4 * self.model.parameter_count
+        _require(size == expected, f"{PARAMETERS_PART} has {size} bytes, not {expected}")
+        _require(bool(self.runtimes), "a plan needs parts for at least one runtime")
+        for name, runtime in self.runtimes.items():
+            _require(name in RUNTIME_NAMES, f"unknown runtime {name!r}; known: {RUNTIME_NAMES}")
+            for part in (runtime.train, runtime.evaluate, runtime.predict):
+                _require(part in names, f"runtime {name}: the part {part!r} is missing")
+        _require(
+            set(self.features.tensor_names) == {t.name for t in self.model.inputs},
+            "features make the tensors "
+            f"{sorted(self.features.tensor_names)}, the model takes "
+            f"{sorted(t.name for t in self.model.inputs)}",
+        )
+
+    @property
+    def policy_hash(self) -> str:
+        """SHA-256 (hex) of what bounds privacy: the trusted tier's key is bound to it."""
+        policy = {"privacy": self.privacy, "aggregation": self.aggregation, "dp": self.dp}
+        return sha256(encode_json(policy)).hexdigest()
+
+    def to_json(self) -> bytes:
+        """Return the canonical bytes that get signed."""
+        return encode_json(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Decode a manifest.
+
+        Raises
+        ------
+        DecodeError
+            Naming the field that is missing, unknown or out of bounds.
+        """
+        return decode_json(cls, data, what="manifest", limit=MANIFEST_LIMIT)

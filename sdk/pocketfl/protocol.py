@@ -1,0 +1,235 @@
+"""The device protocol, version 1: what devices and back end say to each other.
+
+=========================================  ====================================================
+``POST /v1/devices``                       enrol: enrolment key -> device token (:class:`Enrolment`)
+``GET /v1/notices``                        open rounds, the same answer for everybody, with ETag
+``POST /v1/tasks/T/rounds/R/check-in``     device token -> :class:`Assignment` or :class:`RetryWindow`
+``GET /v1/plans/SHA256``                   the plan's archive; immutable
+``GET /v1/parameters/SHA256``              flat float32 parameters; immutable
+``PUT /v1/leases/L/report``                sealed report under the lease; idempotent
+``GET /v1/features/TABLE``                 the user's own server-side features; device token
+=========================================  ====================================================
+
+The device token appears at enrolment, check-in and features only. What follows a check-in is known by
+its random lease alone, and the back end keeps no table that joins the two.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+PROTOCOL: Final = "pocketfl/1"
+MESSAGE_LIMIT: Final = 1 * 2**20
+"""Largest JSON answer of the protocol in bytes, features apart."""
+FEATURES_LIMIT: Final = 32 * 2**20
+REPORT_OVERHEAD: Final = 64
+"""HPKE adds 32 bytes of encapsulated key and 16 of tag; the report's own header takes the rest."""
+
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}\Z")
+
+
+def check_identifier(value: str, *, what: str) -> str:
+    """Return a task or table name that is safe in a path, else raise ``ValueError``."""
+    if not _IDENTIFIER.match(value):
+        raise ValueError(f"{what} {value[:40]!r} needs letters, digits, '.', '_', '-'; 128 at most")
+    return value
+
+
+def check_digest(value: str, *, what: str) -> str:
+    """Return a SHA-256 in lower-case hex, else raise ``ValueError``."""
+    if not _HEX_DIGEST.match(value):
+        raise ValueError(f"{what} {value[:70]!r} is not a SHA-256 in lower-case hex")
+    return value
+
+
+def check_token(value: str, *, what: str) -> str:
+    """Return a URL-safe random token of 16 to 128 characters, else raise ``ValueError``."""
+    if not _TOKEN.match(value):
+        raise ValueError(f"{what} is not a token of 16 to 128 URL-safe characters")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundNotice:
+    """An open round, as everybody sees it. Devices toss their coin on it before they say anything.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task.
+    round : int
+        Counts from 1 within the task.
+    plan_sha256, parameters_sha256 : str
+        What to download.
+    model_version : int
+        Version that the round starts from.
+    closes_at : float
+        Unix time in seconds; later reports are refused.
+    """
+
+    task: str
+    round: int
+    plan_sha256: str
+    parameters_sha256: str
+    model_version: int
+    closes_at: float
+
+    def __post_init__(self) -> None:
+        check_identifier(self.task, what="task")
+        check_digest(self.plan_sha256, what="plan_sha256")
+        check_digest(self.parameters_sha256, what="parameters_sha256")
+        if self.round < 1 or self.model_version < 0:
+            raise ValueError("round counts from 1 and model_version from 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notices:
+    """All open rounds."""
+
+    notices: tuple[RoundNotice, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolmentRequest:
+    """What an app sends once per install; the enrolment key goes in the Authorization header."""
+
+    user: str
+    sdk: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enrolment:
+    """The device token: shown to the device once, kept by the back end only as a hash."""
+
+    token: str
+
+    def __post_init__(self) -> None:
+        check_token(self.token, what="device token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckIn:
+    """What a device says when its coin came up heads."""
+
+    sdk: str
+    plan_schemas: tuple[int, ...]
+    runtimes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregatorKey:
+    """A trusted tier's public key, as the back end relays it; worth nothing until verified.
+
+    Attributes
+    ----------
+    key_id : str
+        SHA-256 (hex) of the raw public key.
+    public_key : str
+        X25519 public key, 32 bytes in hex.
+    """
+
+    key_id: str
+    public_key: str
+
+    def __post_init__(self) -> None:
+        check_digest(self.key_id, what="key_id")
+        check_digest(self.public_key, what="public_key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A place in a round: valid under its lease until it expires."""
+
+    kind: Literal["assignment"] = "assignment"
+    lease: str
+    expires_at: float
+    task: str
+    round: int
+    model_version: int
+    plan_sha256: str
+    parameters_sha256: str
+    aggregator: AggregatorKey
+
+    def __post_init__(self) -> None:
+        check_token(self.lease, what="lease")
+        check_identifier(self.task, what="task")
+        check_digest(self.plan_sha256, what="plan_sha256")
+        check_digest(self.parameters_sha256, what="parameters_sha256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryWindow:
+    """Turned away, which is no error: come back at a random time within the window.
+
+    Attributes
+    ----------
+    reason : str
+        A code such as ``round_closed``, ``already_checked_in``, ``runtime_unsupported``.
+    min_seconds, max_seconds : float
+        From now.
+    """
+
+    kind: Literal["retry"] = "retry"
+    reason: str
+    min_seconds: float
+    max_seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_seconds <= self.max_seconds <= 30 * 86400:
+            raise ValueError("a retry window lies between 0 seconds and 30 days")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckInReply:
+    """Wraps the union, so that one decoder serves."""
+
+    answer: Assignment | RetryWindow
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportReceipt:
+    """The back end holds the sealed report durably; sending it again changes nothing."""
+
+    lease: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRow:
+    """One row of a user's server-side features, valid from a time on.
+
+    Attributes
+    ----------
+    key : str
+        What the device joins on.
+    valid_from : float
+        Unix time in seconds.
+    values : dict
+        Field name to number, string, bool or null.
+    """
+
+    key: str
+    valid_from: float
+    values: dict[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturePage:
+    """Rows after a cursor; ask again with ``next_cursor`` until it is absent."""
+
+    table: str
+    rows: tuple[FeatureRow, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Every refusal of the server: a code for programs and a sentence for people."""
+
+    code: str
+    message: str
+    details: dict[str, str | int | float | bool | None] = field(default_factory=dict)

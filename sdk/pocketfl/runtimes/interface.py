@@ -1,0 +1,89 @@
+"""What every runtime offers, so that training code never asks which one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatVector: TypeAlias = NDArray[np.float32]
+Batch: TypeAlias = Mapping[str, NDArray[np.generic]]
+"""Arrays by name: the model's inputs, ``target``, and optionally ``weight`` (float32, one per row).
+
+All have the same number of rows, 1 to the plan's ``batch_size``; a shorter batch is padded with rows of
+weight 0 and gives the same result as if the graph had that batch size.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one training step reports.
+
+    Attributes
+    ----------
+    loss : float
+        Weighted mean loss of the batch before the step.
+    gradient_norm : float
+        L2 norm of the gradient before clipping.
+    """
+
+    loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Loss and outputs of one batch.
+
+    Attributes
+    ----------
+    loss : float
+        Weighted mean loss.
+    outputs : dict of str to ndarray
+        The model's outputs by name, one row per row of the batch.
+    """
+
+    loss: float
+    outputs: dict[str, NDArray[np.generic]]
+
+
+class Runtime(Protocol):
+    """One plan opened in one mobile runtime; holds the current parameters; not safe for threads."""
+
+    name: str
+
+    def set_parameters(self, vector: FloatVector) -> None:
+        """Replace all parameters.
+
+        Parameters
+        ----------
+        vector : ndarray of float32, shape (P,)
+            In the order of ``plan.parameters``; copied.
+
+        Raises
+        ------
+        ValueError
+            If the length is wrong or a value is not finite.
+        """
+
+    def parameters(self) -> FloatVector:
+        """Return a copy of all parameters, shape (P,)."""
+
+    def train_step(
+        self, batch: Batch, *, learning_rate: float, clip_norm: float
+    ) -> StepResult:
+        """Take one step of SGD on a batch and keep the new parameters."""
+
+    def evaluate(self, batch: Batch) -> EvaluationResult:
+        """Return loss and outputs of a batch; parameters stay."""
+
+    def predict(
+        self, inputs: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]:
+        """Return the outputs for any number of rows; parameters stay."""
+
+    def close(self) -> None:
+        """Free the runtime's memory; further calls raise ``RuntimeError``."""
