@@ -1,0 +1,1 @@
+"""The ``pocketfl`` command line; needs the extra ``cli``."""

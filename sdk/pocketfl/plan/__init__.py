@@ -1,0 +1,41 @@
+"""The signed archive in which a modeller ships everything tunable: graphs, weights, rules."""
+
+from pocketfl.plan.archive import Plan, build_plan, write_plan
+from pocketfl.plan.manifest import (
+    AggregationSpec,
+    DifferentialPrivacySpec,
+    EligibilitySpec,
+    Manifest,
+    ModelSpec,
+    ParameterSpec,
+    PartSpec,
+    RuntimeSpec,
+    TensorSpec,
+    TrainingSpec,
+)
+from pocketfl.plan.signing import (
+    generate_signing_key,
+    load_signing_key,
+    public_key_hex,
+    save_signing_key,
+)
+
+__all__ = [
+    "AggregationSpec",
+    "DifferentialPrivacySpec",
+    "EligibilitySpec",
+    "Manifest",
+    "ModelSpec",
+    "ParameterSpec",
+    "PartSpec",
+    "Plan",
+    "RuntimeSpec",
+    "TensorSpec",
+    "TrainingSpec",
+    "build_plan",
+    "generate_signing_key",
+    "load_signing_key",
+    "public_key_hex",
+    "save_signing_key",
+    "write_plan",
+]

@@ -180,7 +180,9 @@ class TrainingSpec:
         _require(1 <= self.epochs <= 100, "epochs must be 1 to 100")
         _require(1 <= self.max_examples <= 1_000_000, "max_examples must be 1 to 1,000,000")
         _require(0 < self.learning_rate <= 1000, "learning_rate must be above 0 and at most 1000")
-        _require(0 < self.max_gradient_norm <= 1e6, "max_gradient_norm must be above 0, 1e6 at most")
+        _require(
+            0 < self.max_gradient_norm <= 1e6, "max_gradient_norm must be above 0, 1e6 at most"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +297,9 @@ class PartSpec:
     def __post_init__(self) -> None:
         _require(bool(_PART_NAME.match(self.name)), f"{self.name!r} is not a part name")
         _require(bool(_HEX_DIGEST.match(self.sha256)), f"{self.name}: sha256 is not 64 hex digits")
-        _require(0 < self.size <= MAX_PART_BYTES, f"{self.name}: {self.size} bytes is out of bounds")
+        _require(
+            0 < self.size <= MAX_PART_BYTES, f"{self.name}: {self.size} bytes is out of bounds"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,7 +369,9 @@ class Manifest:
             f"plan schema {self.schema}; this pocketfl reads schema {SCHEMA_VERSION}",
         )
         for label, text in (("name", self.name), ("version", self.version)):
-            _require(bool(_NAME.match(text)), f"{label} {text!r} needs letters, digits, '.', '_', '-'")
+            _require(
+                bool(_NAME.match(text)), f"{label} {text!r} needs letters, digits, '.', '_', '-'"
+            )
         _require(
             (self.dp is None) == (self.privacy == "none"),
             "dp bounds go with privacy 'gaussian', and only with it",
