@@ -1,0 +1,250 @@
+"""One SQLite file that holds everything a device keeps: examples, features, state, participations.
+
+Opening is cheap, because a device opens its file once per round: the schema is made in one transaction
+when the file is new, and a file that is ours is recognised by two numbers of its header.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pocketfl.errors import StoreError
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x504B464C
+"""Marks the file as ours in SQLite's header ("PKFL"), so that another app's file is never written."""
+
+# The example's payload is one column, so that it can be encrypted as a whole; what quotas and expiry
+# need stays outside it. An index on a rowid table ends in the rowid, so `examples_by_collection` alone
+# answers "which ids".
+_SCHEMA: Final = (
+    """
+    CREATE TABLE collections(
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        schema BLOB NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE examples(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        collection INTEGER NOT NULL REFERENCES collections(id),
+        time REAL NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        size INTEGER NOT NULL,
+        payload BLOB NOT NULL
+    )
+    """,
+    "CREATE INDEX examples_by_collection ON examples(collection)",
+    """
+    CREATE TABLE server_features(
+        feature_table TEXT NOT NULL,
+        key TEXT NOT NULL,
+        valid_from REAL NOT NULL,
+        payload BLOB NOT NULL,
+        PRIMARY KEY(feature_table, key, valid_from)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE device_state(
+        name TEXT PRIMARY KEY,
+        value BLOB NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE participations(
+        task TEXT NOT NULL,
+        round INTEGER NOT NULL,
+        plan_sha256 TEXT NOT NULL,
+        tossed_at REAL NOT NULL,
+        state TEXT NOT NULL,
+        PRIMARY KEY(task, round)
+    ) WITHOUT ROWID
+    """,
+)
+
+
+class Database:
+    """A connection to the device's file, safe to share between threads.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; made when it does not exist, together with ``-wal`` and ``-shm`` files beside it.
+    busy_timeout : float
+        Seconds to wait for another process that is writing.
+
+    Raises
+    ------
+    StoreError
+        If the file is damaged, belongs to something else, was made by a newer version, or cannot be
+        opened. The file is left as it is.
+    """
+
+    def __init__(self, path: str | Path, *, busy_timeout: float = 5.0) -> None:
+        self.path: Final = Path(path)
+        self._lock = threading.RLock()
+        self._depth = 0
+        try:
+            self._connection = sqlite3.connect(
+                self.path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open {self.path}: {error}") from error
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise self._failure(error) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        version = execute("PRAGMA user_version").fetchone()[0]
+        application = execute("PRAGMA application_id").fetchone()[0]
+        if application == APPLICATION_ID and version == SCHEMA_VERSION:
+            execute("PRAGMA synchronous=NORMAL")
+            return
+        if application == APPLICATION_ID and version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has schema {version}, this pocketfl reads up to {SCHEMA_VERSION}: "
+                "it was written by a newer version; update the app"
+            )
+        if application != 0 or version != 0 or self._has_tables():
+            raise StoreError(
+                f"{self.path} is a database of something else (application id {application:#x}, "
+                f"user version {version}); give pocketfl a file of its own"
+            )
+        self._create()
+
+    def _has_tables(self) -> bool:
+        return (
+            self._connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
+        )
+
+    def _create(self) -> None:
+        execute = self._connection.execute
+        # There is nothing to lose yet, so the switch of the journal need not wait for the disk.
+        execute("PRAGMA synchronous=OFF")
+        execute("PRAGMA journal_mode=WAL")
+        execute("PRAGMA synchronous=NORMAL")
+        with self.transaction():
+            # Another process may have been quicker between our look and our lock.
+            if self._has_tables():
+                return
+            for statement in _SCHEMA:
+                execute(statement)
+            execute(f"PRAGMA application_id={APPLICATION_ID}")
+            execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _failure(self, error: sqlite3.Error) -> StoreError:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return StoreError(f"{self.path} is locked by another process for too long; try again")
+        if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+            return StoreError(f"{self.path} has been closed")
+        if type(error) is sqlite3.DatabaseError:
+            return StoreError(
+                f"{self.path} is damaged or no database ({error}); nothing was changed: "
+                "move the file away to start with an empty one"
+            )
+        return StoreError(f"{self.path}: {error}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the lock and one write transaction: all of the block happens, or nothing.
+
+        A block inside a block of the same thread joins the outer transaction.
+
+        Yields
+        ------
+        sqlite3.Connection
+            For ``execute`` and ``executemany``; never commit or roll back on it.
+
+        Raises
+        ------
+        StoreError
+            If SQLite refuses; nothing of the block remains.
+        """
+        with self._lock:
+            try:
+                if self._depth == 0:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                self._depth += 1
+                try:
+                    yield self._connection
+                    if self._depth == 1:
+                        self._connection.execute("COMMIT")
+                except BaseException:
+                    # SQLite may have rolled back by itself, for one on a full disk.
+                    if self._depth == 1 and self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+                finally:
+                    self._depth -= 1
+            except sqlite3.Error as error:
+                raise self._failure(error) from error
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one reading statement and return all of its rows.
+
+        Raises
+        ------
+        StoreError
+            If SQLite refuses.
+        """
+        with self._lock:
+            try:
+                return self._connection.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise self._failure(error) from error
+
+    def read_state(self, name: str) -> bytes | None:
+        """Return the bytes kept under a name, or None."""
+        rows = self.query("SELECT value FROM device_state WHERE name = ?", (name,))
+        if not rows:
+            return None
+        value = rows[0][0]
+        if not isinstance(value, bytes):
+            raise StoreError(
+                f"{self.path}: the state {name!r} is damaged; delete it to start afresh"
+            )
+        return value
+
+    def write_state(self, name: str, value: bytes) -> None:
+        """Keep bytes under a name, replacing what was there."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO device_state(name, value) VALUES(?, ?) "
+                "ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+                (name, value),
+            )
+
+    def delete_state(self, name: str) -> None:
+        """Forget what was kept under a name; no error when there is nothing."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM device_state WHERE name = ?", (name,))
+
+    def close(self) -> None:
+        """Close the connection; further calls raise :class:`StoreError`."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
