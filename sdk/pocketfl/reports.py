@@ -1,0 +1,178 @@
+"""The only module that makes bytes which leave a device.
+
+A :class:`SealedReport` cannot be made elsewhere, and a transport uploads nothing else. What goes in
+is a float update; what comes out has been clipped, put on the grid, encoded at a fixed length and
+sealed, in this order and with nothing in between to forget.
+
+The plaintext is one byte of format, the number of coordinates as four little-endian bytes, and the
+coordinates as little-endian int16. Its length depends on the plan alone, so a report's size says
+nothing about a device's data.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfl.clipping import GridVector, clip_to_grid
+from pocketfl.errors import DecodeError, ReportError
+from pocketfl.sealing import SEALING_OVERHEAD, ReportContext, seal
+
+if TYPE_CHECKING:
+    from pocketfl.plan import Plan
+
+REPORT_FORMAT: Final = 1
+HEADER_BYTES: Final = 5
+
+_MADE_HERE: Final = object()
+
+
+class SealedReport:
+    """A report that only the trusted tier can read; made by :func:`make_report` and nowhere else.
+
+    Attributes
+    ----------
+    data : bytes
+        What is uploaded.
+    lease : str
+        The lease that it is sealed for.
+    """
+
+    __slots__ = ("_data", "_lease")
+
+    def __init__(self, data: bytes, lease: str, *, made_by: object) -> None:
+        if made_by is not _MADE_HERE:
+            raise TypeError("a SealedReport is made by pocketfl.reports.make_report only")
+        self._data = data
+        self._lease = lease
+
+    @property
+    def data(self) -> bytes:
+        """The sealed bytes."""
+        return self._data
+
+    @property
+    def lease(self) -> str:
+        """The lease that the report is sealed for."""
+        return self._lease
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the sealed bytes, as the back end's receipt repeats it."""
+        return sha256(self._data).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"SealedReport({len(self._data)} bytes)"
+
+
+def make_report(
+    update: NDArray[np.floating], *, plan: Plan, context: ReportContext, public_key: bytes
+) -> SealedReport:
+    """Clip an update, put it on the grid and seal it.
+
+    Parameters
+    ----------
+    update : ndarray of float, shape (P,)
+        Trained parameters minus downloaded ones.
+    plan : Plan
+        Names the bounds.
+    context : ReportContext
+        What the report belongs to; must name this plan and its policy.
+    public_key : bytes
+        The trusted tier's key as an :class:`~pocketfl.sealing.AggregatorVerifier` returned it.
+
+    Returns
+    -------
+    SealedReport
+        Of :func:`sealed_size` bytes.
+
+    Raises
+    ------
+    ReportError
+        If the update has the wrong length or is not finite, or the context names another plan.
+    SealingError
+        If the key cannot be used.
+    """
+    expected = plan.manifest.model.parameter_count
+    if update.shape != (expected,):
+        raise ReportError(
+            f"the update has shape {update.shape}; the plan has {expected} parameters"
+        )
+    if (context.plan_sha256, context.policy_hash) != (plan.sha256, plan.manifest.policy_hash):
+        raise ReportError("the report's context names another plan or policy than the plan's own")
+    values = clip_to_grid(update, plan.manifest.aggregation)
+    sealed = seal(public_key, info=context.info(), plaintext=encode_vector(values))
+    return SealedReport(sealed, context.lease, made_by=_MADE_HERE)
+
+
+def plaintext_size(length: int) -> int:
+    """Return the size of an encoded vector of so many coordinates."""
+    return HEADER_BYTES + 2 * length
+
+
+def sealed_size(length: int) -> int:
+    """Return the size of a sealed report of so many coordinates."""
+    return plaintext_size(length) + SEALING_OVERHEAD
+
+
+def encode_vector(values: GridVector) -> bytes:
+    """Encode a vector of grid units.
+
+    Parameters
+    ----------
+    values : ndarray of int16, shape (P,)
+        What :func:`~pocketfl.clipping.clip_to_grid` returned.
+
+    Returns
+    -------
+    bytes
+        Of :func:`plaintext_size` bytes.
+
+    Raises
+    ------
+    ReportError
+        If it is not a vector of int16.
+    """
+    if values.dtype != np.int16 or values.ndim != 1 or not 0 < values.size < 2**32:
+        raise ReportError(
+            f"a report holds a vector of int16, not {values.dtype} of shape {values.shape}"
+        )
+    header = bytes([REPORT_FORMAT]) + values.size.to_bytes(4, "little")
+    return header + values.astype("<i2").tobytes()
+
+
+def decode_vector(data: bytes, *, length: int) -> GridVector:
+    """Decode what :func:`encode_vector` made, trusting nothing about it.
+
+    Parameters
+    ----------
+    data : bytes
+        An opened report.
+    length : int
+        Number of coordinates that the plan says a report has.
+
+    Returns
+    -------
+    ndarray of int16, shape (length,)
+        The norm is not checked here; see :func:`~pocketfl.clipping.is_within_bound`.
+
+    Raises
+    ------
+    DecodeError
+        If the format is unknown or any length differs.
+    """
+    if len(data) != plaintext_size(length):
+        raise DecodeError(
+            f"report: {len(data)} bytes, not the {plaintext_size(length)} of this plan"
+        )
+    if data[0] != REPORT_FORMAT:
+        raise DecodeError(
+            f"report: format {data[0]} is unknown; this pocketfl reads {REPORT_FORMAT}"
+        )
+    stated = int.from_bytes(data[1:HEADER_BYTES], "little")
+    if stated != length:
+        raise DecodeError(f"report: says {stated} coordinates; this plan has {length}")
+    return np.frombuffer(data, dtype="<i2", offset=HEADER_BYTES).astype(np.int16)
