@@ -1,0 +1,508 @@
+"""What the back end and the trusted tier say to each other, and why the trusted tier may say no.
+
+The back end may import this module and :mod:`.client`, nothing else of the trusted tier. Sealed reports
+travel in one bounded binary batch; a release is a small JSON header and the raw sum. A noised sum and
+an unprotected one are two types, so that code that takes one cannot be handed the other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfl.decoding import decode_json, encode_json
+from pocketfl.errors import DecodeError, PocketFLError
+from pocketfl.plan.manifest import MAX_PARAMETERS
+from pocketfl.protocol import REPORT_OVERHEAD, check_digest, check_identifier, check_token
+
+IntegerVector: TypeAlias = NDArray[np.int64]
+
+MAX_SEALED_BYTES: Final = 2 * MAX_PARAMETERS + REPORT_OVERHEAD
+"""Largest sealed report: two bytes for each coordinate."""
+BATCH_LIMIT: Final = 128 * 2**20
+"""Largest batch of sealed reports in bytes; one report of the largest model fits."""
+MAX_BATCH_ENTRIES: Final = 4096
+HEADER_LIMIT: Final = 64 * 2**10
+RELEASE_LIMIT: Final = 8 * MAX_PARAMETERS + HEADER_LIMIT + 8
+"""Largest release in bytes."""
+
+_BATCH_MAGIC: Final = b"PFB1"
+_RELEASE_MAGIC: Final = b"PFR1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyDescription:
+    """The public half of a task's key, and the plan and policy that the private half is bound to.
+
+    Attributes
+    ----------
+    key_id : str
+        SHA-256 (hex) of the raw public key.
+    public_key : str
+        X25519 public key, 32 bytes in hex.
+    plan_sha256 : str
+        The plan's archive.
+    policy_hash : str
+        ``Manifest.policy_hash`` of that plan.
+    """
+
+    key_id: str
+    public_key: str
+    plan_sha256: str
+    policy_hash: str
+
+    def __post_init__(self) -> None:
+        for name in ("key_id", "public_key", "plan_sha256", "policy_hash"):
+            check_digest(getattr(self, name), what=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyStatement:
+    """What a number of releases reveals about one device, and what that claim rests on.
+
+    Attributes
+    ----------
+    privacy : {"gaussian", "none"}
+        ``none`` means that nothing is claimed: every epsilon and delta is ``None``.
+    epsilon : float or None
+        Against someone who sees the released models only.
+    epsilon_against_back_end : float or None
+        Against someone who also sees which devices took part in which round.
+    delta : float or None
+        Goes with both; whatever ``cap_tail`` took out of it is included.
+    noise_multiplier : float
+        Standard deviation of the noise over the norm bound; 0 for privacy ``none``.
+    sampling_probability : float
+        Probability of a device's own coin.
+    releases : int
+        Number of releases that the statement is about.
+    max_rounds, max_participations : int
+        Caps of the signed plan.
+    neighbouring_relation, sampling : str
+        The assumptions, in words.
+    cap_tail : float
+        Upper bound on the probability that a device's coin comes up more often than its cap.
+    """
+
+    privacy: Literal["gaussian", "none"]
+    epsilon: float | None = None
+    epsilon_against_back_end: float | None = None
+    delta: float | None = None
+    noise_multiplier: float
+    sampling_probability: float
+    releases: int
+    max_rounds: int
+    max_participations: int
+    neighbouring_relation: str
+    sampling: str
+    cap_tail: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDescription:
+    """Where a task stands.
+
+    Attributes
+    ----------
+    key : KeyDescription
+        The task's key.
+    last_released_round : int
+        0 before the first release.
+    planned, spent : PrivacyStatement
+        At the plan's ``max_rounds``, and after the releases so far.
+    """
+
+    task: str
+    key: KeyDescription
+    last_released_round: int
+    planned: PrivacyStatement
+    spent: PrivacyStatement
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedEntry:
+    """One sealed report under its lease, as the back end relays it unread."""
+
+    lease: str
+    sealed: bytes
+
+    def __post_init__(self) -> None:
+        check_token(self.lease, what="lease")
+        if len(self.sealed) > MAX_SEALED_BYTES:
+            raise ValueError(
+                f"a sealed report has {len(self.sealed)} bytes; {MAX_SEALED_BYTES} at most"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseSummary:
+    """All that a release says besides its values.
+
+    Attributes
+    ----------
+    kind : {"noised", "unprotected"}
+        Which of the two types it is.
+    task, round, model_version, plan_sha256, policy_hash
+        What it is a release of.
+    reports : int
+        Number of reports in the sum.
+    rejected : dict of str to int
+        Number of reports that were not taken, by reason.
+    grid_step : float
+        One integer unit in the model's own units.
+    expected_cohort : float
+        What the sum is to be divided by; fixed by the plan.
+    noise_multiplier : float
+        0 for an unprotected release.
+    epsilon, epsilon_against_back_end, delta : float or None
+        What the task has spent with this release included; ``None`` for an unprotected one, about
+        which nothing can be claimed.
+    """
+
+    kind: Literal["noised", "unprotected"]
+    task: str
+    round: int
+    model_version: int
+    plan_sha256: str
+    policy_hash: str
+    reports: int
+    rejected: dict[str, int] = field(default_factory=dict)
+    grid_step: float
+    expected_cohort: float
+    noise_multiplier: float
+    epsilon: float | None = None
+    epsilon_against_back_end: float | None = None
+    delta: float | None = None
+
+    def __post_init__(self) -> None:
+        check_identifier(self.task, what="task")
+        check_digest(self.plan_sha256, what="plan_sha256")
+        check_digest(self.policy_hash, what="policy_hash")
+        protected = self.kind == "noised"
+        claims = (self.epsilon, self.epsilon_against_back_end, self.delta)
+        if protected != (self.noise_multiplier > 0) or any(
+            (claim is not None) != protected for claim in claims
+        ):
+            raise ValueError("noise, epsilon and delta go with a noised release, and only with it")
+        if self.round < 1 or self.model_version < 0 or self.reports < 1:
+            raise ValueError("round and reports count from 1, model_version from 0")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Release:
+    """Values of a release with their summary."""
+
+    summary: ReleaseSummary
+    values: IntegerVector
+
+    kind: ClassVar[Literal["noised", "unprotected"]]
+
+    def __post_init__(self) -> None:
+        if self.summary.kind != self.kind:
+            raise ValueError(
+                f"a summary of kind {self.summary.kind!r} cannot make a {self.kind} sum"
+            )
+        if self.values.dtype != np.int64 or self.values.ndim != 1:
+            raise ValueError("the values of a release are one int64 vector")
+        self.values.flags.writeable = False
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.summary.task
+
+    @property
+    def round(self) -> int:
+        """Round of the task."""
+        return self.summary.round
+
+    @property
+    def model_version(self) -> int:
+        """Version that the round started from."""
+        return self.summary.model_version
+
+    @property
+    def plan_sha256(self) -> str:
+        """The plan's archive."""
+        return self.summary.plan_sha256
+
+    @property
+    def policy_hash(self) -> str:
+        """Hash of the bounds that were enforced."""
+        return self.summary.policy_hash
+
+    @property
+    def reports(self) -> int:
+        """Number of reports in the sum."""
+        return self.summary.reports
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Number of reports that were not taken, by reason."""
+        return self.summary.rejected
+
+    @property
+    def grid_step(self) -> float:
+        """One integer unit in the model's own units."""
+        return self.summary.grid_step
+
+    @property
+    def expected_cohort(self) -> float:
+        """What the sum is to be divided by."""
+        return self.summary.expected_cohort
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise over the norm bound."""
+        return self.summary.noise_multiplier
+
+    @property
+    def epsilon(self) -> float | None:
+        """Spent so far against someone who sees the released models only."""
+        return self.summary.epsilon
+
+    @property
+    def epsilon_against_back_end(self) -> float | None:
+        """Spent so far against someone who also sees who took part."""
+        return self.summary.epsilon_against_back_end
+
+    @property
+    def delta(self) -> float | None:
+        """Goes with both epsilons."""
+        return self.summary.delta
+
+
+class NoisedRelease(_Release):
+    """An exact sum plus discrete Gaussian noise, charged to the task's budget.
+
+    Attributes
+    ----------
+    summary : ReleaseSummary
+        Its fields are also properties of the release.
+    values : ndarray of int64, shape (P,)
+        In grid units; read-only.
+    """
+
+    kind = "noised"
+
+
+class UnprotectedRelease(_Release):
+    """An exact sum without any noise, for a plan that says ``privacy: none``.
+
+    It has no differential privacy: ``epsilon`` and ``delta`` are ``None``, which stands for
+    "unbounded" and not for "unknown", and every model made of it is labelled for life.
+    """
+
+    kind = "unprotected"
+
+
+Release: TypeAlias = NoisedRelease | UnprotectedRelease
+
+
+class TrustedTierError(PocketFLError):
+    """The trusted tier refused; its state is as it was before the request.
+
+    Attributes
+    ----------
+    code : str
+        The machine-readable reason.
+    status : int
+        The HTTP status that goes with it.
+    details : dict
+        Numbers that the message also gives.
+    """
+
+    default_code: ClassVar[str] = "trusted_tier_error"
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        details: dict[str, str | int | float | bool | None] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+        self.details = dict(details or {})
+
+
+class FloorNotReached(TrustedTierError):  # noqa: N818 - named for what happened
+    """Fewer valid reports than the plan's floor: no noise was drawn and nothing was charged."""
+
+    default_code = "floor_not_reached"
+    status = 409
+
+
+class BudgetExhausted(TrustedTierError):  # noqa: N818
+    """One more release would exceed the plan's epsilon or its number of rounds."""
+
+    default_code = "budget_exhausted"
+    status = 403
+
+
+class Conflict(TrustedTierError):  # noqa: N818
+    """The request contradicts what is already on record; the record stays.
+
+    Codes: ``task_has_other_plan``, ``plan_has_other_task``, ``other_report_for_lease``,
+    ``round_released``, ``round_over``, ``round_abandoned``, ``round_full``, ``other_model_version``.
+    """
+
+    default_code = "conflict"
+    status = 409
+
+
+class PlanRefused(TrustedTierError):  # noqa: N818
+    """The plan is unsigned, signed by nobody we trust, damaged, or promises what cannot be kept."""
+
+    default_code = "plan_refused"
+    status = 422
+
+
+class UnknownTask(TrustedTierError):  # noqa: N818
+    """No plan was registered under this task's name."""
+
+    default_code = "unknown_task"
+    status = 404
+
+
+class MalformedRequest(TrustedTierError):  # noqa: N818
+    """The request's bytes are not what the protocol asks for."""
+
+    default_code = "malformed_request"
+    status = 400
+
+
+class RequestTooLarge(TrustedTierError):  # noqa: N818
+    """The request has more bytes than the protocol allows."""
+
+    default_code = "request_too_large"
+    status = 413
+
+
+class NotAuthorised(TrustedTierError):  # noqa: N818
+    """The bearer token is missing or wrong."""
+
+    default_code = "not_authorised"
+    status = 401
+
+
+class TrustedTierUnavailable(TrustedTierError):  # noqa: N818
+    """The trusted tier could not be reached or answered nonsense; the same call may be repeated."""
+
+    default_code = "unavailable"
+    status = 503
+
+
+REFUSALS: Final[tuple[type[TrustedTierError], ...]] = (
+    FloorNotReached,
+    BudgetExhausted,
+    Conflict,
+    PlanRefused,
+    UnknownTask,
+    MalformedRequest,
+    RequestTooLarge,
+    NotAuthorised,
+)
+"""What an answer over HTTP can turn into, see :class:`.client.HttpTrustedTier`."""
+
+
+def batches(entries: Iterable[SealedEntry]) -> Iterator[list[SealedEntry]]:
+    """Split entries into batches that each fit :data:`BATCH_LIMIT` and :data:`MAX_BATCH_ENTRIES`."""
+    batch: list[SealedEntry] = []
+    size = len(_BATCH_MAGIC) + 4
+    for entry in entries:
+        cost = 6 + len(entry.lease) + len(entry.sealed)
+        if batch and (len(batch) == MAX_BATCH_ENTRIES or size + cost > BATCH_LIMIT):
+            yield batch
+            batch, size = [], len(_BATCH_MAGIC) + 4
+        batch.append(entry)
+        size += cost
+    if batch:
+        yield batch
+
+
+def encode_batch(entries: Sequence[SealedEntry]) -> bytes:
+    """Return a batch's bytes: magic, count, then lease and report with their lengths for each."""
+    parts = [_BATCH_MAGIC, struct.pack("<I", len(entries))]
+    for entry in entries:
+        lease = entry.lease.encode("ascii")
+        parts += [struct.pack("<HI", len(lease), len(entry.sealed)), lease, entry.sealed]
+    return b"".join(parts)
+
+
+def decode_batch(data: bytes) -> tuple[SealedEntry, ...]:
+    """Read a batch from outside.
+
+    Parameters
+    ----------
+    data : bytes
+        What :func:`encode_batch` made; at most :data:`BATCH_LIMIT` bytes.
+
+    Raises
+    ------
+    DecodeError
+        If it is too long, truncated, has bytes left over, or an entry is out of bounds.
+    """
+    if len(data) > BATCH_LIMIT:
+        raise DecodeError(f"batch: {len(data)} bytes, more than the {BATCH_LIMIT} allowed")
+    if len(data) < 8 or data[:4] != _BATCH_MAGIC:
+        raise DecodeError("batch: not a batch of sealed reports")
+    (count,) = struct.unpack_from("<I", data, 4)
+    if count > MAX_BATCH_ENTRIES:
+        raise DecodeError(f"batch: {count} entries, more than the {MAX_BATCH_ENTRIES} allowed")
+    entries = []
+    at = 8
+    for index in range(count):
+        if len(data) - at < 6:
+            raise DecodeError(f"batch: truncated at entry {index}")
+        lease_size, sealed_size = struct.unpack_from("<HI", data, at)
+        at += 6
+        if len(data) - at < lease_size + sealed_size:
+            raise DecodeError(f"batch: truncated at entry {index}")
+        try:
+            lease = data[at : at + lease_size].decode("ascii")
+            sealed = data[at + lease_size : at + lease_size + sealed_size]
+            entries.append(SealedEntry(lease=lease, sealed=sealed))
+        except ValueError as error:
+            raise DecodeError(f"batch: entry {index}: {error}") from None
+        at += lease_size + sealed_size
+    if at != len(data):
+        raise DecodeError(f"batch: {len(data) - at} bytes left over")
+    return tuple(entries)
+
+
+def encode_release(release: Release) -> bytes:
+    """Return a release's bytes: magic, length of the header, JSON header, little-endian int64."""
+    header = encode_json(release.summary)
+    values = release.values.astype("<i8", copy=False).tobytes()
+    return b"".join([_RELEASE_MAGIC, struct.pack("<I", len(header)), header, values])
+
+
+def decode_release(data: bytes) -> Release:
+    """Read what :func:`encode_release` made.
+
+    Raises
+    ------
+    DecodeError
+        If it is truncated, not a release, or its header contradicts itself.
+    """
+    if len(data) > RELEASE_LIMIT:
+        raise DecodeError(f"release: {len(data)} bytes, more than the {RELEASE_LIMIT} allowed")
+    if len(data) < 8 or data[:4] != _RELEASE_MAGIC:
+        raise DecodeError("release: not a release of the trusted tier")
+    (size,) = struct.unpack_from("<I", data, 4)
+    body = data[8 + size :]
+    if size > HEADER_LIMIT or len(data) < 8 + size or not body or len(body) % 8:
+        raise DecodeError("release: truncated or out of bounds")
+    summary = decode_json(
+        ReleaseSummary, data[8 : 8 + size], what="release header", limit=HEADER_LIMIT
+    )
+    values = np.frombuffer(body, dtype="<i8").astype(np.int64)
+    kind = NoisedRelease if summary.kind == "noised" else UnprotectedRelease
+    return kind(summary=summary, values=values)
