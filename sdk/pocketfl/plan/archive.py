@@ -257,6 +257,24 @@ def write_plan(plan: Plan, path: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_signer(source: str | Path | bytes) -> str:
+    """Return who claims to have signed a plan, as 64 hex digits; says nothing about trust.
+
+    Raises
+    ------
+    PlanSignatureError
+        If the plan is unsigned.
+    PlanError
+        If it is not a plan.
+    """
+    data = source if isinstance(source, bytes) else _read_file(Path(source))
+    archive = _open_archive(data)
+    if SIGNATURE_NAME not in archive:
+        raise PlanSignatureError("the plan is unsigned")
+    size = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
+    return _read_member(data, archive[SIGNATURE_NAME], size=size)[:PUBLIC_KEY_BYTES].hex()
+
+
 def _read_file(path: Path) -> bytes:
     try:
         if path.stat().st_size > PLAN_LIMIT:

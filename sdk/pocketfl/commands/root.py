@@ -1,0 +1,75 @@
+"""The command tree: collects the sub-commands that the installed packages contribute.
+
+A package adds a command by naming a Typer app, or a function, under the entry-point group
+``pocketfl.commands``; so the SDK's command line grows without the SDK importing anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+
+import typer
+
+from pocketfl import __version__
+
+GROUP = "pocketfl.commands"
+# What to install when a command's own libraries are missing.
+_EXTRA_OF = {"export": "export", "server": "server", "demo": "demo", "bench": "demo"}
+
+
+def build_app() -> typer.Typer:
+    """Return the whole command line as one Typer app."""
+    app = typer.Typer(
+        name="pocketfl",
+        help="Train compact models on the devices that hold the data.",
+        no_args_is_help=True,
+        pretty_exceptions_show_locals=False,
+    )
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(
+            False,
+            "--version",
+            help="Print the version and stop.",
+            callback=_show_version,
+            is_eager=True,
+        ),
+    ) -> None:
+        pass
+
+    for entry in sorted(entry_points(group=GROUP), key=lambda found: found.name):
+        _mount(app, entry)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pocketfl {__version__}")
+        raise typer.Exit
+
+
+def _mount(app: typer.Typer, entry: EntryPoint) -> None:
+    try:
+        command = entry.load()
+    except ImportError as error:
+        app.command(entry.name, help="(not installed)")(_missing(entry.name, str(error)))
+        return
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=entry.name)
+    else:
+        app.command(entry.name)(command)
+
+
+def _missing(name: str, reason: str) -> Callable[[], None]:
+    def command() -> None:
+        extra = _EXTRA_OF.get(name, "cli")
+        typer.echo(
+            f"'pocketfl {name}' needs more than is installed ({reason}): "
+            f"pip install 'pocketfl[{extra}]'",
+            err=True,
+        )
+        raise typer.Exit(2)
+
+    return command
