@@ -1,0 +1,167 @@
+"""Gradients of convolutions, for runtimes that only have the forward ones.
+
+Formulas: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (arXiv 1603.07285),
+section 4, for the input; the weight gradient is itself a convolution of the input with the output
+gradient in which stride and dilation change places.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def convolution_backward(
+    grad_output: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> Gradients:
+    """Compute the gradients of ``aten.convolution``; shapes ``[N, C, *spatial]``, any rank.
+
+    Returns
+    -------
+    tuple of Tensor or None
+        Gradients of input, weight and bias where ``output_mask`` asks for them.
+    """
+    dims = weight.dim() - 2
+    stride, padding, dilation = (_spread(v, dims) for v in (stride, padding, dilation))
+    grad_input = grad_weight = grad_bias = None
+    if output_mask[0]:
+        if transposed:
+            grad_input = aten.convolution.default(
+                grad_output, weight, None, stride, padding, dilation, False, [0] * dims, groups
+            )
+        else:
+            grad_input = _input_gradient(grad_output, x, weight, stride, padding, dilation, groups)
+    if output_mask[1]:
+        # A transposed convolution is the gradient of a plain one: input and output change places.
+        image, kernel = (grad_output, x) if transposed else (x, grad_output)
+        if groups == 1:
+            grad_weight = weight_gradient_as_convolution(
+                image, kernel, list(weight.shape[2:]), stride, padding, dilation
+            )
+        else:
+            grad_weight = weight_gradient_as_products(
+                image, kernel, list(weight.shape[2:]), stride, padding, dilation, groups
+            )
+    if output_mask[2]:
+        grad_bias = grad_output.sum([0, *range(2, 2 + dims)])
+    return grad_input, grad_weight, grad_bias
+
+
+def _spread(values: Sequence[int], dims: int) -> list[int]:
+    return list(values) * dims if len(values) == 1 else list(values)
+
+
+def _input_gradient(
+    grad_output: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    extra = [
+        int(x.shape[2 + d])
+        - (
+            (int(grad_output.shape[2 + d]) - 1) * stride[d]
+            - 2 * padding[d]
+            + dilation[d] * (int(weight.shape[2 + d]) - 1)
+            + 1
+        )
+        for d in range(len(stride))
+    ]
+    result: Tensor = aten.convolution.default(
+        grad_output, weight, None, stride, padding, dilation, True, extra, groups
+    )
+    return result
+
+
+def weight_gradient_as_convolution(
+    image: Tensor,
+    kernel: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Tensor:
+    """Return ``[kernel channels, image channels, *kernel_size]`` by one convolution; one group."""
+    result = aten.convolution.default(
+        image.transpose(0, 1),
+        kernel.transpose(0, 1),
+        None,
+        dilation,
+        padding,
+        stride,
+        False,
+        [0] * len(stride),
+        1,
+    )
+    # Where the stride does not divide the image, the last rows of it met no kernel position.
+    for d, size in enumerate(kernel_size):
+        if result.shape[2 + d] != size:
+            result = result.narrow(2 + d, 0, size)
+    return result.transpose(0, 1)
+
+
+def weight_gradient_as_products(
+    image: Tensor,
+    kernel: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Return the weight gradient by one batched matrix product over groups."""
+    rows = int(image.shape[0])
+    columns = patches(image, kernel_size, list(kernel.shape[2:]), stride, padding, dilation)
+    _, channels, taps, positions = columns.shape
+    per_group = channels // groups
+    out = int(kernel.shape[1]) // groups
+    left = kernel.reshape(rows, groups, out, positions).permute(1, 2, 0, 3)
+    right = columns.reshape(rows, groups, per_group * taps, positions).permute(1, 0, 3, 2)
+    product = torch.bmm(
+        left.reshape(groups, out, rows * positions),
+        right.reshape(groups, rows * positions, per_group * taps),
+    )
+    return product.reshape(groups * out, per_group, *kernel_size)
+
+
+def patches(
+    image: Tensor,
+    kernel_size: Sequence[int],
+    output_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """Return what each kernel tap sees, ``[N, C, taps, positions]``, by one strided slice per tap."""
+    if any(padding):
+        amounts = [p for size in reversed(list(padding)) for p in (size, size)]
+        image = aten.constant_pad_nd.default(image, amounts, 0.0)
+    columns = []
+    for tap in itertools.product(*(range(size) for size in kernel_size)):
+        view = image
+        for d, position in enumerate(tap):
+            start = position * dilation[d]
+            stop = start + (int(output_size[d]) - 1) * stride[d] + 1
+            view = aten.slice.Tensor(view, 2 + d, start, stop, stride[d])
+        columns.append(view.reshape(view.shape[0], view.shape[1], -1))
+    return torch.stack(columns, 2)

@@ -1,0 +1,238 @@
+"""Passes over an ATen graph that change its size, never its meaning.
+
+Tracing a backward pass leaves many nodes that do nothing: aliases, tensors filled with one number that
+are multiplied or added, casts to the same type. On a phone each is a kernel launch, and an exporter that
+folds a filled tensor writes megabytes of zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+_NO_OPS: Final = frozenset(
+    {
+        aten.alias.default,
+        aten.clone.default,
+        aten.detach.default,
+        aten.lift_fresh.default,
+        aten.lift_fresh_copy.default,
+        aten.contiguous.default,
+    }
+)
+
+_FILLS: Final[dict[Any, Callable[[fx.Node], Any]]] = {
+    aten.full.default: lambda n: n.args[1],
+    aten.full_like.default: lambda n: n.args[1],
+    aten.new_full.default: lambda n: n.args[2],
+    aten.scalar_tensor.default: lambda n: n.args[0],
+    aten.zeros.default: lambda n: 0,
+    aten.zeros_like.default: lambda n: 0,
+    aten.new_zeros.default: lambda n: 0,
+    aten.ones.default: lambda n: 1,
+    aten.ones_like.default: lambda n: 1,
+    aten.new_ones.default: lambda n: 1,
+    # Uninitialised memory that is read has no meaning; zeros are one legal content of it.
+    aten.empty.memory_format: lambda n: 0,
+    aten.empty_like.default: lambda n: 0,
+    aten.empty_permuted.default: lambda n: 0,
+    aten.new_empty.default: lambda n: 0,
+    aten.empty_strided.default: lambda n: 0,
+    aten.new_empty_strided.default: lambda n: 0,
+}
+
+_MOVES: Final = frozenset(
+    {
+        aten.expand.default,
+        aten.view.default,
+        aten._unsafe_view.default,
+        aten.reshape.default,
+        aten.unsqueeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.permute.default,
+        aten.t.default,
+        aten.transpose.int,
+        aten.slice.Tensor,
+        aten.select.int,
+    }
+)
+"""Operators that only move elements: of a filled tensor they make a filled tensor."""
+
+_COMPARISONS: Final = frozenset(
+    {
+        aten.eq.Tensor,
+        aten.ne.Tensor,
+        aten.gt.Tensor,
+        aten.lt.Tensor,
+        aten.ge.Tensor,
+        aten.le.Tensor,
+    }
+)
+_ELEMENTWISE: Final = (
+    frozenset(
+        {
+            aten.mul.Tensor,
+            aten.add.Tensor,
+            aten.sub.Tensor,
+            aten.div.Tensor,
+            aten.maximum.default,
+            aten.minimum.default,
+            aten.where.self,
+        }
+    )
+    | _COMPARISONS
+)
+
+
+def simplify(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Simplify a traced graph in place, and strip where it came from.
+
+    Stack traces and module names in a graph's metadata hold paths of the modeller's machine.
+    """
+    graph = graph_module.graph
+    graph.eliminate_dead_code(is_impure_node=_is_placeholder)
+    remove_no_ops(graph)
+    fold_filled_tensors(graph)
+    remove_neutral_operations(graph)
+    graph.eliminate_dead_code(is_impure_node=_is_placeholder)
+    for node in graph.nodes:
+        node.meta = {
+            key: value for key, value in node.meta.items() if key in ("val", "tensor_meta")
+        }
+    graph_module.meta.clear()
+    graph_module.recompile()
+    return graph_module
+
+
+def _is_placeholder(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "output")
+
+
+def remove_no_ops(graph: fx.Graph) -> None:
+    """Take out copies, and views and casts to what a tensor is already."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        source = node.args[0]
+        if node.target in _NO_OPS or _keeps_everything(node, source):
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
+def _keeps_everything(node: fx.Node, source: fx.Node) -> bool:
+    before, after = source.meta.get("val"), node.meta.get("val")
+    if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
+        return False
+    if before.shape != after.shape or before.dtype != after.dtype:
+        return False
+    return node.target in (
+        aten.view.default,
+        aten._unsafe_view.default,
+        aten.reshape.default,
+        aten.expand.default,
+        aten.slice.Tensor,
+        aten._to_copy.default,
+        torch.ops.prims.convert_element_type.default,
+    ) or (
+        node.target is aten.permute.default and list(node.args[1]) == list(range(before.dim()))  # type: ignore[arg-type]
+    )
+
+
+def filled_with(node: object) -> float | int | bool | None:
+    """Return the number that every element of this tensor has, or None if that is not known."""
+    while isinstance(node, fx.Node) and node.op == "call_function":
+        if node.target in _FILLS:
+            value = _FILLS[node.target](node)
+            return value if isinstance(value, (int, float, bool)) else None
+        if node.target not in _MOVES:
+            return None
+        node = node.args[0]
+    return None
+
+
+def fold_filled_tensors(graph: fx.Graph) -> None:
+    """Replace a filled operand of an element-wise operator by a scalar tensor."""
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in _ELEMENTWISE:
+            _fold_operands(graph, node)
+        elif node.target in (
+            aten.empty.memory_format,
+            aten.empty_like.default,
+            aten.empty_permuted.default,
+            aten.new_empty.default,
+            aten.empty_strided.default,
+            aten.new_empty_strided.default,
+        ):
+            value = node.meta["val"]
+            with graph.inserting_before(node):
+                zeros = graph.call_function(
+                    aten.full.default, (list(value.shape), 0), {"dtype": value.dtype}
+                )
+            zeros.meta["val"] = value
+            node.replace_all_uses_with(zeros)
+
+
+def _fold_operands(graph: fx.Graph, node: fx.Node) -> None:
+    shape = node.meta["val"].shape
+    arguments = list(node.args)
+    for index, argument in enumerate(arguments):
+        if not isinstance(argument, fx.Node) or argument.meta["val"].dim() == 0:
+            continue
+        value = filled_with(argument)
+        if value is None:
+            continue
+        others = [
+            other
+            for i, other in enumerate(arguments)
+            if i != index and isinstance(other, fx.Node) and other.meta["val"].shape == shape
+        ]
+        if not others:
+            continue
+        dtype = argument.meta["val"].dtype
+        with graph.inserting_before(node):
+            scalar = graph.call_function(aten.scalar_tensor.default, (value,), {"dtype": dtype})
+        scalar.meta["val"] = argument.meta["val"].new_empty((), dtype=dtype)
+        arguments[index] = scalar
+    node.args = tuple(arguments)
+
+
+_NEUTRAL: Final[dict[Any, tuple[float, bool]]] = {
+    aten.mul.Tensor: (1, True),
+    aten.mul.Scalar: (1, False),
+    aten.div.Tensor: (1, False),
+    aten.div.Scalar: (1, False),
+    aten.add.Tensor: (0, True),
+    aten.add.Scalar: (0, False),
+    aten.sub.Tensor: (0, False),
+    aten.sub.Scalar: (0, False),
+}
+"""Operator to (neutral number, whether it is neutral on the left too)."""
+
+
+def remove_neutral_operations(graph: fx.Graph) -> None:
+    """Take out ``x * 1``, ``x / 1``, ``x + 0`` and ``x - 0`` where shape and type stay the same.
+
+    ``x + 0`` turns -0.0 into +0.0; no operator here tells the two apart but division by them.
+    """
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in _NEUTRAL:
+            continue
+        neutral, commutes = _NEUTRAL[node.target]
+        for index in (1, 0) if commutes else (1,):
+            kept, other = node.args[1 - index], node.args[index]
+            value = other if isinstance(other, (int, float)) else filled_with(other)
+            if value != neutral or not isinstance(kept, fx.Node):
+                continue
+            before, after = kept.meta["val"], node.meta["val"]
+            if before.shape == after.shape and before.dtype == after.dtype:
+                node.replace_all_uses_with(kept)
+                graph.erase_node(node)
+                break

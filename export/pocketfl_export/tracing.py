@@ -1,0 +1,192 @@
+"""From a model and its loss to three cleaned-up ATen graphs: train, evaluate, predict.
+
+Each graph is a pure function with static shapes. ``make_fx`` records the step together with its backward
+pass; ``torch.export`` cannot (it refuses the views that ``torch.func`` makes). Kernels that exist only in
+torch's CPU build (MKL-DNN, flash attention, fused transformer layers) are switched off while tracing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pocketfl.plan.manifest import TensorSpec
+from pocketfl_export.problem import (
+    DTYPES,
+    ExampleInputs,
+    Loss,
+    TrainingProblem,
+    make_problem,
+)
+from pocketfl_export.refusals import explain_tracing_failure, refuse_random_operators
+from pocketfl_export.simplification import simplify
+from pocketfl_export.steps import Function, evaluation, prediction, train_step
+
+DecompositionTable = Mapping[Any, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class TracedGraph:
+    """One graph and the names of what goes in and out, in order.
+
+    Attributes
+    ----------
+    graph_module : torch.fx.GraphModule
+        ATen operators only; placeholders are the inputs in order, constants are ``get_attr`` nodes.
+    input_specs, output_specs : tuple of TensorSpec
+        Whole shapes (with the batch axis); scalars have shape ``()``.
+    example : tuple of Tensor
+        Arguments with which the graph was traced.
+    """
+
+    graph_module: fx.GraphModule
+    input_specs: tuple[TensorSpec, ...]
+    output_specs: tuple[TensorSpec, ...]
+    example: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TracedGraphs:
+    """The three graphs of one model, and the problem that they came from."""
+
+    problem: TrainingProblem
+    train: TracedGraph
+    evaluate: TracedGraph
+    predict: TracedGraph
+
+    def items(self) -> tuple[tuple[str, TracedGraph], ...]:
+        """Return (part name, graph) for each."""
+        return ("train", self.train), ("evaluate", self.evaluate), ("predict", self.predict)
+
+
+def trace_graphs(
+    model: torch.nn.Module,
+    loss: Loss,
+    example_inputs: ExampleInputs,
+    example_target: torch.Tensor,
+    *,
+    decompositions: DecompositionTable,
+) -> TracedGraphs:
+    """Trace a model that was not checked yet; see :func:`trace_problem`."""
+    problem = make_problem(model, loss, example_inputs, example_target)
+    return trace_problem(problem, decompositions=decompositions)
+
+
+def trace_problem(problem: TrainingProblem, *, decompositions: DecompositionTable) -> TracedGraphs:
+    """Trace the training step, the evaluation and the prediction.
+
+    Parameters
+    ----------
+    problem : TrainingProblem
+        From :func:`pocketfl_export.problem.make_problem`.
+    decompositions : mapping
+        ATen operator to a function that computes it from simpler ones.
+
+    Returns
+    -------
+    TracedGraphs
+
+    Raises
+    ------
+    UnsupportedModelError
+        For control flow that depends on data, and for random operators.
+    """
+    parameters = problem.initial_parameters()
+    inputs = tuple(problem.inputs.values())
+    weight = torch.ones(problem.batch_size)
+    learning_rate, clip_norm = torch.tensor(0.1), torch.tensor(1.0)
+    batch_names = ("parameters", *problem.inputs)
+
+    def traced(
+        function: Function,
+        arguments: tuple[torch.Tensor, ...],
+        names: tuple[str, ...],
+        output_names: tuple[str, ...],
+    ) -> TracedGraph:
+        graph_module = trace(function, arguments, decompositions=decompositions)
+        return TracedGraph(
+            graph_module=graph_module,
+            input_specs=_specs(names, arguments),
+            output_specs=_specs(output_names, _output_values(graph_module)),
+            example=arguments,
+        )
+
+    return TracedGraphs(
+        problem=problem,
+        train=traced(
+            train_step(problem),
+            (parameters, *inputs, problem.target, weight, learning_rate, clip_norm),
+            (*batch_names, "target", "weight", "learning_rate", "clip_norm"),
+            ("new_parameters", "loss", "gradient_norm"),
+        ),
+        evaluate=traced(
+            evaluation(problem),
+            (parameters, *inputs, problem.target, weight),
+            (*batch_names, "target", "weight"),
+            ("loss", *problem.output_names),
+        ),
+        predict=traced(
+            prediction(problem), (parameters, *inputs), batch_names, problem.output_names
+        ),
+    )
+
+
+def trace(
+    function: Function,
+    arguments: tuple[torch.Tensor, ...],
+    *,
+    decompositions: DecompositionTable,
+) -> fx.GraphModule:
+    """Record a pure function of tensors as a graph of ATen operators, simplified.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For control flow that depends on data, and for random operators.
+    """
+    # The same tensor given twice would be recorded as one input.
+    arguments = tuple(a.detach().clone() for a in arguments)
+    functional = torch.func.functionalize(function, remove="mutations")
+    with _portable_kernels(), explain_tracing_failure():
+        graph_module = make_fx(
+            functional,
+            decomposition_table=dict(decompositions),
+            tracing_mode="fake",
+            _allow_non_fake_inputs=True,
+        )(*arguments)
+    refuse_random_operators(graph_module)
+    return simplify(graph_module)
+
+
+@contextlib.contextmanager
+def _portable_kernels() -> Iterator[None]:
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            # Switching MKL-DNN off makes torch remark on what Intel GPUs could do.
+            warnings.simplefilter("ignore", UserWarning)
+            with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _output_values(graph_module: fx.GraphModule) -> tuple[torch.Tensor, ...]:
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    return tuple(node.meta["val"] for node in output.args[0])
+
+
+def _specs(names: tuple[str, ...], values: tuple[torch.Tensor, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name=name, dtype=DTYPES[value.dtype], shape=tuple(value.shape))
+        for name, value in zip(names, values, strict=True)
+    )
