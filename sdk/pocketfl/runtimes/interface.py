@@ -72,17 +72,13 @@ class Runtime(Protocol):
     def parameters(self) -> FloatVector:
         """Return a copy of all parameters, shape (P,)."""
 
-    def train_step(
-        self, batch: Batch, *, learning_rate: float, clip_norm: float
-    ) -> StepResult:
+    def train_step(self, batch: Batch, *, learning_rate: float, clip_norm: float) -> StepResult:
         """Take one step of SGD on a batch and keep the new parameters."""
 
     def evaluate(self, batch: Batch) -> EvaluationResult:
         """Return loss and outputs of a batch; parameters stay."""
 
-    def predict(
-        self, inputs: Mapping[str, NDArray[np.generic]]
-    ) -> dict[str, NDArray[np.generic]]:
+    def predict(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Return the outputs for any number of rows; parameters stay."""
 
     def close(self) -> None:

@@ -1,0 +1,113 @@
+"""Plans on ONNX Runtime: one thread, no torch, nothing written and nothing sent."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pocketfl.errors import PlanError, RuntimeUnavailableError
+from pocketfl.runtimes.batches import Array
+from pocketfl.runtimes.graphs import Graph, GraphRuntime, PlanContents, Signature, version_numbers
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from onnxruntime import InferenceSession
+
+TELEMETRY_SWITCH: Final = "ORT_DISABLE_TELEMETRY"
+_FIRST_WITH_TELEMETRY: Final = (1, 29)
+
+_DTYPES: Final = {
+    "tensor(float)": "float32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntime(GraphRuntime):
+    """A plan opened in ONNX Runtime.
+
+    The graphs are ordinary inference graphs, so any build of ONNX Runtime trains them. The CPU provider
+    is used with one thread: compact models gain nothing from more, and the other cores stay free.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, plan: PlanContents) -> None:
+        self._library = load_library()
+        super().__init__(plan)
+
+    def _installed_version(self) -> str:
+        return str(self._library.__version__)
+
+    def _load(self, part: bytes, arrays: Mapping[str, Array]) -> Graph:
+        library = self._library
+        options = library.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.graph_optimization_level = library.GraphOptimizationLevel.ORT_ENABLE_ALL
+        try:
+            session = library.InferenceSession(part, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # The library's exceptions have no common base but this.
+            raise PlanError(f"ONNX Runtime cannot load the part: {error}") from error
+        names = [tensor.name for tensor in session.get_inputs()]
+        if names != list(arrays):
+            raise PlanError(
+                f"the part does not fit the manifest: it takes {', '.join(names)}, not "
+                f"{', '.join(arrays)}"
+            )
+        return _Session(session, arrays)
+
+
+class _Session:
+    """One session with the feed that it reads every time."""
+
+    def __init__(self, session: InferenceSession, arrays: Mapping[str, Array]) -> None:
+        self._run = session.run
+        self._feed = dict(arrays)
+        # Asking by name saves the library from listing its outputs at every run.
+        self._names = [tensor.name for tensor in session.get_outputs()]
+        self.inputs = _signature(session.get_inputs())
+        self.outputs = _signature(session.get_outputs())
+
+    def run(self) -> Sequence[Array]:
+        outputs: Sequence[Array] = self._run(self._names, self._feed)
+        return outputs
+
+
+def load_library() -> ModuleType:
+    """Import ONNX Runtime with its telemetry off.
+
+    Official builds from 1.29 on report usage unless a variable of the environment is set before the
+    library is loaded; it writes a file and sends events of its own otherwise.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If it is not installed, or another module has loaded it with telemetry on.
+    """
+    loaded_before = "onnxruntime" in sys.modules
+    already_off = os.environ.get(TELEMETRY_SWITCH) == "1"
+    os.environ[TELEMETRY_SWITCH] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"onnxruntime cannot be imported ({error}): pip install 'onnxruntime<1.29', or open the "
+            "plan with another runtime"
+        ) from error
+    version = version_numbers(onnxruntime.__version__)
+    if loaded_before and not already_off and version >= _FIRST_WITH_TELEMETRY:
+        raise RuntimeUnavailableError(
+            f"onnxruntime {onnxruntime.__version__} was imported before pocketfl, with its telemetry "
+            f"on: set {TELEMETRY_SWITCH}=1 in the environment, or install onnxruntime<1.29"
+        )
+    library: ModuleType = onnxruntime
+    return library
+
+
+def _signature(tensors: Sequence[Any]) -> Signature:
+    return tuple((_DTYPES.get(t.type, str(t.type)), tuple(t.shape)) for t in tensors)
