@@ -1,0 +1,212 @@
+"""How much privacy a plan spends: Rényi accounting of discrete Gaussian sums, over dp-accounting.
+
+What happens is described as events (``PoissonSampledDpEvent`` of ``GaussianDpEvent``) apart from the
+accountant that prices them, so that another accountant can price the same history later.
+
+The neighbouring relation is zero-out (dp-accounting's ``REPLACE_SPECIAL``; Kairouz et al. 2021,
+arXiv 2103.00039, definition 1.1): one device's data is replaced by a report of zeros. Who takes part,
+and hence every count and every abort at the floor, is then the same for both neighbours.
+
+Why the continuous formulas may price a discrete Gaussian: at an integer order ``a`` the Poisson-sampled
+divergence expands into moments ``E[(P/Q)^k]`` for whole ``k`` (Mironov, Talwar and Zhang 2019,
+arXiv 1908.10530, section 3.3), and for a shift by whole numbers those moments of the discrete Gaussian
+are exactly ``exp(k (k - 1) |shift|^2 / (2 sigma^2))``, as for the continuous one (Canonne, Kamath and
+Steinke 2020, arXiv 2004.00010, proposition 5); the reflection that swaps the two distributions, which
+makes one direction the worse one, maps whole numbers to whole numbers. Hence integer orders only.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from pocketfl.plan.manifest import Manifest
+from pocketfl_server.trusted.messages import PlanRefused, PrivacyStatement
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+ORDERS: Final = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
+"""Orders of the Rényi divergence: whole numbers, dense where common budgets have their optimum."""
+
+NEIGHBOURING_RELATION: Final = (
+    "zero-out: one device's data against a report of zeros from the same device (REPLACE_SPECIAL)"
+)
+SAMPLING: Final = "Poisson: in every round each device takes part by its own secret coin, independently of all else"
+NO_SAMPLING: Final = "none: every device may take part in every round, so nothing is amplified"
+
+
+def release_event(sampling_probability: float, noise_multiplier: float) -> DpEvent:
+    """Return one release as an event.
+
+    Parameters
+    ----------
+    sampling_probability : float
+        Of the device's coin; 1 for someone who knows who took part.
+    noise_multiplier : float
+        Standard deviation of the noise over the bound of one report's norm.
+    """
+    import dp_accounting
+
+    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
+    if sampling_probability == 1.0:
+        return gaussian
+    return dp_accounting.PoissonSampledDpEvent(sampling_probability, gaussian)
+
+
+def cap_tail(manifest: Manifest) -> float:
+    """Return the probability that a device's coin comes up more often than its cap.
+
+    With ``max_rounds`` tosses of probability ``sampling_probability``: the upper tail of a binomial
+    beyond ``max_participations``. 0 where nothing is sampled, because then nothing rests on the coin.
+    """
+    spec = manifest.aggregation
+    if spec.sampling_probability == 1.0:
+        return 0.0
+    return _binomial_tail(spec.max_rounds, spec.sampling_probability, spec.max_participations)
+
+
+def check_claims(manifest: Manifest) -> None:
+    """Refuse a plan whose privacy claims this tier cannot account for.
+
+    Raises
+    ------
+    PlanRefused
+        If the participation cap is so low that it may often bind (its tail takes half of delta or
+        more), or if not even one release fits the budget.
+    """
+    if manifest.dp is None:
+        return
+    tail = cap_tail(manifest)
+    if tail >= manifest.dp.delta / 2:
+        spec = manifest.aggregation
+        raise PlanRefused(
+            f"max_participations={spec.max_participations} is too low for max_rounds="
+            f"{spec.max_rounds} at sampling_probability={spec.sampling_probability:g}: a device's coin "
+            f"exceeds it with probability {tail:.3g}, and at most half of delta="
+            f"{manifest.dp.delta:g} may go to that; raise it to "
+            f"{_smallest_cap(spec.max_rounds, spec.sampling_probability, manifest.dp.delta)}",
+            code="cap_too_low",
+        )
+    first = spent_privacy(manifest, 1)
+    if first.epsilon is None or first.epsilon > manifest.dp.epsilon:
+        raise PlanRefused(
+            f"a single release spends epsilon={first.epsilon or math.inf:.4g}, more than the plan's "
+            f"budget of {manifest.dp.epsilon:g}; raise the noise multiplier",
+            code="budget_below_one_release",
+        )
+
+
+def planned_privacy(manifest: Manifest) -> PrivacyStatement:
+    """Return what all ``max_rounds`` releases of a plan spend together.
+
+    The plan's own budget may end a task earlier; see :func:`affords`.
+    """
+    return spent_privacy(manifest, manifest.aggregation.max_rounds)
+
+
+def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
+    """Return what a number of releases spends.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the plan.
+    releases : int
+        At least 0.
+
+    Returns
+    -------
+    PrivacyStatement
+        ``delta`` is the plan's, with the tail of the participation cap included: the accountant is
+        given what is left of it. ``epsilon_against_back_end`` composes ``max_participations`` (or
+        ``releases``, where fewer) unsampled Gaussians at the same delta; it bounds ``epsilon`` too,
+        because released models are all that the weaker observer sees.
+    """
+    if releases < 0:
+        raise ValueError(f"releases must be 0 or more, not {releases}")
+    spec = manifest.aggregation
+    unsampled = spec.sampling_probability == 1.0
+    if manifest.dp is None:
+        return PrivacyStatement(
+            privacy="none",
+            noise_multiplier=0.0,
+            sampling_probability=spec.sampling_probability,
+            releases=releases,
+            max_rounds=spec.max_rounds,
+            max_participations=spec.max_participations,
+            neighbouring_relation=NEIGHBOURING_RELATION,
+            sampling=NO_SAMPLING if unsampled else SAMPLING,
+            cap_tail=cap_tail(manifest),
+        )
+    sigma, delta = manifest.dp.noise_multiplier, manifest.dp.delta
+    tail = cap_tail(manifest)
+    against_back_end = _epsilon(1.0, sigma, min(releases, spec.max_participations), delta)
+    epsilon = against_back_end
+    if tail < delta:
+        amplified = _epsilon(spec.sampling_probability, sigma, releases, delta - tail)
+        epsilon = min(epsilon, amplified)
+    return PrivacyStatement(
+        privacy="gaussian",
+        epsilon=epsilon,
+        epsilon_against_back_end=against_back_end,
+        delta=delta,
+        noise_multiplier=sigma,
+        sampling_probability=spec.sampling_probability,
+        releases=releases,
+        max_rounds=spec.max_rounds,
+        max_participations=spec.max_participations,
+        neighbouring_relation=NEIGHBOURING_RELATION,
+        sampling=NO_SAMPLING if unsampled else SAMPLING,
+        cap_tail=tail,
+    )
+
+
+def affords(manifest: Manifest, releases: int) -> bool:
+    """Return whether so many releases in all stay within the plan's rounds and its epsilon."""
+    if releases > manifest.aggregation.max_rounds:
+        return False
+    if manifest.dp is None:
+        return True
+    epsilon = spent_privacy(manifest, releases).epsilon
+    return epsilon is not None and epsilon <= manifest.dp.epsilon
+
+
+@lru_cache(maxsize=256)
+def _curve(q: float, sigma: float) -> tuple[float, ...]:
+    """Return the Rényi divergence of one event at :data:`ORDERS`; events compose by adding these."""
+    # dp-accounting costs about a second and 100 MB at import, so only a tier that prices pays.
+    import dp_accounting
+    from dp_accounting import rdp
+
+    accountant = rdp.RdpAccountant(ORDERS, dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
+    accountant.compose(release_event(q, sigma))
+    return tuple(float(value) for value in accountant.rdp)
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(q: float, sigma: float, count: int, delta: float) -> float:
+    from dp_accounting import rdp
+
+    if count == 0:
+        return 0.0
+    composed = [count * value for value in _curve(q, sigma)]
+    epsilon, _ = rdp.compute_epsilon(ORDERS, composed, delta)
+    return float(epsilon)
+
+
+@lru_cache(maxsize=1024)
+def _binomial_tail(tosses: int, q: float, cap: int) -> float:
+    """Return P(Binomial(tosses, q) > cap)."""
+    from scipy.special import bdtrc
+
+    return 0.0 if cap >= tosses else float(bdtrc(cap, tosses, q))
+
+
+def _smallest_cap(tosses: int, q: float, delta: float) -> int:
+    """Return the smallest cap whose tail is below half of delta."""
+    return bisect_left(
+        range(tosses), True, key=lambda cap: _binomial_tail(tosses, q, cap) < delta / 2
+    )
