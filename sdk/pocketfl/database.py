@@ -159,6 +159,20 @@ class Database:
         return StoreError(f"{self.path}: {error}")
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Hold the lock and one state of the file: several queries of the block agree.
+
+        Another process may write meanwhile; the block does not see it, and keeps nobody waiting.
+
+        Raises
+        ------
+        StoreError
+            If SQLite refuses.
+        """
+        with self._hold("BEGIN"):
+            yield
+
+    @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Hold the lock and one write transaction: all of the block happens, or nothing.
 
@@ -174,13 +188,18 @@ class Database:
         StoreError
             If SQLite refuses; nothing of the block remains.
         """
+        with self._hold("BEGIN IMMEDIATE"):
+            yield self._connection
+
+    @contextmanager
+    def _hold(self, begin: str) -> Iterator[None]:
         with self._lock:
             try:
                 if self._depth == 0:
-                    self._connection.execute("BEGIN IMMEDIATE")
+                    self._connection.execute(begin)
                 self._depth += 1
                 try:
-                    yield self._connection
+                    yield
                     if self._depth == 1:
                         self._connection.execute("COMMIT")
                 except BaseException:

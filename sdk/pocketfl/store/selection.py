@@ -1,0 +1,53 @@
+"""Orders that depend on a seed alone, the same on every device and with every version of NumPy."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Seed: TypeAlias = int | tuple[int, ...]
+"""A non-negative integer, or several that are mixed, such as ``(seed, epoch)``."""
+
+
+def permutation(count: int, *, seed: Seed) -> NDArray[np.int64]:
+    """Return a pseudo-random order of ``0 .. count - 1``.
+
+    Sorts the raw stream of PCG64: NumPy promises that stream for ever, but not what ``shuffle`` makes
+    of it (NEP 19), and a session that resumes after an update must see the same order.
+
+    Parameters
+    ----------
+    count : int
+        Length.
+    seed : int or tuple of int
+        Not negative.
+
+    Returns
+    -------
+    ndarray of int64, shape (count,)
+        The order.
+    """
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+
+
+def choose(count: int, *, limit: int, seed: Seed) -> NDArray[np.int64]:
+    """Return ``limit`` different numbers below ``count``, rising; all of them when it has no more.
+
+    Parameters
+    ----------
+    count, limit : int
+        How many there are, and how many to take at most.
+    seed : int or tuple of int
+        Not negative.
+
+    Returns
+    -------
+    ndarray of int64, shape (min(count, limit),)
+        Each choice of that size is equally likely over seeds.
+    """
+    if limit >= count:
+        return np.arange(count, dtype=np.int64)
+    raw = np.random.PCG64(seed).random_raw(count)
+    return np.sort(np.argpartition(raw, limit)[:limit])
