@@ -1,0 +1,203 @@
+"""Whether this device takes part in a round: its own coin, its own count, no server asked.
+
+The accountant assumes that every device joins a round independently with the probability that the
+signed plan states (Poisson sampling). So each device tosses its own coin, once per round, before it
+says anything to the server: a keyed hash of the round, under a secret that never leaves the install.
+A server can neither choose who takes part nor have a round tossed again.
+
+The plan's cap on participations counts heads and nothing else, whether or not the round was finished.
+It cannot be reset: heads count for a task across all plans that it ever had, and for a plan across all
+tasks that ever used it, so neither a new version of the plan nor a new name of the task starts afresh.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from pocketfl.database import Database
+from pocketfl.errors import PlanError, StoreError
+from pocketfl.plan.manifest import AggregationSpec
+
+SECRET_BYTES: Final = 32
+
+ParticipationState: TypeAlias = Literal[
+    "tails", "capped", "tossed", "training", "uploaded", "abandoned"
+]
+"""Where a device stands in a round.
+
+``tails`` and ``capped`` are no participation. ``tossed`` is heads with nothing sent yet, ``training``
+holds a lease, ``uploaded`` and ``abandoned`` are over: from neither does the device report again.
+"""
+
+_NEXT: Final[dict[str, frozenset[str]]] = {
+    "tossed": frozenset({"training", "abandoned"}),
+    "training": frozenset({"uploaded", "abandoned"}),
+}
+_COIN_STATE: Final = "participation.secret"
+_LABEL: Final = b"pocketfl coin 1"
+
+
+def coin(secret: bytes, *, task: str, round: int, plan_sha256: str) -> float:  # noqa: A002
+    """Return this device's coin for a round: uniform to everybody without the secret, always the same.
+
+    Parameters
+    ----------
+    secret : bytes
+        The install's own 32 random bytes.
+    task : str
+        Name of the task.
+    round : int
+        Number of the round.
+    plan_sha256 : str
+        SHA-256 (hex) of the plan's archive.
+
+    Returns
+    -------
+    float
+        In [0, 1), from the first 53 bits of HMAC-SHA256 (RFC 2104) over the three.
+    """
+    message = bytearray(_LABEL)
+    for text in (task, str(round), plan_sha256):
+        encoded = text.encode()
+        message += len(encoded).to_bytes(4, "big") + encoded
+    digest = hmac.digest(secret, message, "sha256")
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toss:
+    """The device's standing answer for one round.
+
+    Attributes
+    ----------
+    state : str
+        See :data:`ParticipationState`.
+    heads : int
+        Participations counted against the plan's cap, this round's included.
+    is_new : bool
+        Whether the coin was tossed by this very call.
+    """
+
+    state: ParticipationState
+    heads: int
+    is_new: bool
+
+
+class Participation:
+    """The device's memory of its coins, in its own database.
+
+    Parameters
+    ----------
+    database : Database
+        The device's file; holds the secret and one row per round that was tossed.
+    clock : callable, optional
+        Unix time in seconds.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+        self._secret = self._load_secret()
+
+    def _load_secret(self) -> bytes:
+        with self._database.transaction():
+            secret = self._database.read_state(_COIN_STATE)
+            if secret is None:
+                secret = os.urandom(SECRET_BYTES)
+                self._database.write_state(_COIN_STATE, secret)
+        if len(secret) != SECRET_BYTES:
+            raise StoreError(
+                "the secret of the device's coin is damaged; delete it to make a new one"
+            )
+        return secret
+
+    def toss(
+        self,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+        plan_sha256: str,
+        aggregation: AggregationSpec,
+    ) -> Toss:
+        """Toss the coin of a round, or return the answer that was given before.
+
+        Parameters
+        ----------
+        task : str
+            Name of the task.
+        round : int
+            Number of the round.
+        plan_sha256 : str
+            SHA-256 (hex) of the verified plan.
+        aggregation : AggregationSpec
+            The plan's sampling probability and cap.
+
+        Returns
+        -------
+        Toss
+            On disk before it is returned.
+
+        Raises
+        ------
+        PlanError
+            If this round was tossed under another plan: no round is tossed twice.
+        """
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                "SELECT plan_sha256, state FROM participations WHERE task = ? AND round = ?",
+                (task, round),
+            ).fetchall()
+            heads = self.heads(task=task, plan_sha256=plan_sha256)
+            if rows:
+                tossed_under, standing = rows[0]
+                if tossed_under != plan_sha256:
+                    raise PlanError(
+                        f"round {round} of {task!r} was already tossed under the plan "
+                        f"{tossed_under[:16]}, and is now announced with {plan_sha256[:16]}"
+                    )
+                return Toss(state=standing, heads=heads, is_new=False)
+            value = coin(self._secret, task=task, round=round, plan_sha256=plan_sha256)
+            state: ParticipationState = "tails"
+            if value < aggregation.sampling_probability:
+                state = "tossed" if heads < aggregation.max_participations else "capped"
+            connection.execute(
+                "INSERT INTO participations(task, round, plan_sha256, tossed_at, state) "
+                "VALUES(?, ?, ?, ?, ?)",
+                (task, round, plan_sha256, self._clock(), state),
+            )
+            return Toss(state=state, heads=heads + (state == "tossed"), is_new=True)
+
+    def advance(self, *, task: str, round: int, state: ParticipationState) -> None:  # noqa: A002
+        """Record how far a round has come; on disk before it returns.
+
+        Raises
+        ------
+        StoreError
+            If the round does not stand where it could come to that state: a report that was uploaded or
+            abandoned is never made again.
+        """
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                "SELECT state FROM participations WHERE task = ? AND round = ?", (task, round)
+            ).fetchall()
+            before = rows[0][0] if rows else "not tossed"
+            if state not in _NEXT.get(before, frozenset()):
+                raise StoreError(f"round {round} of {task!r} is {before} and cannot become {state}")
+            connection.execute(
+                "UPDATE participations SET state = ? WHERE task = ? AND round = ?",
+                (state, task, round),
+            )
+
+    def heads(self, *, task: str, plan_sha256: str) -> int:
+        """Return the participations that count against the cap, of this task or under this plan."""
+        rows = self._database.query(
+            "SELECT count(*) FROM participations WHERE (task = ? OR plan_sha256 = ?) "
+            "AND state NOT IN ('tails', 'capped')",
+            (task, plan_sha256),
+        )
+        return int(rows[0][0])
