@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad_and_value, vjp, vmap
 
 from pocketfl_export.problem import TrainingProblem, flatten_outputs, unflatten
 
@@ -99,4 +99,12 @@ def _call(
     values: list[torch.Tensor],
 ) -> object:
     inputs = dict(zip(names, values, strict=True))
-    return functional_call(model, unflatten(parameters, problem.spec), (), inputs)
+
+    def forward(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, object]:
+        outputs = functional_call(model, tensors, (), inputs)
+        return next(iter(flatten_outputs(outputs).values())), outputs
+
+    # Nothing is differentiated here. Under the transform torch's recurrent cells take the kernels of
+    # training, which are the same arithmetic without changes in place.
+    _, _, outputs = vjp(forward, unflatten(parameters, problem.spec), has_aux=True)
+    return outputs

@@ -154,16 +154,34 @@ def trace(
     """
     # The same tensor given twice would be recorded as one input.
     arguments = tuple(a.detach().clone() for a in arguments)
-    functional = torch.func.functionalize(function, remove="mutations")
     with _portable_kernels(), explain_tracing_failure():
-        graph_module = make_fx(
-            functional,
-            decomposition_table=dict(decompositions),
-            tracing_mode="fake",
-            _allow_non_fake_inputs=True,
-        )(*arguments)
+        graph_module = _record(function, arguments, decompositions)
+        if _changes_in_place(graph_module):
+            # Kernels that torch composes of others (its recurrent cells) change their intermediate
+            # results in place, below the level at which the first pass sees them.
+            graph_module = _record(graph_module, arguments, decompositions)
     refuse_random_operators(graph_module)
     return simplify(graph_module)
+
+
+def _record(
+    function: Callable[..., Any],
+    arguments: tuple[torch.Tensor, ...],
+    decompositions: DecompositionTable,
+) -> fx.GraphModule:
+    return make_fx(
+        torch.func.functionalize(function, remove="mutations"),
+        decomposition_table=dict(decompositions),
+        tracing_mode="fake",
+        _allow_non_fake_inputs=True,
+    )(*arguments)
+
+
+def _changes_in_place(graph_module: fx.GraphModule) -> bool:
+    return any(
+        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        for node in graph_module.graph.nodes
+    )
 
 
 @contextlib.contextmanager
