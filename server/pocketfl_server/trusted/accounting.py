@@ -34,7 +34,9 @@ ORDERS: Final = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1
 NEIGHBOURING_RELATION: Final = (
     "zero-out: one device's data against a report of zeros from the same device (REPLACE_SPECIAL)"
 )
-SAMPLING: Final = "Poisson: in every round each device takes part by its own secret coin, independently of all else"
+SAMPLING: Final = (
+    "Poisson: a device takes part in a round by its own secret coin, tossed for it alone"
+)
 NO_SAMPLING: Final = "none: every device may take part in every round, so nothing is amplified"
 
 

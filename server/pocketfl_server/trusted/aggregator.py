@@ -1,0 +1,447 @@
+"""The trusted tier's core: open, check, sum, add noise, charge, release. No network here.
+
+A report that does not check out is left out and counted by reason; none is ever rescaled. The budget
+is looked at before the first report is opened, the floor before noise is drawn, and a noised sum leaves
+only after it and its charge are on disk. Nothing of a report's contents is logged or put in a message.
+"""
+
+# ruff: noqa: A002 - "round" is the word of the field
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from pocketfl.errors import DecodeError, PlanError, SealingError
+from pocketfl.plan import Plan
+from pocketfl.plan.manifest import Manifest
+from pocketfl.plan.signing import parse_public_keys
+from pocketfl.protocol import check_identifier
+from pocketfl.reports import decode_vector, sealed_size
+from pocketfl.sealing import KEY_BYTES, ReportContext, generate_key_pair, key_id, open_sealed
+from pocketfl_server.trusted.accounting import (
+    affords,
+    check_claims,
+    planned_privacy,
+    spent_privacy,
+)
+from pocketfl_server.trusted.ledger import (
+    Charge,
+    LeaseTakenError,
+    Ledger,
+    StoredReport,
+    TaskRecord,
+)
+from pocketfl_server.trusted.messages import (
+    BudgetExhausted,
+    Conflict,
+    FloorNotReached,
+    IntegerVector,
+    KeyDescription,
+    MalformedRequest,
+    NoisedRelease,
+    PlanRefused,
+    PrivacyStatement,
+    Release,
+    ReleaseSummary,
+    SealedEntry,
+    TaskDescription,
+    UnknownTask,
+    UnprotectedRelease,
+    batches,
+    decode_release,
+    encode_release,
+)
+from pocketfl_server.trusted.noise import SUM_BOUND, add_noise
+
+WRONG_LENGTH: Final = "wrong_length"
+"""The sealed report has another length than every report of the plan has."""
+CANNOT_OPEN: Final = "cannot_open"
+"""Changed, or sealed to another key, task, round, model version, plan, policy or lease."""
+DUPLICATE: Final = "duplicate"
+"""Does not open, and its encapsulated key is that of another lease's report: a replay."""
+MALFORMED: Final = "malformed"
+"""Opened, but what is inside is not a report of this plan."""
+NORM_ABOVE_BOUND: Final = "norm_above_bound"
+"""The integer norm is above the plan's bound."""
+
+_MAX_NUMBER: Final = 2**31 - 1
+_CHUNK_BYTES: Final = 32 * 2**20
+"""Opened reports that are held at a time while summing, as int64."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Task:
+    """What requests need of a task; never printed, because it holds the private key."""
+
+    name: str
+    manifest: Manifest
+    plan_sha256: str
+    private_key: bytes
+    key: KeyDescription
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Sum:
+    total: IntegerVector
+    accepted: int
+    rejected: dict[str, int]
+
+
+class Aggregator:
+    """The trusted tier in process; implements :class:`~pocketfl_server.trusted.client.TrustedTier`.
+
+    Parameters
+    ----------
+    ledger_path : str or Path
+        The durable ledger; one aggregator at a time.
+    plan_keys : iterable of str or bytes
+        Ed25519 public keys of the modellers whose plans are served, raw or in hex.
+
+    Raises
+    ------
+    LedgerError
+        If the ledger cannot be used.
+    PlanError
+        If no usable key is given.
+    """
+
+    def __init__(self, ledger_path: str | Path, *, plan_keys: Iterable[str | bytes]) -> None:
+        self._plan_keys = parse_public_keys(plan_keys)
+        self._ledger = Ledger(ledger_path)
+        self._tasks: dict[str, _Task] = {}
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def register(self, task: str, plan_data: bytes) -> KeyDescription:
+        """Verify a plan and bind a key to it; see :class:`~.client.TrustedTier`.
+
+        A plan is known by its signed manifest, not by its archive: packing the same manifest again
+        must not buy a second budget.
+        """
+        _check_name(task)
+        plan = self._verify(plan_data)
+        check_claims(plan.manifest)
+        manifest_digest = sha256(plan.manifest.to_json()).hexdigest()
+        with self._lock:
+            recorded = self._ledger.task(task)
+            if recorded is not None:
+                if recorded.plan != plan_data:
+                    raise Conflict(
+                        f"task {task!r} has another plan; give the new plan a task of its own",
+                        code="task_has_other_plan",
+                    )
+                return self._task(task).key
+            owner = self._ledger.task_of_manifest(manifest_digest)
+            if owner is not None:
+                raise Conflict(
+                    f"this plan belongs to task {owner!r}: one plan has one budget; sign a plan with "
+                    "another name or version for another task",
+                    code="plan_has_other_task",
+                )
+            private, public = generate_key_pair()
+            self._ledger.add_task(
+                TaskRecord(task=task, plan=plan_data, private_key=private, public_key=public),
+                manifest_sha256=manifest_digest,
+            )
+            return self._task(task).key
+
+    def describe(self, task: str) -> TaskDescription:
+        """Say where a task stands; see :class:`~.client.TrustedTier`."""
+        state = self._task(task)
+        count, last = self._ledger.releases(task)
+        return TaskDescription(
+            task=task,
+            key=state.key,
+            last_released_round=last,
+            planned=planned_privacy(state.manifest),
+            spent=spent_privacy(state.manifest, count),
+        )
+
+    def submit(
+        self, task: str, round: int, model_version: int, entries: Iterable[SealedEntry]
+    ) -> None:
+        """Store sealed reports durably; see :class:`~.client.TrustedTier`."""
+        state = self._task(task)
+        _check_numbers(round, model_version)
+        size = sealed_size(state.manifest.model.parameter_count)
+        for batch in batches(entries):
+            rows = []
+            for entry in batch:
+                # What has another length than every report of the plan is not worth its disk space.
+                kept = entry.sealed if len(entry.sealed) == size else None
+                rows.append((entry.lease, sha256(entry.sealed).digest(), kept))
+            with state.lock:
+                self._check_open(task, round, model_version)
+                self._check_room(state, round, len(rows))
+                try:
+                    self._ledger.add_reports(task, round, model_version=model_version, reports=rows)
+                except LeaseTakenError as error:
+                    raise Conflict(
+                        f"task {task!r}, round {round}: {error}; the first is kept",
+                        code="other_report_for_lease",
+                    ) from None
+
+    def release(self, task: str, round: int, model_version: int) -> Release:
+        """Sum, add noise, charge and hand over; see :class:`~.client.TrustedTier`."""
+        state = self._task(task)
+        _check_numbers(round, model_version)
+        with state.lock:
+            stored = self._ledger.release(task, round)
+            if stored is not None:
+                earlier = decode_release(stored)
+                if earlier.model_version != model_version:
+                    raise _other_version(task, round, earlier.model_version, model_version)
+                return earlier
+            self._check_open(task, round, model_version)
+            releases, _ = self._ledger.releases(task)
+            spent = self._check_budget(state, releases + 1)
+            result = self._sum(state, round, model_version)
+            floor = state.manifest.aggregation.cohort_floor
+            if result.accepted < floor:
+                raise FloorNotReached(
+                    f"task {task!r}, round {round}: {result.accepted} valid reports, {floor} needed; "
+                    "nothing was released or charged",
+                    details={"accepted": result.accepted, "floor": floor, **result.rejected},
+                )
+            release = _make_release(state, round, model_version, result, spent)
+            dp = state.manifest.dp
+            self._ledger.commit_release(
+                task,
+                round,
+                release=encode_release(release),
+                charge=Charge(
+                    sampling_probability=state.manifest.aggregation.sampling_probability,
+                    noise_multiplier=0.0 if dp is None else dp.noise_multiplier,
+                ),
+            )
+            return release
+
+    def abandon(self, task: str, round: int) -> None:
+        """Delete a round's reports for good; see :class:`~.client.TrustedTier`."""
+        state = self._task(task)
+        _check_numbers(round, 0)
+        with state.lock:
+            if self._ledger.release(task, round) is not None:
+                raise Conflict(
+                    f"task {task!r}: round {round} has been released", code="round_released"
+                )
+            self._ledger.abandon(task, round)
+
+    def _verify(self, plan_data: bytes) -> Plan:
+        try:
+            return Plan.load(plan_data, trusted_keys=self._plan_keys)
+        except PlanError as error:
+            raise PlanRefused(f"the plan is refused: {error}") from None
+
+    def _task(self, name: str) -> _Task:
+        _check_name(name)
+        with self._lock:
+            known = self._tasks.get(name)
+            if known is not None:
+                return known
+            record = self._ledger.task(name)
+            if record is None:
+                raise UnknownTask(f"no task {name!r} here; register its plan first")
+            plan = self._verify(record.plan)
+            known = _Task(
+                name=name,
+                manifest=plan.manifest,
+                plan_sha256=plan.sha256,
+                private_key=record.private_key,
+                key=KeyDescription(
+                    key_id=key_id(record.public_key),
+                    public_key=record.public_key.hex(),
+                    plan_sha256=plan.sha256,
+                    policy_hash=plan.manifest.policy_hash,
+                ),
+            )
+            self._tasks[name] = known
+            return known
+
+    def _check_open(self, task: str, round: int, model_version: int) -> None:
+        record = self._ledger.round(task, round)
+        if record is not None and record.state != "open":
+            raise Conflict(
+                f"task {task!r}: round {round} has been {record.state}",
+                code=f"round_{record.state}",
+            )
+        _, last = self._ledger.releases(task)
+        if round <= last:
+            raise Conflict(
+                f"task {task!r}: round {round} is over, round {last} has been released",
+                code="round_over",
+            )
+        if record is not None and record.model_version != model_version:
+            raise _other_version(task, round, record.model_version, model_version)
+
+    def _check_room(self, state: _Task, round: int, more: int) -> None:
+        # The signed plan says how many devices there are; more reports than that cannot be honest.
+        population = state.manifest.aggregation.population
+        held = self._ledger.report_count(state.name, round)
+        if held + more > 2 * population:
+            raise Conflict(
+                f"task {state.name!r}, round {round}: {held} reports are held, and {more} more would "
+                f"be over twice the plan's population of {population}",
+                code="round_full",
+            )
+
+    def _check_budget(self, state: _Task, releases: int) -> PrivacyStatement:
+        """Return what so many releases spend, if the plan affords them."""
+        manifest = state.manifest
+        spent = spent_privacy(manifest, releases)
+        if affords(manifest, releases):
+            return spent
+        if releases > manifest.aggregation.max_rounds:
+            reason = f"the plan allows {manifest.aggregation.max_rounds} releases, all are used"
+        else:
+            budget = 0.0 if manifest.dp is None else manifest.dp.epsilon
+            reason = (
+                f"release {releases} would bring epsilon to {spent.epsilon:.4g}, above the plan's "
+                f"{budget:g}"
+            )
+        raise BudgetExhausted(
+            f"task {state.name!r}: {reason}; nothing was released or charged",
+            details={"releases": releases - 1},
+        )
+
+    def _sum(self, state: _Task, round: int, model_version: int) -> _Sum:
+        """Open and check every report of a round and sum the good ones exactly."""
+        length = state.manifest.model.parameter_count
+        bound = state.manifest.aggregation.norm_bound
+        page_size = max(1, min(512, _CHUNK_BYTES // (8 * length)))
+        total = np.zeros(length, dtype=np.int64)
+        accepted = 0
+        unopened: list[bytes] = []
+        opened: set[bytes] = set()
+        rejected: Counter[str] = Counter()
+        after = 0
+        while page := self._ledger.reports(state.name, round, after=after, limit=page_size):
+            after = page[-1].id
+            block = np.empty((len(page), length), dtype=np.int64)
+            rows = 0
+            for report in page:
+                if report.sealed is None:
+                    rejected[WRONG_LENGTH] += 1
+                    continue
+                plaintext = _open(state, round, model_version, report)
+                if plaintext is None:
+                    unopened.append(report.sealed[:KEY_BYTES])
+                    continue
+                opened.add(report.sealed[:KEY_BYTES])
+                try:
+                    block[rows] = decode_vector(plaintext, length=length)
+                except DecodeError:
+                    rejected[MALFORMED] += 1
+                    continue
+                rows += 1
+            # int16 squared and summed over the most parameters a plan may have stays below 2**56.
+            within = np.einsum("ij,ij->i", block[:rows], block[:rows]) <= bound**2
+            total += block[:rows][within].sum(axis=0)
+            good = int(np.count_nonzero(within))
+            accepted += good
+            if rows > good:
+                rejected[NORM_ABOVE_BOUND] += rows - good
+            if accepted * bound > SUM_BOUND:
+                raise OverflowError("the sum of so many reports may leave int64")
+        for encapsulated, times in Counter(unopened).items():
+            # Whoever copies a report under another lease cannot open either; one original may.
+            copies = times if encapsulated in opened else times - 1
+            rejected[DUPLICATE] += copies
+            rejected[CANNOT_OPEN] += times - copies
+        return _Sum(total=total, accepted=accepted, rejected=dict(+rejected))
+
+
+def _open(state: _Task, round: int, model_version: int, report: StoredReport) -> bytes | None:
+    context = ReportContext(
+        key_id=state.key.key_id,
+        policy_hash=state.key.policy_hash,
+        plan_sha256=state.plan_sha256,
+        task=state.name,
+        round=round,
+        model_version=model_version,
+        lease=report.lease,
+    )
+    if report.sealed is None:
+        return None
+    try:
+        return open_sealed(state.private_key, info=context.info(), sealed=report.sealed)
+    except SealingError:
+        return None
+
+
+def _make_release(
+    state: _Task, round: int, model_version: int, result: _Sum, spent: PrivacyStatement
+) -> Release:
+    """Add the noise that the plan asks for; the only way from a sum to a release."""
+    aggregation = state.manifest.aggregation
+    unprotected = state.manifest.privacy == "none"
+    summary = ReleaseSummary(
+        kind="unprotected" if unprotected else "noised",
+        task=state.name,
+        round=round,
+        model_version=model_version,
+        plan_sha256=state.plan_sha256,
+        policy_hash=state.key.policy_hash,
+        reports=result.accepted,
+        rejected=result.rejected,
+        grid_step=aggregation.grid_step,
+        expected_cohort=aggregation.expected_cohort,
+        noise_multiplier=spent.noise_multiplier,
+        epsilon=spent.epsilon,
+        epsilon_against_back_end=spent.epsilon_against_back_end,
+        delta=spent.delta,
+    )
+    if unprotected:
+        return UnprotectedRelease(summary=summary, values=result.total)
+    noised = add_noise(
+        result.total,
+        noise_multiplier=spent.noise_multiplier,
+        norm_bound=aggregation.norm_bound,
+    )
+    return NoisedRelease(summary=summary, values=noised)
+
+
+def _check_name(task: str) -> None:
+    try:
+        check_identifier(task, what="task")
+    except ValueError as error:
+        raise MalformedRequest(str(error)) from None
+
+
+def _check_numbers(round: int, model_version: int) -> None:
+    if not (1 <= round <= _MAX_NUMBER and 0 <= model_version <= _MAX_NUMBER):
+        raise MalformedRequest(
+            f"round counts from 1 and model_version from 0, up to {_MAX_NUMBER}; "
+            f"got {round} and {model_version}"
+        )
+
+
+def _other_version(task: str, round: int, recorded: int, asked: int) -> Conflict:
+    return Conflict(
+        f"task {task!r}: round {round} starts from model version {recorded}, not {asked}",
+        code="other_model_version",
+    )

@@ -1,0 +1,384 @@
+"""The trusted tier's memory: one SQLite file whose every transaction is on disk before it is believed.
+
+It holds private keys, the plans they are bound to, sealed reports until their round is released or
+abandoned, and every release with what it was charged. A release, its charge and the deletion of its
+reports are one transaction, so a crash leaves either all of it or nothing.
+
+The file is readable by its owner only, and SQLite's exclusive locking keeps a second process out: two
+tiers on one ledger could both release a round.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from pocketfl.errors import PocketFLError
+
+_APPLICATION_ID: Final = 0x504B544C
+"""Marks the file as a ledger in SQLite's header ("PKTL")."""
+_SCHEMA_VERSION: Final = 1
+
+# A sealed report is NULL where it was refused on arrival: its hash still guards the lease.
+_SCHEMA: Final = (
+    """
+    CREATE TABLE tasks(
+        task TEXT PRIMARY KEY,
+        plan BLOB NOT NULL,
+        manifest_sha256 TEXT NOT NULL UNIQUE,
+        private_key BLOB NOT NULL,
+        public_key BLOB NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE rounds(
+        task TEXT NOT NULL REFERENCES tasks(task),
+        round INTEGER NOT NULL,
+        model_version INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('open', 'released', 'abandoned')),
+        PRIMARY KEY(task, round)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE reports(
+        id INTEGER PRIMARY KEY,
+        task TEXT NOT NULL,
+        round INTEGER NOT NULL,
+        lease TEXT NOT NULL,
+        sha256 BLOB NOT NULL,
+        sealed BLOB,
+        UNIQUE(task, round, lease),
+        FOREIGN KEY(task, round) REFERENCES rounds(task, round)
+    )
+    """,
+    """
+    CREATE TABLE releases(
+        task TEXT NOT NULL,
+        round INTEGER NOT NULL,
+        sampling_probability REAL NOT NULL,
+        noise_multiplier REAL NOT NULL,
+        release BLOB NOT NULL,
+        PRIMARY KEY(task, round),
+        FOREIGN KEY(task, round) REFERENCES rounds(task, round)
+    )
+    """,
+)
+
+RoundState = Literal["open", "released", "abandoned"]
+
+
+class LedgerError(PocketFLError):
+    """The ledger cannot be used: in use elsewhere, damaged, foreign, or readable by others."""
+
+
+class LeaseTakenError(PocketFLError):
+    """Other bytes are on record for a lease; nothing of the batch was kept."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TaskRecord:
+    """A task with its plan and its key pair (raw X25519); never printed."""
+
+    task: str
+    plan: bytes
+    private_key: bytes
+    public_key: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """Where a round stands."""
+
+    model_version: int
+    state: RoundState
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StoredReport:
+    """A sealed report; ``sealed`` is ``None`` where it was refused on arrival."""
+
+    id: int
+    lease: str
+    sha256: bytes
+    sealed: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """What one release costs: the event that the accountant prices."""
+
+    sampling_probability: float
+    noise_multiplier: float
+
+
+class Ledger:
+    """The file, opened by exactly one process; safe to share between its threads.
+
+    Parameters
+    ----------
+    path : str or Path
+        Made with rights for its owner only when it does not exist.
+
+    Raises
+    ------
+    LedgerError
+        If another process has it open, others may read it, or it is not a sound ledger.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path: Final = Path(path)
+        self._lock = threading.RLock()
+        _ensure_private(self.path)
+        try:
+            self._connection = sqlite3.connect(
+                self.path, timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise LedgerError(f"cannot open the ledger {self.path}: {error}") from None
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise self._explain(error) from None
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        # Exclusive mode before anything is read: the lock is then held until the process ends.
+        execute("PRAGMA locking_mode=EXCLUSIVE")
+        execute("BEGIN EXCLUSIVE")
+        execute("COMMIT")
+        execute("PRAGMA journal_mode=WAL")
+        execute("PRAGMA synchronous=FULL")
+        execute("PRAGMA foreign_keys=ON")
+        # Deleted reports are overwritten: the key that opens them is in the same file.
+        execute("PRAGMA secure_delete=ON")
+        application = execute("PRAGMA application_id").fetchone()[0]
+        version = execute("PRAGMA user_version").fetchone()[0]
+        tables = execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if (application, version, tables) == (0, 0, 0):
+            with self._transaction():
+                for statement in _SCHEMA:
+                    execute(statement)
+                execute(f"PRAGMA application_id={_APPLICATION_ID}")
+                execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+        elif application != _APPLICATION_ID:
+            raise LedgerError(f"{self.path} is a database of something else, not a ledger")
+        elif version != _SCHEMA_VERSION:
+            raise LedgerError(
+                f"{self.path} has ledger version {version}; this pocketfl reads {_SCHEMA_VERSION}"
+            )
+        else:
+            verdict = execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise LedgerError(f"{self.path} is damaged: {verdict}")
+
+    def _explain(self, error: sqlite3.Error) -> LedgerError:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return LedgerError(
+                f"the ledger {self.path} is in use by another process; stop that one first"
+            )
+        return LedgerError(f"the ledger {self.path} cannot be used: {error}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file and let another process have it."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add_task(self, record: TaskRecord, *, manifest_sha256: str) -> None:
+        """Record a new task with its key pair."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?)",
+                (
+                    record.task,
+                    record.plan,
+                    manifest_sha256,
+                    record.private_key,
+                    record.public_key,
+                ),
+            )
+
+    def task(self, task: str) -> TaskRecord | None:
+        """Return a task, or ``None`` if there is none of that name."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT plan, private_key, public_key FROM tasks WHERE task = ?", (task,)
+            ).fetchone()
+        if row is None:
+            return None
+        return TaskRecord(task=task, plan=row[0], private_key=row[1], public_key=row[2])
+
+    def task_of_manifest(self, manifest_sha256: str) -> str | None:
+        """Return the task that a manifest is bound to, or ``None``."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT task FROM tasks WHERE manifest_sha256 = ?", (manifest_sha256,)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def round(self, task: str, number: int) -> RoundRecord | None:
+        """Return a round, or ``None`` if nothing was ever submitted for it."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT model_version, state FROM rounds WHERE task = ? AND round = ?",
+                (task, number),
+            ).fetchone()
+        return None if row is None else RoundRecord(model_version=row[0], state=row[1])
+
+    def releases(self, task: str) -> tuple[int, int]:
+        """Return how many releases a task had, and the round of the last one (0 for none)."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT count(*), coalesce(max(round), 0) FROM releases WHERE task = ?", (task,)
+            ).fetchone()
+        return int(row[0]), int(row[1])
+
+    def release(self, task: str, number: int) -> bytes | None:
+        """Return the bytes of a round's release, or ``None`` before it is released."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT release FROM releases WHERE task = ? AND round = ?", (task, number)
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def report_count(self, task: str, number: int) -> int:
+        """Return how many leases of a round have a report."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT count(*) FROM reports WHERE task = ? AND round = ?", (task, number)
+            ).fetchone()
+        return int(row[0])
+
+    def reports(self, task: str, number: int, *, after: int, limit: int) -> list[StoredReport]:
+        """Return a page of a round's reports in order of arrival, those with ids above ``after``."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT id, lease, sha256, sealed FROM reports "
+                "WHERE task = ? AND round = ? AND id > ? ORDER BY id LIMIT ?",
+                (task, number, after, limit),
+            ).fetchall()
+        return [StoredReport(id=r[0], lease=r[1], sha256=r[2], sealed=r[3]) for r in rows]
+
+    def add_reports(
+        self,
+        task: str,
+        number: int,
+        *,
+        model_version: int,
+        reports: Sequence[tuple[str, bytes, bytes | None]],
+    ) -> None:
+        """Store reports, opening the round if this is its first.
+
+        Parameters
+        ----------
+        reports : sequence of (str, bytes, bytes or None)
+            Lease, SHA-256 of what arrived, and the sealed bytes (``None`` if refused on arrival).
+
+        Raises
+        ------
+        LeaseTakenError
+            If another hash is on record for a lease; nothing of the call is kept.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO rounds VALUES (?, ?, ?, 'open') ON CONFLICT DO NOTHING",
+                (task, number, model_version),
+            )
+            for lease, digest, sealed in reports:
+                added = connection.execute(
+                    "INSERT INTO reports(task, round, lease, sha256, sealed) "
+                    "VALUES (?, ?, ?, ?, ?) ON CONFLICT(task, round, lease) DO NOTHING",
+                    (task, number, lease, digest, sealed),
+                )
+                if added.rowcount:
+                    continue
+                (first,) = connection.execute(
+                    "SELECT sha256 FROM reports WHERE task = ? AND round = ? AND lease = ?",
+                    (task, number, lease),
+                ).fetchone()
+                if first != digest:
+                    raise LeaseTakenError(
+                        f"another report is on record for the lease {lease[:8]}..."
+                    )
+
+    def commit_release(self, task: str, number: int, *, release: bytes, charge: Charge) -> None:
+        """Store a release with its charge and delete its reports, all or nothing."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO releases VALUES (?, ?, ?, ?, ?)",
+                (task, number, charge.sampling_probability, charge.noise_multiplier, release),
+            )
+            self._close_round(connection, task, number, "released")
+        self._forget()
+
+    def abandon(self, task: str, number: int) -> None:
+        """Delete a round's reports and mark it, so that it can never be released."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO rounds VALUES (?, ?, 0, 'abandoned') ON CONFLICT DO NOTHING",
+                (task, number),
+            )
+            self._close_round(connection, task, number, "abandoned")
+        self._forget()
+
+    @staticmethod
+    def _close_round(
+        connection: sqlite3.Connection, task: str, number: int, state: RoundState
+    ) -> None:
+        connection.execute(
+            "UPDATE rounds SET state = ? WHERE task = ? AND round = ?", (state, task, number)
+        )
+        connection.execute("DELETE FROM reports WHERE task = ? AND round = ?", (task, number))
+
+    def _forget(self) -> None:
+        # The write-ahead log still has the deleted reports; folding it in and cutting it ends that.
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _ensure_private(path: Path) -> None:
+    """Make the file with its owner's rights only; SQLite gives its log the rights of the file."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if os.name == "posix" and mode & 0o077:
+            raise LedgerError(
+                f"the ledger {path} holds private keys, and its rights {mode:04o} let others at it; "
+                "run chmod 600 on it"
+            ) from None
+    except OSError as error:
+        raise LedgerError(f"cannot make the ledger {path}: {error.strerror}") from None
