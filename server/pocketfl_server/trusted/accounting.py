@@ -12,7 +12,9 @@ divergence expands into moments ``E[(P/Q)^k]`` for whole ``k`` (Mironov, Talwar 
 arXiv 1908.10530, section 3.3), and for a shift by whole numbers those moments of the discrete Gaussian
 are exactly ``exp(k (k - 1) |shift|^2 / (2 sigma^2))``, as for the continuous one (Canonne, Kamath and
 Steinke 2020, arXiv 2004.00010, proposition 5); the reflection that swaps the two distributions, which
-makes one direction the worse one, maps whole numbers to whole numbers. Hence integer orders only.
+makes one direction the worse one, maps whole numbers to whole numbers. Hence integer orders only where
+something is sampled; the unsampled bound ``a |shift|^2 / (2 sigma^2)`` of that proposition holds at every
+order.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from pocketfl_server.trusted.messages import PlanRefused, PrivacyStatement
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-ORDERS: Final = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
-"""Orders of the Rényi divergence: whole numbers, dense where common budgets have their optimum."""
+SAMPLED_ORDERS: Final = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
+"""Orders of the Rényi divergence under sampling, dense where common budgets have their optimum."""
+UNSAMPLED_ORDERS: Final = tuple(1 + 2 ** (step / 8) for step in range(-48, 81))
+"""Orders without sampling: from 1.016 to 1,025, each 9 % further from 1 than the one before."""
 
 NEIGHBOURING_RELATION: Final = (
     "zero-out: one device's data against a report of zeros from the same device (REPLACE_SPECIAL)"
@@ -176,14 +180,18 @@ def affords(manifest: Manifest, releases: int) -> bool:
     return epsilon is not None and epsilon <= manifest.dp.epsilon
 
 
+def _orders(q: float) -> tuple[float, ...]:
+    return UNSAMPLED_ORDERS if q == 1.0 else SAMPLED_ORDERS
+
+
 @lru_cache(maxsize=256)
 def _curve(q: float, sigma: float) -> tuple[float, ...]:
-    """Return the Rényi divergence of one event at :data:`ORDERS`; events compose by adding these."""
+    """Return the Rényi divergence of one event at its orders; events compose by adding these."""
     # dp-accounting costs about a second and 100 MB at import, so only a tier that prices pays.
     import dp_accounting
     from dp_accounting import rdp
 
-    accountant = rdp.RdpAccountant(ORDERS, dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
+    accountant = rdp.RdpAccountant(_orders(q), dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
     accountant.compose(release_event(q, sigma))
     return tuple(float(value) for value in accountant.rdp)
 
@@ -195,7 +203,7 @@ def _epsilon(q: float, sigma: float, count: int, delta: float) -> float:
     if count == 0:
         return 0.0
     composed = [count * value for value in _curve(q, sigma)]
-    epsilon, _ = rdp.compute_epsilon(ORDERS, composed, delta)
+    epsilon, _ = rdp.compute_epsilon(_orders(q), composed, delta)
     return float(epsilon)
 
 

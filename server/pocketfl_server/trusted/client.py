@@ -5,14 +5,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
+from urllib.parse import urlsplit
 
+import urllib3
+
+from pocketfl.decoding import decode_json
+from pocketfl.errors import DecodeError
+from pocketfl.protocol import MESSAGE_LIMIT, Problem, check_identifier, check_token
 from pocketfl_server.trusted.messages import (
+    REFUSALS,
+    RELEASE_LIMIT,
+    Conflict,
     KeyDescription,
+    MalformedRequest,
     Release,
     SealedEntry,
     TaskDescription,
+    TrustedTierError,
+    TrustedTierUnavailable,
+    batches,
+    decode_release,
+    encode_batch,
 )
+
+T = TypeVar("T")
+
+_BY_CODE: Final = {kind.default_code: kind for kind in REFUSALS}
+_BY_STATUS: Final = {kind.status: kind for kind in REFUSALS} | {Conflict.status: Conflict}
 
 
 class TrustedTier(Protocol):
@@ -89,3 +110,182 @@ class TrustedTier(Protocol):
         Conflict
             If the round has been released.
         """
+
+
+class HttpTrustedTier:
+    """The trusted tier across HTTP; implements :class:`TrustedTier`. Safe to share between threads.
+
+    Every request is idempotent, so a lost connection is tried again.
+
+    Parameters
+    ----------
+    url : str
+        Such as ``http://127.0.0.1:8001``.
+    token : str
+        Bearer token that the trusted tier was started with.
+    release_timeout : float
+        Seconds to wait for a release: noise costs about 25 microseconds for each parameter.
+    timeout : float
+        Seconds to wait for any other answer.
+    retries : int
+        Further attempts when there is no answer.
+
+    Raises
+    ------
+    ValueError
+        If the URL is not an http(s) URL or the token is no token.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        release_timeout: float = 1800.0,
+        timeout: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise ValueError("the trusted tier's URL must look like http://host:port")
+        self._url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._headers = {
+            "Authorization": f"Bearer {check_token(token, what='the trusted tier token')}"
+        }
+        self._timeout = timeout
+        self._release_timeout = release_timeout
+        self._pool = urllib3.PoolManager(
+            maxsize=8,
+            retries=urllib3.Retry(
+                total=retries,
+                allowed_methods=None,
+                redirect=0,
+                backoff_factor=0.1,
+                raise_on_redirect=False,
+            ),
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def register(self, task: str, plan_data: bytes) -> KeyDescription:
+        """Verify a plan and bind a key to it; see :class:`TrustedTier`."""
+        answer = self._request("PUT", _task_path(task), body=plan_data)
+        return _decode(KeyDescription, answer, what="key description")
+
+    def describe(self, task: str) -> TaskDescription:
+        """Say where a task stands; see :class:`TrustedTier`."""
+        return _decode(TaskDescription, self._request("GET", _task_path(task)), what="task")
+
+    def submit(
+        self, task: str, round: int, model_version: int, entries: Iterable[SealedEntry]
+    ) -> None:
+        """Hand over sealed reports, in as many requests as their size needs."""
+        path = f"{_task_path(task)}/rounds/{round}/reports?model_version={model_version}"
+        for batch in batches(entries):
+            self._request("POST", path, body=encode_batch(batch))
+
+    def release(self, task: str, round: int, model_version: int) -> Release:
+        """Return a round's noised sum; see :class:`TrustedTier`."""
+        path = f"{_task_path(task)}/rounds/{round}/release?model_version={model_version}"
+        answer = self._request("POST", path, timeout=self._release_timeout, limit=RELEASE_LIMIT)
+        try:
+            release = decode_release(answer)
+        except DecodeError as error:
+            raise _nonsense(error) from None
+        if (release.task, release.round, release.model_version) != (task, round, model_version):
+            raise TrustedTierUnavailable(
+                f"the trusted tier released round {release.round} of task {release.task!r} instead of "
+                f"round {round} of task {task!r}",
+                code="wrong_release",
+            )
+        return release
+
+    def abandon(self, task: str, round: int) -> None:
+        """Delete a round's sealed reports for good; see :class:`TrustedTier`."""
+        self._request("DELETE", f"{_task_path(task)}/rounds/{round}/reports")
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        timeout: float | None = None,
+        limit: int = MESSAGE_LIMIT,
+    ) -> bytes:
+        headers = dict(self._headers)
+        if body is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        try:
+            response = self._pool.request(
+                method,
+                self._url + path,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=10.0, read=timeout or self._timeout),
+                preload_content=False,
+                decode_content=False,
+            )
+            data = response.read(limit + 1)
+            # A connection with unread bytes is of no further use.
+            if len(data) > limit:
+                response.close()
+            else:
+                response.release_conn()
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise TrustedTierUnavailable(
+                f"the trusted tier at {self._url} cannot be reached ({type(error).__name__}); is its "
+                "process running?"
+            ) from None
+        if len(data) > limit:
+            raise TrustedTierUnavailable(
+                f"the trusted tier answered with more than {limit} bytes", code="bad_answer"
+            )
+        if response.status not in (200, 204):
+            raise _refusal(response.status, data)
+        return data
+
+
+def _task_path(task: str) -> str:
+    try:
+        return f"/v1/tasks/{check_identifier(task, what='task')}"
+    except ValueError as error:
+        raise MalformedRequest(str(error)) from None
+
+
+def _decode(kind: type[T], data: bytes, *, what: str) -> T:
+    try:
+        return decode_json(kind, data, what=what, limit=MESSAGE_LIMIT)
+    except DecodeError as error:
+        raise _nonsense(error) from None
+
+
+def _nonsense(error: DecodeError) -> TrustedTierUnavailable:
+    return TrustedTierUnavailable(
+        f"the trusted tier's answer cannot be read: {error}", code="bad_answer"
+    )
+
+
+def _refusal(status: int, data: bytes) -> TrustedTierError:
+    """Turn an answer back into the exception that the aggregator raised."""
+    try:
+        problem = decode_json(Problem, data, what="problem", limit=MESSAGE_LIMIT)
+    except DecodeError:
+        return TrustedTierUnavailable(
+            f"the trusted tier answered {status} without a reason", code="bad_answer"
+        )
+    kind = _BY_CODE.get(problem.code) or _BY_STATUS.get(status) or TrustedTierError
+    return kind(problem.message, code=problem.code, details=problem.details)
