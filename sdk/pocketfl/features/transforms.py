@@ -97,7 +97,11 @@ class Scale:
     source: Source = "device"
 
     def __post_init__(self) -> None:
-        _require(self.low < self.high, f"scale of {self.field!r}: low must be below high")
+        _require(
+            self.low < self.high and math.isfinite(self.high - self.low),
+            f"scale of {self.field!r}: low must be below high, and both finite",
+        )
+        _check_missing(f"scale of {self.field!r}", self.missing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,11 @@ class LogScale:
     source: Source = "device"
 
     def __post_init__(self) -> None:
-        _require(self.high > 0, f"log_scale of {self.field!r}: high must be above 0")
+        _require(
+            self.high > 0 and math.isfinite(self.high),
+            f"log_scale of {self.field!r}: high must be above 0, and finite",
+        )
+        _check_missing(f"log_scale of {self.field!r}", self.missing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +161,18 @@ class Cyclic:
     source: Source = "device"
 
     def __post_init__(self) -> None:
-        _require(self.period > 0, f"cyclic of {self.field!r}: period must be above 0")
+        _require(
+            self.period > 0 and math.isfinite(self.period),
+            f"cyclic of {self.field!r}: period must be above 0, and finite",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Buckets:
-    """One-hot of the interval between rising public boundaries, plus a column for missing."""
+    """One-hot of the interval between rising public boundaries, plus a column for missing.
+
+    ``n`` boundaries make ``n + 1`` intervals; a value that equals a boundary lies above it.
+    """
 
     kind: Literal["buckets"] = "buckets"
     field: str
@@ -168,8 +182,10 @@ class Buckets:
     def __post_init__(self) -> None:
         pairs = zip(self.boundaries, self.boundaries[1:], strict=False)
         _require(
-            0 < len(self.boundaries) <= 1000 and all(a < b for a, b in pairs),
-            f"buckets of {self.field!r}: 1 to 1000 boundaries that rise",
+            0 < len(self.boundaries) <= 1000
+            and all(map(math.isfinite, self.boundaries))
+            and all(a < b for a, b in pairs),
+            f"buckets of {self.field!r}: 1 to 1000 finite boundaries that rise",
         )
 
 
@@ -183,6 +199,11 @@ class IsMissing:
 
 
 Transform: TypeAlias = Tensor | Scale | LogScale | OneHot | Index | Cyclic | Buckets | IsMissing
+
+
+def _check_missing(what: str, value: float) -> None:
+    # The transform's own range, so that no stand-in can outweigh every real value.
+    _require(-1 <= value <= 1, f"{what}: missing must be between -1 and 1")
 
 
 def _check_vocabulary(field: str, vocabulary: tuple[str | int, ...]) -> None:

@@ -153,6 +153,8 @@ def _refuse(expected: str, value: object) -> NoReturn:
 
 
 def _check_float(value: Any) -> float:
+    if type(value) is float and math.isfinite(value):
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (float, int, np.floating, np.integer)
     ):
@@ -167,7 +169,9 @@ def _check_float(value: Any) -> float:
 
 
 def _check_int(value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+    if type(value) is not int and (
+        isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer))
+    ):
         _refuse("a whole number", value)
     number = int(value)
     if number not in _INT_RANGE:
