@@ -61,6 +61,8 @@ class TransportError(PocketFLError):
         The server's machine-readable reason, where it gave one.
     retryable : bool
         Whether the same request may succeed later.
+    retry_after : float or None
+        Seconds that the server asks to wait, where it said so.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class TransportError(PocketFLError):
         status: int | None = None,
         code: str | None = None,
         retryable: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.retryable = retryable
+        self.retry_after = retry_after

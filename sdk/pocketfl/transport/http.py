@@ -1,0 +1,547 @@
+"""The device protocol over HTTP, with urllib3.
+
+Every answer is bounded in size while it streams, in time as a whole, and checked before anybody
+parses it; redirects are never followed; nothing is decompressed. Requests that can be repeated
+without harm are repeated when they fail. A download that breaks off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    SSLError,
+)
+
+from pocketfl import __version__
+from pocketfl.decoding import decode_json, encode_json
+from pocketfl.errors import DecodeError, TransportError
+from pocketfl.protocol import (
+    FEATURES_LIMIT,
+    MESSAGE_LIMIT,
+    Assignment,
+    CheckIn,
+    CheckInReply,
+    Enrolment,
+    EnrolmentRequest,
+    FeaturePage,
+    Notices,
+    Problem,
+    ReportReceipt,
+    RetryWindow,
+    check_digest,
+    check_identifier,
+    check_token,
+)
+from pocketfl.reports import SealedReport
+from pocketfl.transport.downloads import CachedNotices, Download, DownloadCache
+from pocketfl.transport.interface import Traffic
+from pocketfl.transport.metering import (
+    Exchange,
+    Meter,
+    MeteredPool,
+    MeteredSecurePool,
+    metered,
+)
+from pocketfl.transport.retrying import (
+    FailedAttemptError,
+    Retrier,
+    RetryPolicy,
+    parse_retry_after,
+)
+
+T = TypeVar("T")
+
+PROGRESS_BYTES: Final = 64 * 2**10
+"""A broken download that brought this much counts as progress, and failures count from zero."""
+
+_CHUNK: Final = 64 * 2**10
+_PROBLEM_LIMIT: Final = 64 * 2**10
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,15})-\d{1,15}/(?:\d{1,15}|\*)\Z")
+_HEADERS: Final = {
+    "User-Agent": f"pocketfl/{__version__}",
+    # Compressed answers could grow without bound, and plans are compressed already.
+    "Accept-Encoding": "identity",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """Seconds that a request may take.
+
+    Attributes
+    ----------
+    connect : float
+        To reach the server.
+    read : float
+        Between two arrivals of bytes.
+    answer : float
+        From the request to the last byte of its answer.
+    """
+
+    connect: float = 10.0
+    read: float = 30.0
+    answer: float = 600.0
+
+
+class HttpTransport:
+    """One device's line to a back end over HTTP; implements :class:`~pocketfl.transport.Transport`.
+
+    Parameters
+    ----------
+    url : str
+        Where the back end is, such as ``https://fl.example.com``. Plain ``http`` is accepted for this
+        very machine only, unless ``allow_plain_http`` says otherwise.
+    cache : DownloadCache, optional
+        Keeps downloads; may be shared. Without one every download goes to the server.
+    timeouts : Timeouts, optional
+        How long to wait.
+    retries : RetryPolicy, optional
+        How often to ask again.
+    max_download_bytes : int
+        Largest plan or parameter vector that is accepted.
+    connections : int
+        Keep-alive connections that are kept open.
+    ca_certs : str, optional
+        File of certificate authorities instead of the system's.
+    allow_plain_http : bool
+        Accept ``http`` to other machines. Reports are sealed, device tokens would be readable.
+    sleep, uniform, clock : callable, optional
+        For tests: waiting, drawing the jitter, Unix time.
+
+    Notes
+    -----
+    ``traffic`` counts the bytes of HTTP (see :mod:`pocketfl.transport.metering`). What a shared cache
+    served is counted too, at what it cost when it was downloaded, the first time that this device asks
+    for it: the figure is what the device would have used on its own. A list of open rounds that the
+    cache held counts as the answer "not modified" if this device had that same list before.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cache: DownloadCache | None = None,
+        timeouts: Timeouts | None = None,
+        retries: RetryPolicy | None = None,
+        max_download_bytes: int = 256 * 2**20,
+        connections: int = 4,
+        ca_certs: str | None = None,
+        allow_plain_http: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
+        uniform: Callable[[float, float], float] = random.uniform,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._timeouts = timeouts or Timeouts()
+        self._prefix, self._pool = _open_pool(
+            url,
+            timeouts=self._timeouts,
+            connections=connections,
+            ca_certs=ca_certs,
+            allow_plain_http=allow_plain_http,
+        )
+        self._owns_pool = True
+        self._url = url
+        self._cache = cache if cache is not None else DownloadCache(memory_bytes=0)
+        self._retrier = Retrier(retries or RetryPolicy(), sleep=sleep, uniform=uniform)
+        self._max_download_bytes = max_download_bytes
+        self._clock = clock
+        self._meter = Meter()
+        self._downloaded: set[str] = set()
+        self._known_notices: CachedNotices | None = None
+
+    def for_another_device(self) -> HttpTransport:
+        """Return a transport with the same settings, connections and cache, and its own traffic.
+
+        For many devices in one process. Close the first transport last: it owns the connections.
+        """
+        twin = object.__new__(HttpTransport)
+        twin.__dict__.update(self.__dict__)
+        twin._owns_pool = False
+        twin._meter = Meter()
+        twin._downloaded = set()
+        twin._known_notices = None
+        return twin
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this device has sent and received; see the class's notes."""
+        return self._meter.total
+
+    def close(self) -> None:
+        """Close the connections, if this transport opened them."""
+        if self._owns_pool:
+            self._pool.close()
+
+    def enrol(self, enrolment_key: str, request: EnrolmentRequest) -> Enrolment:
+        """Exchange the app's enrolment key for a device token."""
+        body = self._call(
+            "POST",
+            "/v1/devices",
+            token=enrolment_key,
+            body=encode_json(request),
+            idempotent=False,
+        )
+        return _decode(Enrolment, body, what="enrolment")
+
+    def notices(self) -> Notices:
+        """Return the open rounds, revalidating what is known by its ETag."""
+        found, was_cached = self._cache.fetch_notices(self._url, self._ask_for_notices)
+        if was_cached:
+            known = self._known_notices
+            unchanged = known is not None and known.notices is found.notices
+            self._meter.add(
+                up=found.bytes_up,
+                down=found.bytes_unchanged if unchanged else found.bytes_down,
+            )
+        self._known_notices = found
+        return found.notices
+
+    def _ask_for_notices(self, known: CachedNotices | None) -> CachedNotices:
+        def attempt() -> CachedNotices:
+            with self._request("GET", "/v1/notices", headers=headers) as (response, exchange):
+                header_bytes = exchange.down
+                if known is not None and response.status == 304:
+                    self._read(response, limit=0)
+                    return CachedNotices(
+                        notices=known.notices,
+                        etag=known.etag,
+                        bytes_up=exchange.up,
+                        bytes_down=known.bytes_down,
+                        bytes_unchanged=exchange.down,
+                    )
+                body = bytes(self._answer(response, limit=MESSAGE_LIMIT))
+                return CachedNotices(
+                    notices=_decode(Notices, body, what="notices"),
+                    etag=response.headers.get("ETag"),
+                    bytes_up=exchange.up,
+                    bytes_down=exchange.down,
+                    bytes_unchanged=header_bytes,
+                )
+
+        headers = {"If-None-Match": known.etag} if known is not None and known.etag else {}
+        return self._retrier.run(attempt, idempotent=True)
+
+    def check_in(
+        self,
+        token: str,
+        task: str,
+        round: int,  # noqa: A002
+        request: CheckIn,
+    ) -> Assignment | RetryWindow:
+        """Ask for a place in a round. Repeated only if the server certainly did not act on it."""
+        body = self._call(
+            "POST",
+            f"/v1/tasks/{check_identifier(task, what='task')}/rounds/{int(round)}/check-in",
+            token=token,
+            body=encode_json(request),
+            idempotent=False,
+        )
+        return _decode(CheckInReply, body, what="check-in reply").answer
+
+    def plan(self, sha256: str) -> bytes:
+        """Return a plan's archive, verified against its hash."""
+        return self._content("plans", sha256)
+
+    def parameters(self, sha256: str) -> bytes:
+        """Return parameters, verified against their hash."""
+        return self._content("parameters", sha256)
+
+    def upload(self, lease: str, report: SealedReport) -> ReportReceipt:
+        """Upload a report, as often as it takes until the server's receipt names its hash."""
+        if report.lease != lease:
+            raise ValueError("the report is sealed for another lease")
+        body = self._call(
+            "PUT",
+            f"/v1/leases/{check_token(lease, what='lease')}/report",
+            body=report.data,
+            content_type="application/octet-stream",
+            idempotent=True,
+        )
+        receipt = _decode(ReportReceipt, body, what="receipt")
+        if (receipt.lease, receipt.sha256) != (lease, report.sha256):
+            raise TransportError(
+                "the server's receipt is for another report than the one uploaded",
+                code="wrong_receipt",
+            )
+        return receipt
+
+    def features(self, token: str, table: str, cursor: str | None) -> FeaturePage:
+        """Return a page of the user's server-side features."""
+        query = "" if cursor is None else f"?cursor={quote(cursor, safe='')}"
+        body = self._call(
+            "GET",
+            f"/v1/features/{check_identifier(table, what='table')}{query}",
+            token=token,
+            limit=FEATURES_LIMIT,
+            idempotent=True,
+        )
+        page = _decode(FeaturePage, body, what="features", limit=FEATURES_LIMIT)
+        if page.table != table:
+            raise TransportError(
+                f"asked for the table {table!r}, the server answered with {page.table[:40]!r}",
+                code="wrong_table",
+            )
+        return page
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        limit: int = MESSAGE_LIMIT,
+        idempotent: bool,
+    ) -> bytes:
+        headers = {}
+        if token is not None:
+            headers["Authorization"] = _bearer(token)
+        if body is not None:
+            headers["Content-Type"] = content_type
+
+        def attempt() -> bytes:
+            with self._request(method, path, headers=headers, body=body) as (response, _):
+                return bytes(self._answer(response, limit=limit))
+
+        return self._retrier.run(attempt, idempotent=idempotent)
+
+    def _content(self, kind: str, digest: str) -> bytes:
+        check_digest(digest, what=f"name of {kind}")
+        download, was_cached = self._cache.fetch(
+            digest, lambda: self._download(f"/v1/{kind}/{digest}", digest)
+        )
+        if was_cached and digest not in self._downloaded:
+            self._meter.add(up=download.bytes_up, down=download.bytes_down)
+        self._downloaded.add(digest)
+        return download.data
+
+    def _download(self, path: str, digest: str) -> Download:
+        content = bytearray()
+        exchanges: list[Exchange] = []
+
+        def attempt() -> bytes:
+            start = len(content)
+            headers = {"Range": f"bytes={start}-"} if start else {}
+            with self._request("GET", path, headers=headers) as (response, exchange):
+                exchanges.append(exchange)
+                if response.status == 416:
+                    # What we have is no beginning of what the server has: start over.
+                    content.clear()
+                    raise FailedAttemptError(
+                        TransportError(
+                            "the server could not continue a download", status=416, retryable=True
+                        )
+                    )
+                if start and not _continues(response, start):
+                    content.clear()
+                try:
+                    self._answer(response, limit=self._max_download_bytes, into=content)
+                except FailedAttemptError as failure:
+                    raise FailedAttemptError(
+                        failure.error, progressed=len(content) - start >= PROGRESS_BYTES
+                    ) from None
+            return bytes(content)
+
+        data = self._retrier.run(attempt, idempotent=True)
+        if sha256(data).hexdigest() != digest:
+            raise TransportError(
+                f"the server sent {len(data)} bytes that are not the content named {digest[:16]}...",
+                code="hash_mismatch",
+            )
+        return Download(
+            data,
+            bytes_up=sum(exchange.up for exchange in exchanges),
+            bytes_down=sum(exchange.down for exchange in exchanges),
+        )
+
+    @contextmanager
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+    ) -> Iterator[tuple[urllib3.BaseHTTPResponse, Exchange]]:
+        """Send one request; give its connection back, or close it if its answer was not read."""
+        with metered() as exchange:
+            response = None
+            try:
+                response = self._pool.urlopen(
+                    method,
+                    self._prefix + path,
+                    body=body,
+                    headers={**_HEADERS, **headers},
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                    decode_content=False,
+                )
+                yield response, exchange
+            except (NewConnectionError, ConnectTimeoutError) as error:
+                raise FailedAttemptError(self._unreachable(error), unprocessed=True) from None
+            except SSLError as error:
+                raise TransportError(
+                    f"no secure connection to {self._pool.host} ({error}); check its certificate "
+                    "and this device's clock",
+                    code="tls",
+                ) from None
+            except (HTTPError, OSError) as error:
+                raise FailedAttemptError(self._unreachable(error)) from None
+            finally:
+                if response is not None and not response.closed:
+                    response.close()
+                self._meter.add(up=exchange.up, down=exchange.down)
+
+    def _unreachable(self, error: Exception) -> TransportError:
+        return TransportError(
+            f"the exchange with {self._pool.host}:{self._pool.port} broke off "
+            f"({type(error).__name__})",
+            code="unreachable",
+            retryable=True,
+        )
+
+    def _answer(
+        self,
+        response: urllib3.BaseHTTPResponse,
+        *,
+        limit: int,
+        into: bytearray | None = None,
+    ) -> bytearray:
+        """Return the body of a success; raise what any other answer means."""
+        if 200 <= response.status < 300:
+            return self._read(response, limit=limit, into=into)
+        raise self._refusal(response)
+
+    def _refusal(self, response: urllib3.BaseHTTPResponse) -> Exception:
+        status = response.status
+        if 300 <= status < 400:
+            return TransportError(
+                f"the server redirects (HTTP {status}), which is never followed; configure the URL "
+                "that it should be",
+                status=status,
+                code="redirect",
+            )
+        # What cannot be read as a problem is an answer all the same: the status says enough.
+        try:
+            problem = decode_json(
+                Problem,
+                bytes(self._read(response, limit=_PROBLEM_LIMIT)),
+                what="problem",
+                limit=_PROBLEM_LIMIT,
+            )
+        except (DecodeError, TransportError, FailedAttemptError, HTTPError, OSError):
+            problem = None
+        busy = status in (429, 503)
+        error = TransportError(
+            f"the server refused with HTTP {status}"
+            + (f" ({problem.code}): {problem.message[:300]}" if problem else ""),
+            status=status,
+            code=problem.code if problem else None,
+            retryable=busy or status in (408, 500, 502, 504),
+            retry_after=parse_retry_after(response.headers.get("Retry-After"), now=self._clock()),
+        )
+        return FailedAttemptError(error, unprocessed=busy)
+
+    def _read(
+        self,
+        response: urllib3.BaseHTTPResponse,
+        *,
+        limit: int,
+        into: bytearray | None = None,
+    ) -> bytearray:
+        content = bytearray() if into is None else into
+        announced = response.headers.get("Content-Length", "")
+        if announced.isascii() and announced.isdecimal() and len(content) + int(announced) > limit:
+            raise _too_large(limit)
+        deadline = time.monotonic() + self._timeouts.answer
+        while True:
+            try:
+                # One arrival at a time, so that a server which drips is noticed.
+                chunk = response.read1(_CHUNK)
+            except (HTTPError, OSError) as error:
+                raise FailedAttemptError(self._unreachable(error)) from None
+            if not chunk:
+                return content
+            if len(content) + len(chunk) > limit:
+                raise _too_large(limit)
+            content += chunk
+            if time.monotonic() > deadline:
+                raise TransportError(
+                    f"the answer took longer than {self._timeouts.answer:g} s", code="too_slow"
+                )
+
+
+def _open_pool(
+    url: str,
+    *,
+    timeouts: Timeouts,
+    connections: int,
+    ca_certs: str | None,
+    allow_plain_http: bool,
+) -> tuple[str, urllib3.HTTPConnectionPool]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not a URL such as https://fl.example.com")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("the server's URL takes no user name, query or fragment")
+    prefix = parts.path.rstrip("/")
+    timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
+    if parts.scheme == "https":
+        return prefix, MeteredSecurePool(
+            parts.hostname,
+            parts.port or 443,
+            timeout=timeout,
+            maxsize=connections,
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=ca_certs,
+        )
+    if parts.hostname not in _LOOPBACK and not allow_plain_http:
+        raise ValueError(
+            f"{url!r} is plain http to another machine, where anybody on the way can read device "
+            "tokens: use https, or say allow_plain_http=True on a network that you trust"
+        )
+    return prefix, MeteredPool(
+        parts.hostname, parts.port or 80, timeout=timeout, maxsize=connections
+    )
+
+
+def _continues(response: urllib3.BaseHTTPResponse, start: int) -> bool:
+    match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    return response.status == 206 and match is not None and int(match[1]) == start
+
+
+def _too_large(limit: int) -> TransportError:
+    return TransportError(f"the answer is larger than the {limit} bytes allowed", code="too_large")
+
+
+def _decode(kind: type[T], body: bytes, *, what: str, limit: int = MESSAGE_LIMIT) -> T:
+    try:
+        return decode_json(kind, body, what=what, limit=limit)
+    except DecodeError as error:
+        raise TransportError(
+            f"the server's answer is unusable: {error}", code="bad_answer"
+        ) from None
+
+
+def _bearer(token: str) -> str:
+    if not (0 < len(token) <= 512 and token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError(
+            "a token or enrolment key is 1 to 512 printable ASCII characters, no spaces"
+        )
+    return f"Bearer {token}"

@@ -1,0 +1,85 @@
+"""What a device asks of whatever carries its messages, and the count of what that cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pocketfl.protocol import (
+    Assignment,
+    CheckIn,
+    Enrolment,
+    EnrolmentRequest,
+    FeaturePage,
+    Notices,
+    ReportReceipt,
+    RetryWindow,
+)
+from pocketfl.reports import SealedReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Bytes and requests so far.
+
+    Attributes
+    ----------
+    bytes_up, bytes_down : int
+        Sent and received; each transport says which bytes it counts.
+    requests : int
+        Requests, repeated ones included.
+    """
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    requests: int = 0
+
+    def __sub__(self, earlier: Traffic) -> Traffic:
+        return Traffic(
+            bytes_up=self.bytes_up - earlier.bytes_up,
+            bytes_down=self.bytes_down - earlier.bytes_down,
+            requests=self.requests - earlier.requests,
+        )
+
+
+class Transport(Protocol):
+    """One device's line to the back end. Every method raises ``TransportError`` when it fails.
+
+    Nothing that goes through here is a device's own data but a :class:`~pocketfl.reports.SealedReport`,
+    and nothing that comes back is trusted: content is checked against its hash by the transport, plans
+    against their signature and everything against the plan by the device.
+    """
+
+    def enrol(self, enrolment_key: str, request: EnrolmentRequest) -> Enrolment:
+        """Exchange the app's enrolment key for a device token; once per install."""
+
+    def notices(self) -> Notices:
+        """Return the open rounds, the same for everybody."""
+
+    def check_in(
+        self,
+        token: str,
+        task: str,
+        round: int,  # noqa: A002
+        request: CheckIn,
+    ) -> Assignment | RetryWindow:
+        """Ask for a place in a round after the coin came up heads."""
+
+    def plan(self, sha256: str) -> bytes:
+        """Return a plan's archive with this hash."""
+
+    def parameters(self, sha256: str) -> bytes:
+        """Return flat little-endian float32 parameters with this hash."""
+
+    def upload(self, lease: str, report: SealedReport) -> ReportReceipt:
+        """Hand over a report under its lease; doing it again changes nothing."""
+
+    def features(self, token: str, table: str, cursor: str | None) -> FeaturePage:
+        """Return the user's own server-side features after a cursor."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone over this transport since it was made."""
+
+    def close(self) -> None:
+        """Give back connections."""
