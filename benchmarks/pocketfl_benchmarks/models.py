@@ -25,9 +25,7 @@ class Mlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)
-        )
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits of ten classes."""
@@ -93,9 +91,7 @@ class ClickModel(nn.Module):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.tables = nn.ModuleList([nn.Embedding(n, width) for n in self.VOCABULARIES])
-        self.bottom = nn.Sequential(
-            nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, width), nn.ReLU()
-        )
+        self.bottom = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, width), nn.ReLU())
         pairs = (len(self.VOCABULARIES) + 1) ** 2
         self.top = nn.Sequential(nn.Linear(width + pairs, 32), nn.ReLU(), nn.Linear(32, 1))
 

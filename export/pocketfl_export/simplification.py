@@ -96,11 +96,16 @@ def simplify(graph_module: fx.GraphModule) -> fx.GraphModule:
     Stack traces and module names in a graph's metadata hold paths of the modeller's machine.
     """
     graph = graph_module.graph
-    graph.eliminate_dead_code(is_impure_node=_is_placeholder)
+    _remove_dead_code(graph)
     remove_no_ops(graph)
+    fold_constants(graph_module)
     fold_filled_tensors(graph)
     remove_neutral_operations(graph)
-    graph.eliminate_dead_code(is_impure_node=_is_placeholder)
+    for _ in range(2):  # Each of these makes work for the others.
+        merge_moves(graph)
+        share_common_nodes(graph)
+    remove_expansions(graph)
+    _remove_dead_code(graph)
     for node in graph.nodes:
         node.meta = {
             key: value for key, value in node.meta.items() if key in ("val", "tensor_meta")
@@ -110,15 +115,24 @@ def simplify(graph_module: fx.GraphModule) -> fx.GraphModule:
     return graph_module
 
 
+def _remove_dead_code(graph: fx.Graph) -> None:
+    graph.eliminate_dead_code(is_impure_node=_is_placeholder)
+
+
 def _is_placeholder(node: fx.Node) -> bool:
     return node.op in ("placeholder", "output")
 
 
 def remove_no_ops(graph: fx.Graph) -> None:
-    """Take out copies, and views and casts to what a tensor is already."""
+    """Take out copies, and views and casts to what a tensor is already.
+
+    A view of what was a copy may now be one of a permuted tensor, which only ``reshape`` accepts.
+    """
     for node in list(graph.nodes):
         if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
             continue
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
         source = node.args[0]
         if node.target in _NO_OPS or _keeps_everything(node, source):
             node.replace_all_uses_with(source)
@@ -236,3 +250,138 @@ def remove_neutral_operations(graph: fx.Graph) -> None:
                 node.replace_all_uses_with(kept)
                 graph.erase_node(node)
                 break
+
+
+def fold_constants(graph_module: fx.GraphModule) -> None:
+    """Compute what depends on no input, where the result is small.
+
+    Tensors filled with one number stay what they are: a fill is shorter than its result.
+    """
+    graph = graph_module.graph
+    known: dict[fx.Node, torch.Tensor] = {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            value = getattr(graph_module, str(node.target), None)
+            if isinstance(value, torch.Tensor):
+                known[node] = value.detach()
+            continue
+        if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
+            continue
+        if node.target in _FILLS or node.meta["val"].numel() > FOLDING_LIMIT:
+            continue
+        if not all(source in known for source in node.all_input_nodes):
+            continue
+        if filled_with(node) is not None:
+            continue
+        arguments, keywords = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+        result = node.target(*arguments, **keywords)
+        name = _attribute_name(graph_module)
+        graph_module.register_buffer(name, result.detach().clone().contiguous())
+        with graph.inserting_before(node):
+            constant = graph.get_attr(name)
+        constant.meta["val"] = node.meta["val"]
+        known[constant] = result
+        node.replace_all_uses_with(constant)
+        graph.erase_node(node)
+
+
+FOLDING_LIMIT: Final = 65_536
+"""Most elements of a tensor that :func:`fold_constants` computes."""
+
+
+def _attribute_name(graph_module: fx.GraphModule) -> str:
+    number = 0
+    while hasattr(graph_module, f"_folded_{number}"):
+        number += 1
+    return f"_folded_{number}"
+
+
+def merge_moves(graph: fx.Graph) -> None:
+    """Join permutations and views that follow each other into one, or into none."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not node.args:
+            continue
+        if node.target is aten.t.default:
+            node.target, node.args = aten.permute.default, (node.args[0], [1, 0])
+        source = node.args[0]
+        if not isinstance(source, fx.Node) or source.op != "call_function":
+            continue
+        if node.target is aten.permute.default and source.target is aten.permute.default:
+            dims = node.meta["val"].dim()
+            inner = [int(d) % dims for d in source.args[1]]  # type: ignore[union-attr, arg-type]
+            order = [inner[int(d) % dims] for d in node.args[1]]  # type: ignore[union-attr, arg-type]
+            if order == list(range(dims)):
+                node.replace_all_uses_with(source.args[0])  # type: ignore[arg-type]
+                graph.erase_node(node)
+            else:
+                node.args = (source.args[0], order)
+        elif node.target in _VIEWS and source.target in _VIEWS:
+            origin = source.args[0]
+            shape = list(node.meta["val"].shape)
+            if isinstance(origin, fx.Node) and list(origin.meta["val"].shape) == shape:
+                node.replace_all_uses_with(origin)
+                graph.erase_node(node)
+            else:
+                node.target, node.args, node.kwargs = aten.reshape.default, (origin, shape), {}
+
+
+_VIEWS: Final = frozenset(
+    {
+        aten.view.default,
+        aten._unsafe_view.default,
+        aten.reshape.default,
+        aten.unsqueeze.default,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+    }
+)
+"""Operators that keep the order of the elements and change the shape alone: one replaces any chain."""
+
+
+def share_common_nodes(graph: fx.Graph) -> None:
+    """Compute once what is computed twice from the same operands."""
+    seen: dict[object, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            key: object = ("get_attr", node.target)
+        elif node.op == "call_function":
+            key = (node.target, _hashable(node.args), _hashable(node.kwargs))
+        else:
+            continue
+        first = seen.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+
+
+def _hashable(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return tuple(_hashable(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((key, _hashable(item)) for key, item in sorted(value.items()))
+    # 1, 1.0 and True are equal in Python and differ in a graph.
+    return value if isinstance(value, fx.Node) else (type(value), value)
+
+
+def remove_expansions(graph: fx.Graph) -> None:
+    """Let element-wise operators broadcast by themselves instead of expanding their operands first."""
+    for node in graph.nodes:
+        if node.op != "call_function" or node.target not in _ELEMENTWISE:
+            continue
+        arguments = list(node.args)
+        for index, argument in enumerate(arguments):
+            if not isinstance(argument, fx.Node) or argument.target is not aten.expand.default:
+                continue
+            source = argument.args[0]
+            if not isinstance(source, fx.Node):
+                continue
+            others = [
+                tuple(a.meta["val"].shape)
+                for i, a in enumerate(arguments)
+                if i != index and isinstance(a, fx.Node)
+            ]
+            shape = torch.broadcast_shapes(tuple(source.meta["val"].shape), *others)
+            if shape == node.meta["val"].shape:
+                arguments[index] = source
+        node.args = tuple(arguments)

@@ -1,0 +1,115 @@
+"""Reading and adding at positions that are data."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from pocketfl_export.onnx.registry import Call, Untranslatable, translates
+
+aten = torch.ops.aten
+
+
+@translates(aten.embedding.default)
+def embedding(call: Call) -> str:
+    """Rows of a table."""
+    return call.add("Gather", call.input("weight"), call.input("indices"), axis=0)
+
+
+@translates(aten.index_select.default)
+def index_select(call: Call) -> str:
+    """Positions along one axis."""
+    axis = call.axis("dim", len(call.shape_of("self")))
+    return call.add("Gather", call.input("self"), call.input("index"), axis=axis)
+
+
+@translates(aten.gather.default)
+def gather(call: Call) -> str:
+    """One element per index along one axis."""
+    axis = call.axis("dim", len(call.shape_of("self")))
+    return call.add("GatherElements", call.input("self"), call.input("index"), axis=axis)
+
+
+@translates(aten.scatter_add.default)
+def scatter_add(call: Call) -> str:
+    """Add at positions along one axis; whole rows at once where the index is the same along a row."""
+    axis = call.axis("dim", len(call.shape))
+    rows = _row_index(call) if axis == 0 else None
+    if rows is not None:
+        index = call.reshape(call.value(rows), [int(rows.meta["val"].shape[0]), 1])
+        return call.add("ScatterND", call.input("self"), index, call.input("src"), reduction="add")
+    return call.add(
+        "ScatterElements",
+        call.input("self"),
+        call.input("index"),
+        call.input("src"),
+        axis=axis,
+        reduction="add",
+    )
+
+
+def _row_index(call: Call) -> fx.Node | None:
+    """Return the column of indices of which ``index`` is an expansion over whole rows."""
+    index = call.argument("index")
+    if index.target is not aten.expand.default:
+        return None
+    column = index.args[0]
+    wide = [int(n) for n in index.meta["val"].shape]
+    narrow = [int(n) for n in column.meta["val"].shape]
+    if wide[1:] != call.shape[1:] or narrow != [wide[0]] + [1] * (len(wide) - 1):
+        return None
+    found: fx.Node = column
+    return found
+
+
+@translates(aten.scatter.src, aten.scatter.value)
+def scatter(call: Call) -> str:
+    """Write at positions along one axis."""
+    axis = call.axis("dim", len(call.shape))
+    index = call.input("index")
+    if "src" in str(call.node.target):
+        source = call.input("src")
+    else:
+        shape = call.shape_of("index")
+        source = call.builder.filled(shape, call.argument("value"), call.dtype)
+    return call.add("ScatterElements", call.input("self"), index, source, axis=axis)
+
+
+@translates(aten.index.Tensor)
+def index(call: Call) -> str:
+    """Positions from index tensors for the first axes."""
+    indices = call.argument("indices")
+    if len(indices) == 1 and indices[0].meta["val"].dtype == torch.int64:
+        return call.add("Gather", call.input("self"), call.value(indices[0]), axis=0)
+    return call.add("GatherND", call.input("self"), _joined(call, indices))
+
+
+@translates(aten.index_put.default)
+def index_put(call: Call) -> str:
+    """Write or add at positions from index tensors for the first axes."""
+    indices = call.argument("indices")
+    where = _joined(call, indices)
+    shape = torch.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in indices))
+    wanted = [*shape, *call.shape[len(indices) :]]
+    values = call.input("values", call.dtype)
+    if call.shape_of("values") != wanted:
+        values = call.add("Expand", values, call.builder.integers(wanted))
+    reduction = "add" if call.argument("accumulate") else "none"
+    return call.add("ScatterND", call.input("self"), where, values, reduction=reduction)
+
+
+def _joined(call: Call, indices: list[fx.Node | None]) -> str:
+    """Return the index tensors side by side along a new last axis."""
+    if any(i is None for i in indices):
+        raise Untranslatable("an index that skips an axis; permute the indexed axes to the front")
+    nodes = [i for i in indices if i is not None]
+    if any(i.meta["val"].dtype != torch.int64 for i in nodes):
+        raise Untranslatable("a mask as an index; choose with torch.where instead")
+    shape = list(torch.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in nodes)))
+    columns = []
+    for node in nodes:
+        value = call.value(node)
+        if list(node.meta["val"].shape) != shape:
+            value = call.add("Expand", value, call.builder.integers(shape))
+        columns.append(call.reshape(value, [*shape, 1]))
+    return columns[0] if len(columns) == 1 else call.add("Concat", *columns, axis=len(shape))
