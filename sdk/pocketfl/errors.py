@@ -38,6 +38,10 @@ class FeatureError(PocketFLError):
     """Examples cannot be turned into the tensors that the plan asks for."""
 
 
+class TrainingError(PocketFLError):
+    """Local training has nothing to train on, or ended without usable parameters."""
+
+
 class ReportError(PocketFLError):
     """An update cannot become a report (not finite, wrong length, above its bound)."""
 

@@ -1,0 +1,90 @@
+"""From the store to arrays: what a round trains on, and what a prediction needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfl.features.pipeline import FeaturePipeline
+from pocketfl.store.examples import ExampleStore
+
+
+def load_arrays(
+    store: ExampleStore, pipeline: FeaturePipeline, *, limit: int, seed: int
+) -> dict[str, NDArray[np.generic]]:
+    """Select examples and make the model's inputs and ``target`` of them.
+
+    Parameters
+    ----------
+    store : ExampleStore
+        Holds the plan's collection, and its server table if it joins one.
+    pipeline : FeaturePipeline
+        The plan's features.
+    limit : int
+        Most examples to take.
+    seed : int
+        Decides which, when there are more.
+
+    Returns
+    -------
+    dict of str to ndarray
+        All with the same number of rows, which may be 0: see :meth:`FeaturePipeline.arrays`.
+
+    Raises
+    ------
+    StoreError
+        If the collection does not exist.
+    FeatureError
+        If it does not hold what the plan reads.
+    """
+    spec = pipeline.spec
+    pipeline.check(store.collection(spec.collection))
+    examples = store.select(spec.collection, limit=limit, seed=seed)
+    table = spec.server_table
+    if table is None:
+        return pipeline.arrays(examples)
+    keys = pipeline.keys(examples.columns[table.key_field])
+    return pipeline.arrays(examples, store.server_features(table.name, keys=keys))
+
+
+def load_inputs(
+    store: ExampleStore,
+    pipeline: FeaturePipeline,
+    examples: Sequence[Mapping[str, object]],
+    *,
+    times: Sequence[float],
+) -> dict[str, NDArray[np.generic]]:
+    """Make the model's inputs of examples that are not in the store.
+
+    Parameters
+    ----------
+    store : ExampleStore
+        Holds the server table, if the plan joins one.
+    pipeline : FeaturePipeline
+        The plan's features.
+    examples : sequence of mapping
+        As the app wrote them; no label needed.
+    times : sequence of float
+        Unix time of each in seconds, for the join.
+
+    Returns
+    -------
+    dict of str to ndarray
+        One row per example.
+
+    Raises
+    ------
+    FeatureError
+        Naming field and row.
+    """
+    table = pipeline.spec.server_table
+    if table is None:
+        return pipeline.inputs(examples)
+    values = [
+        example.get(table.key_field) if isinstance(example, Mapping) else None
+        for example in examples
+    ]
+    features = store.server_features(table.name, keys=pipeline.keys(values))
+    return pipeline.inputs(examples, pipeline.join(values, times, features))

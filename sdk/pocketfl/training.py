@@ -1,0 +1,504 @@
+"""Training on the device: the loop over batches, and personalisation without any server."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfl.errors import StoreError, TrainingError
+from pocketfl.features.loading import load_arrays, load_inputs
+from pocketfl.features.pipeline import FeaturePipeline
+from pocketfl.plan.archive import Plan
+from pocketfl.plan.manifest import TrainingSpec
+from pocketfl.runtimes import open_runtime
+from pocketfl.runtimes.interface import FloatVector, Runtime
+from pocketfl.store.examples import ExampleStore
+from pocketfl.store.selection import permutation
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+_MAGIC: Final = b"PFL personal 1\n"
+# One seed serves several choices; each has its own stream.
+_SHUFFLE, _HOLD_OUT = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalResult:
+    """What local training did.
+
+    Attributes
+    ----------
+    steps : int
+        Batches trained.
+    examples : int
+        Different examples that at least one step used.
+    mean_loss : float
+        Mean over all examples of all steps, each before its step; NaN without a step.
+    step_seconds : float
+        Wall time inside the runtime's training steps alone, in seconds.
+    losses : tuple of float
+        Loss of each batch before its step.
+    completed : bool
+        False when ``should_stop`` ended it early.
+    """
+
+    steps: int
+    examples: int
+    mean_loss: float
+    step_seconds: float
+    losses: tuple[float, ...]
+    completed: bool
+
+
+def train_locally(
+    runtime: Runtime,
+    arrays: Arrays,
+    spec: TrainingSpec,
+    *,
+    batch_size: int,
+    seed: int,
+    should_stop: Callable[[], bool] | None = None,
+) -> LocalResult:
+    """Train a runtime's parameters on some examples.
+
+    Every epoch has an order of its own that depends on the seed alone; its last batch may be short.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        Starts from its current parameters and keeps the new ones.
+    arrays : mapping of str to ndarray
+        Inputs and ``target``, all with the same number of rows.
+    spec : TrainingSpec
+        Epochs, learning rate and gradient bound.
+    batch_size : int
+        Rows of a batch, at most the plan's.
+    seed : int
+        Not negative.
+    should_stop : callable, optional
+        Asked before every batch; training ends there once it says True.
+
+    Returns
+    -------
+    LocalResult
+        Counts, losses and time.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or arrays differ in their number.
+    """
+    rows = _count_rows(arrays)
+    if rows == 0:
+        raise ValueError("there are no examples to train on")
+    losses: list[float] = []
+    total = 0.0
+    used = 0
+    seconds = 0.0
+    for epoch in range(spec.epochs):
+        order = permutation(rows, seed=(seed, _SHUFFLE, epoch))
+        shuffled = {name: array[order] for name, array in arrays.items()}
+        for start in range(0, rows, batch_size):
+            if should_stop is not None and should_stop():
+                return _result(losses, total, used, rows, seconds, completed=False)
+            batch = {name: array[start : start + batch_size] for name, array in shuffled.items()}
+            began = time.perf_counter()
+            step = runtime.train_step(
+                batch, learning_rate=spec.learning_rate, clip_norm=spec.max_gradient_norm
+            )
+            seconds += time.perf_counter() - began
+            size = min(batch_size, rows - start)
+            losses.append(step.loss)
+            total += step.loss * size
+            used += size
+    return _result(losses, total, used, rows, seconds, completed=True)
+
+
+def _result(
+    losses: Sequence[float],
+    total: float,
+    used: int,
+    rows: int,
+    seconds: float,
+    *,
+    completed: bool,
+) -> LocalResult:
+    return LocalResult(
+        steps=len(losses),
+        examples=min(used, rows),
+        mean_loss=total / used if used else math.nan,
+        step_seconds=seconds,
+        losses=tuple(losses),
+        completed=completed,
+    )
+
+
+def _count_rows(arrays: Arrays) -> int:
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"the arrays differ in their number of rows: {counts}")
+    return next(iter(counts.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What :meth:`LocalTrainer.train` did.
+
+    Attributes
+    ----------
+    training : LocalResult
+        Steps, losses and time.
+    holdout_examples : int
+        Examples set aside.
+    holdout_loss_before, holdout_loss_after : float or None
+        Mean loss on them before and after training; None when none were set aside.
+    """
+
+    training: LocalResult
+    holdout_examples: int = 0
+    holdout_loss_before: float | None = None
+    holdout_loss_after: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalEvaluation:
+    """What :meth:`LocalTrainer.evaluate` found.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over the examples.
+    examples : int
+        How many there were.
+    outputs : dict of str to ndarray
+        The model's outputs by name, one row per example.
+    target : ndarray
+        What they should have been, in the same order.
+    """
+
+    loss: float
+    examples: int
+    outputs: dict[str, NDArray[np.generic]]
+    target: NDArray[np.generic]
+
+
+class LocalTrainer:
+    """Trains a plan's model on this device's own examples; nothing leaves the device.
+
+    Parameters
+    ----------
+    plan : Plan
+        A verified plan: its model, features and training settings are used.
+    store : ExampleStore
+        Holds the plan's collection.
+    runtime : {"onnxruntime", "executorch"}
+        Which mobile runtime to use.
+    parameters : ndarray of float32, shape (P,), optional
+        Where to start, such as the latest global model; the plan's initial ones by default.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If the runtime is not installed, or the plan has no parts for it.
+    FeatureError
+        If the plan's features do not make what its model takes.
+    ValueError
+        If the parameters have the wrong length or are not finite.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: ExampleStore,
+        *,
+        runtime: str = "onnxruntime",
+        parameters: FloatVector | None = None,
+    ) -> None:
+        self.plan: Final = plan
+        self._store = store
+        self._pipeline = FeaturePipeline(plan.manifest.features, model=plan.manifest.model)
+        self._runtime = open_runtime(plan, runtime)
+        if parameters is not None:
+            try:
+                self._runtime.set_parameters(parameters)
+            except ValueError:
+                self._runtime.close()
+                raise
+
+    @property
+    def parameters(self) -> FloatVector:
+        """The current parameters, shape (P,), as a copy; assigning replaces them."""
+        return self._runtime.parameters()
+
+    @parameters.setter
+    def parameters(self, vector: FloatVector) -> None:
+        self._runtime.set_parameters(vector)
+
+    def train(
+        self,
+        *,
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        max_examples: int | None = None,
+        holdout: float = 0.0,
+        seed: int = 0,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> TrainingResult:
+        """Train on the store's examples.
+
+        Parameters
+        ----------
+        epochs, learning_rate, max_examples : optional
+            In place of the plan's.
+        holdout : float
+            Fraction of the examples to set aside, to measure the loss before and after; below 1.
+        seed : int
+            Decides which examples are taken, which are set aside, and the order of the others.
+        should_stop : callable, optional
+            Asked before every batch.
+
+        Returns
+        -------
+        TrainingResult
+            Counts, losses and time.
+
+        Raises
+        ------
+        StoreError
+            If the collection does not exist.
+        FeatureError
+            If it does not hold what the plan reads.
+        TrainingError
+            If there is nothing to train on, or training diverged; the parameters are then as before.
+        ValueError
+            If a setting is out of its bounds.
+        """
+        if not 0 <= holdout < 1:
+            raise ValueError(f"holdout must be at least 0 and below 1, not {holdout}")
+        changes = {
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "max_examples": max_examples,
+        }
+        spec = dataclasses.replace(
+            self.plan.manifest.training,
+            **{name: value for name, value in changes.items() if value is not None},  # type: ignore[arg-type]
+        )
+        arrays = self._load(limit=spec.max_examples, seed=seed)
+        arrays, held_out = _split(arrays, holdout=holdout, seed=seed)
+        before = self._runtime.parameters()
+        loss_before = self._mean_loss(held_out)
+        result = train_locally(
+            self._runtime,
+            arrays,
+            spec,
+            batch_size=self.plan.manifest.model.batch_size,
+            seed=seed,
+            should_stop=should_stop,
+        )
+        if not np.isfinite(self._runtime.parameters()).all():
+            self._runtime.set_parameters(before)
+            raise TrainingError(
+                f"training diverged after {result.steps} steps at learning rate "
+                f"{spec.learning_rate:g}; the parameters are as before: try a smaller one"
+            )
+        return TrainingResult(
+            training=result,
+            holdout_examples=_count_rows(held_out) if held_out else 0,
+            holdout_loss_before=loss_before,
+            holdout_loss_after=self._mean_loss(held_out),
+        )
+
+    def evaluate(self, *, max_examples: int | None = None, seed: int = 0) -> LocalEvaluation:
+        """Measure the current parameters on the store's examples.
+
+        Parameters
+        ----------
+        max_examples : int, optional
+            Most examples to use; all by default.
+        seed : int
+            Decides which, when there are more.
+
+        Returns
+        -------
+        LocalEvaluation
+            Mean loss, and outputs with targets for any other measure.
+
+        Raises
+        ------
+        StoreError
+            If the collection does not exist.
+        FeatureError
+            If it does not hold what the plan reads.
+        TrainingError
+            If it has no usable example.
+        """
+        if max_examples is None:
+            max_examples = self._store.count(self.plan.manifest.features.collection)
+        return self._evaluate(self._load(limit=max_examples, seed=seed))
+
+    def predict(
+        self,
+        examples: Mapping[str, object] | Sequence[Mapping[str, object]],
+        *,
+        times: Sequence[float] | None = None,
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run the model with the current parameters.
+
+        Parameters
+        ----------
+        examples : mapping, or sequence of mapping
+            One or more examples as the app writes them, without the label.
+        times : sequence of float, optional
+            Unix time of each in seconds, for the join with server-side features; now by default.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Outputs by name, one row per example; for a single mapping the row itself.
+
+        Raises
+        ------
+        FeatureError
+            Naming field and row.
+        """
+        rows = [examples] if isinstance(examples, Mapping) else list(examples)
+        if times is None:
+            times = [time.time()] * len(rows)
+        if len(times) != len(rows):
+            raise ValueError(f"{len(rows)} examples, but {len(times)} times")
+        inputs = load_inputs(self._store, self._pipeline, rows, times=times)
+        outputs = self._runtime.predict(inputs)
+        if isinstance(examples, Mapping):
+            return {name: values[0] for name, values in outputs.items()}
+        return outputs
+
+    def save(self) -> None:
+        """Keep the current parameters in the store, for this plan alone."""
+        vector = self._runtime.parameters().astype("<f4", copy=False).tobytes()
+        digest = bytes.fromhex(self.plan.sha256)
+        self._store.database.write_state(
+            self._state_name, _MAGIC + digest + sha256(digest + vector).digest() + vector
+        )
+
+    def restore(self) -> bool:
+        """Go on from the parameters that :meth:`save` kept.
+
+        Returns
+        -------
+        bool
+            False when none were kept for exactly this plan; the parameters stay as they are.
+
+        Raises
+        ------
+        StoreError
+            If what was kept is damaged.
+        """
+        value = self._store.database.read_state(self._state_name)
+        if value is None:
+            return False
+        damaged = StoreError(
+            f"the personal parameters of plan {self.plan.manifest.name!r} are damaged: train again "
+            "and save() to replace them"
+        )
+        start = len(_MAGIC)
+        if not value.startswith(_MAGIC) or len(value) < start + 64:
+            raise damaged
+        digest, check, vector = (
+            value[start : start + 32],
+            value[start + 32 : start + 64],
+            value[start + 64 :],
+        )
+        if sha256(digest + vector).digest() != check:
+            raise damaged
+        if digest.hex() != self.plan.sha256:
+            # Another version of the plan: its parameters may mean something else.
+            return False
+        try:
+            self._runtime.set_parameters(np.frombuffer(vector, "<f4").astype(np.float32))
+        except ValueError as error:
+            raise damaged from error
+        return True
+
+    def close(self) -> None:
+        """Free the runtime; the store stays open."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _state_name(self) -> str:
+        return f"personal_parameters/{self.plan.manifest.name}"
+
+    def _load(self, *, limit: int, seed: int) -> dict[str, NDArray[np.generic]]:
+        arrays = load_arrays(self._store, self._pipeline, limit=limit, seed=seed)
+        if _count_rows(arrays) == 0:
+            features = self.plan.manifest.features
+            count = self._store.count(features.collection)
+            needed = f"the label {features.label.field!r}"
+            if features.server_table is not None and features.server_table.required:
+                needed += f" and a row of server table {features.server_table.name!r}"
+            raise TrainingError(
+                f"collection {features.collection!r} is empty: append() examples first"
+                if count == 0
+                else f"none of the {min(count, limit)} examples taken of collection "
+                f"{features.collection!r} has {needed}"
+            )
+        return arrays
+
+    def _evaluate(self, arrays: Arrays) -> LocalEvaluation:
+        rows = _count_rows(arrays)
+        size = self.plan.manifest.model.batch_size
+        total = 0.0
+        parts: list[dict[str, NDArray[np.generic]]] = []
+        for start in range(0, rows, size):
+            batch = {name: array[start : start + size] for name, array in arrays.items()}
+            result = self._runtime.evaluate(batch)
+            total += result.loss * len(batch["target"])
+            parts.append(result.outputs)
+        return LocalEvaluation(
+            loss=total / rows,
+            examples=rows,
+            outputs={name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+            target=arrays["target"],
+        )
+
+    def _mean_loss(self, arrays: Arrays) -> float | None:
+        return self._evaluate(arrays).loss if arrays else None
+
+
+def _split(
+    arrays: dict[str, NDArray[Any]], *, holdout: float, seed: int
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return arrays to train on, and arrays set aside (empty when none are)."""
+    if holdout == 0:
+        return arrays, {}
+    rows = _count_rows(arrays)
+    if rows < 2:
+        raise TrainingError("one example cannot be split into training and holdout: use holdout=0")
+    aside = min(max(1, round(rows * holdout)), rows - 1)
+    order = permutation(rows, seed=(seed, _HOLD_OUT))
+    # Rising, so that the order of the store is kept on both sides.
+    held, kept = np.sort(order[:aside]), np.sort(order[aside:])
+    return (
+        {name: array[kept] for name, array in arrays.items()},
+        {name: array[held] for name, array in arrays.items()},
+    )
