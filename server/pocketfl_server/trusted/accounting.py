@@ -13,7 +13,7 @@ arXiv 1908.10530, section 3.3), and for a shift by whole numbers those moments o
 are exactly ``exp(k (k - 1) |shift|^2 / (2 sigma^2))``, as for the continuous one (Canonne, Kamath and
 Steinke 2020, arXiv 2004.00010, proposition 5); the reflection that swaps the two distributions, which
 makes one direction the worse one, maps whole numbers to whole numbers. Hence integer orders only where
-something is sampled; the unsampled bound ``a |shift|^2 / (2 sigma^2)`` of that proposition holds at every
+something is sampled; without sampling that proposition gives ``a |shift|^2 / (2 sigma^2)`` at every
 order.
 """
 
@@ -67,6 +67,10 @@ def cap_tail(manifest: Manifest) -> float:
 
     With ``max_rounds`` tosses of probability ``sampling_probability``: the upper tail of a binomial
     beyond ``max_participations``. 0 where nothing is sampled, because then nothing rests on the coin.
+
+    Charging it is caution. A coin is independent of all earlier rounds, so given what was released
+    before, the cap can only lower the probability of taking part, and the divergence of the sampled
+    Gaussian grows with that probability.
     """
     spec = manifest.aggregation
     if spec.sampling_probability == 1.0:
@@ -204,6 +208,9 @@ def _epsilon(q: float, sigma: float, count: int, delta: float) -> float:
         return 0.0
     composed = [count * value for value in _curve(q, sigma)]
     epsilon, _ = rdp.compute_epsilon(_orders(q), composed, delta)
+    if q < 1.0:
+        # Sampling never costs; whole orders alone can hide that where epsilon is large.
+        return min(float(epsilon), _epsilon(1.0, sigma, count, delta))
     return float(epsilon)
 
 
