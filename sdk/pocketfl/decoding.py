@@ -44,7 +44,7 @@ def parse_json(data: bytes, *, what: str, limit: int) -> Any:
     ------
     DecodeError
         If it is too long, not UTF-8 or JSON, nested deeper than :data:`MAX_DEPTH`, or has duplicate
-        keys or numbers that are not finite.
+        keys, numbers that are not finite, or text that is not Unicode.
     """
     if len(data) > limit:
         raise DecodeError(f"{what}: {len(data)} bytes, more than the {limit} allowed")
@@ -64,21 +64,32 @@ def parse_json(data: bytes, *, what: str, limit: int) -> Any:
         )
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
         raise DecodeError(f"{what}: not valid JSON ({error})") from None
-    _check_depth(value, what=what, depth=0)
+    _check_value(value, what=what, depth=0)
     return value
 
 
-def _check_depth(value: Any, *, what: str, depth: int) -> None:
+def _check_value(value: Any, *, what: str, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise DecodeError(f"{what}: nested deeper than {MAX_DEPTH}")
     if isinstance(value, dict):
-        for item in value.values():
-            _check_depth(item, what=what, depth=depth + 1)
+        for key, item in value.items():
+            _check_text(key, what=what)
+            _check_value(item, what=what, depth=depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check_depth(item, what=what, depth=depth + 1)
+            _check_value(item, what=what, depth=depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
         raise DecodeError(f"{what}: a number is too large")
+    elif isinstance(value, str):
+        _check_text(value, what=what)
+
+
+def _check_text(value: str, *, what: str) -> None:
+    # JSON can escape half a surrogate pair; such a text cannot be written to a file or database.
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DecodeError(f"{what}: a text has half of a surrogate pair") from None
 
 
 def decode(kind: type[T], value: Any, *, what: str) -> T:
@@ -180,9 +191,17 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
             return float(value)
         except OverflowError:
             _fail(path, "a number", value)
-    if kind in (str, int, bool) and type(value) is kind:
+    if kind in (str, bool) and type(value) is kind:
         return value
-    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+    # Wider ones fit no database and no tensor.
+    if kind is int and type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    names = {
+        str: "a string",
+        int: "a whole number of 64 bits",
+        float: "a number",
+        bool: "true or false",
+    }
     if kind not in names:
         raise TypeError(f"{path}: records cannot hold {kind!r}")
     _fail(path, names[kind], value)
@@ -205,6 +224,9 @@ def _convert_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     failures = []
     for kind in kinds:
         if kind is type(None) or dataclasses.is_dataclass(kind):
+            continue
+        if kind is float and int in kinds and type(value) is int:
+            # Where both are allowed, a whole number is never turned into a float.
             continue
         try:
             return _convert(kind, value, path)
