@@ -37,6 +37,7 @@ from pocketfl_server.trusted.ledger import (
     Charge,
     LeaseTakenError,
     Ledger,
+    RoundFullError,
     StoredReport,
     TaskRecord,
 )
@@ -188,6 +189,8 @@ class Aggregator:
         state = self._task(task)
         _check_numbers(round, model_version)
         size = sealed_size(state.manifest.model.parameter_count)
+        # The signed plan says how many devices there are; with room for leases that were given again.
+        capacity = 2 * state.manifest.aggregation.population
         for batch in batches(entries):
             rows = []
             for entry in batch:
@@ -196,13 +199,23 @@ class Aggregator:
                 rows.append((entry.lease, sha256(entry.sealed).digest(), kept))
             with state.lock:
                 self._check_open(task, round, model_version)
-                self._check_room(state, round, len(rows))
                 try:
-                    self._ledger.add_reports(task, round, model_version=model_version, reports=rows)
+                    self._ledger.add_reports(
+                        task,
+                        round,
+                        model_version=model_version,
+                        reports=rows,
+                        capacity=capacity,
+                    )
                 except LeaseTakenError as error:
                     raise Conflict(
                         f"task {task!r}, round {round}: {error}; the first is kept",
                         code="other_report_for_lease",
+                    ) from None
+                except RoundFullError as error:
+                    raise Conflict(
+                        f"task {task!r}, round {round}: {error}, which is twice the plan's population",
+                        code="round_full",
                     ) from None
 
     def release(self, task: str, round: int, model_version: int) -> Release:
@@ -297,17 +310,6 @@ class Aggregator:
             )
         if record is not None and record.model_version != model_version:
             raise _other_version(task, round, record.model_version, model_version)
-
-    def _check_room(self, state: _Task, round: int, more: int) -> None:
-        # The signed plan says how many devices there are; more reports than that cannot be honest.
-        population = state.manifest.aggregation.population
-        held = self._ledger.report_count(state.name, round)
-        if held + more > 2 * population:
-            raise Conflict(
-                f"task {state.name!r}, round {round}: {held} reports are held, and {more} more would "
-                f"be over twice the plan's population of {population}",
-                code="round_full",
-            )
 
     def _check_budget(self, state: _Task, releases: int) -> PrivacyStatement:
         """Return what so many releases spend, if the plan affords them."""

@@ -83,6 +83,10 @@ class LeaseTakenError(PocketFLError):
     """Other bytes are on record for a lease; nothing of the batch was kept."""
 
 
+class RoundFullError(PocketFLError):
+    """The batch would bring a round above its capacity; nothing of it was kept."""
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TaskRecord:
     """A task with its plan and its key pair (raw X25519); never printed."""
@@ -299,6 +303,7 @@ class Ledger:
         *,
         model_version: int,
         reports: Sequence[tuple[str, bytes, bytes | None]],
+        capacity: int,
     ) -> None:
         """Store reports, opening the round if this is its first.
 
@@ -306,9 +311,13 @@ class Ledger:
         ----------
         reports : sequence of (str, bytes, bytes or None)
             Lease, SHA-256 of what arrived, and the sealed bytes (``None`` if refused on arrival).
+        capacity : int
+            Most leases that the round may have.
 
         Raises
         ------
+        RoundFullError
+            If there are more; nothing of the call is kept.
         LeaseTakenError
             If another hash is on record for a lease; nothing of the call is kept.
         """
@@ -333,6 +342,11 @@ class Ledger:
                     raise LeaseTakenError(
                         f"another report is on record for the lease {lease[:8]}..."
                     )
+            (held,) = connection.execute(
+                "SELECT count(*) FROM reports WHERE task = ? AND round = ?", (task, number)
+            ).fetchone()
+            if held > capacity:
+                raise RoundFullError(f"{held} reports, {capacity} at most")
 
     def commit_release(self, task: str, number: int, *, release: bytes, charge: Charge) -> None:
         """Store a release with its charge and delete its reports, all or nothing."""

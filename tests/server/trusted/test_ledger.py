@@ -15,6 +15,7 @@ from pocketfl_server.trusted.ledger import (
     LeaseTakenError,
     Ledger,
     LedgerError,
+    RoundFullError,
     TaskRecord,
 )
 
@@ -25,7 +26,9 @@ RECORD = TaskRecord(task="clicks", plan=b"plan", private_key=b"k" * 32, public_k
 def filled(path, sealed=b"sealed"):
     ledger = Ledger(path)
     ledger.add_task(RECORD, manifest_sha256="m")
-    ledger.add_reports("clicks", 1, model_version=0, reports=[("lease", b"hash", sealed)])
+    ledger.add_reports(
+        "clicks", 1, model_version=0, reports=[("lease", b"hash", sealed)], capacity=9
+    )
     return ledger
 
 
@@ -120,14 +123,17 @@ def test_a_directory_that_is_missing_is_named(tmp_path):
 
 
 def test_the_first_report_of_a_lease_stays(tmp_path):
-    """Other bytes undo the whole call; the same bytes are fine."""
+    """Other bytes or too many leases undo the whole call; the same bytes are fine."""
     with filled(tmp_path / "ledger") as ledger:
         again = [("new", b"new", b"new"), ("lease", b"hash", b"sealed")]
-        ledger.add_reports("clicks", 1, model_version=0, reports=again)
+        ledger.add_reports("clicks", 1, model_version=0, reports=again, capacity=2)
         assert ledger.report_count("clicks", 1) == 2
         other = [("newer", b"newer", b"newer"), ("lease", b"other", b"other")]
         with pytest.raises(LeaseTakenError):
-            ledger.add_reports("clicks", 1, model_version=0, reports=other)
+            ledger.add_reports("clicks", 1, model_version=0, reports=other, capacity=9)
+        more = [("newest", b"newest", b"newest")]
+        with pytest.raises(RoundFullError, match="3 reports, 2 at most"):
+            ledger.add_reports("clicks", 1, model_version=0, reports=more, capacity=2)
         kept = ledger.reports("clicks", 1, after=0, limit=10)
         assert [(r.lease, r.sealed) for r in kept] == [("lease", b"sealed"), ("new", b"new")]
 
