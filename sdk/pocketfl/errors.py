@@ -26,6 +26,10 @@ class PlanUnsupportedError(PlanError):
     """A plan is sound but asks for something that this SDK or runtime does not have."""
 
 
+class PlanRefusedError(PlanError):
+    """A plan is sound but goes beyond what this device's own limits allow."""
+
+
 class RuntimeUnavailableError(PocketFLError):
     """A runtime is not installed on this device, or the plan has no part for it."""
 

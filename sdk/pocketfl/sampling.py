@@ -7,7 +7,9 @@ A server can neither choose who takes part nor have a round tossed again.
 
 The plan's cap on participations counts heads and nothing else, whether or not the round was finished.
 It cannot be reset: heads count for a task across all plans that it ever had, and for a plan across all
-tasks that ever used it, so neither a new version of the plan nor a new name of the task starts afresh.
+tasks that ever used it, so neither a new version of the plan nor a new name of the task starts
+afresh. A plan is known by its signed manifest: anybody can pack the same manifest into an archive with
+another hash, nobody but the modeller can change it.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _COIN_STATE: Final = "participation.secret"
 _LABEL: Final = b"pocketfl coin 1"
 
 
-def coin(secret: bytes, *, task: str, round: int, plan_sha256: str) -> float:  # noqa: A002
+def coin(secret: bytes, *, task: str, round: int, manifest_sha256: str) -> float:  # noqa: A002
     """Return this device's coin for a round: uniform to everybody without the secret, always the same.
 
     Parameters
@@ -53,8 +55,8 @@ def coin(secret: bytes, *, task: str, round: int, plan_sha256: str) -> float:  #
         Name of the task.
     round : int
         Number of the round.
-    plan_sha256 : str
-        SHA-256 (hex) of the plan's archive.
+    manifest_sha256 : str
+        The plan: SHA-256 (hex) of its signed manifest.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def coin(secret: bytes, *, task: str, round: int, plan_sha256: str) -> float:  #
         In [0, 1), from the first 53 bits of HMAC-SHA256 (RFC 2104) over the three.
     """
     message = bytearray(_LABEL)
-    for text in (task, str(round), plan_sha256):
+    for text in (task, str(round), manifest_sha256):
         encoded = text.encode()
         message += len(encoded).to_bytes(4, "big") + encoded
     digest = hmac.digest(secret, message, "sha256")
@@ -121,7 +123,7 @@ class Participation:
         *,
         task: str,
         round: int,  # noqa: A002
-        plan_sha256: str,
+        manifest_sha256: str,
         aggregation: AggregationSpec,
     ) -> Toss:
         """Toss the coin of a round, or return the answer that was given before.
@@ -132,8 +134,8 @@ class Participation:
             Name of the task.
         round : int
             Number of the round.
-        plan_sha256 : str
-            SHA-256 (hex) of the verified plan.
+        manifest_sha256 : str
+            The verified plan: SHA-256 (hex) of its signed manifest.
         aggregation : AggregationSpec
             The plan's sampling probability and cap.
 
@@ -152,23 +154,23 @@ class Participation:
                 "SELECT plan_sha256, state FROM participations WHERE task = ? AND round = ?",
                 (task, round),
             ).fetchall()
-            heads = self.heads(task=task, plan_sha256=plan_sha256)
+            heads = self.heads(task=task, manifest_sha256=manifest_sha256)
             if rows:
                 tossed_under, standing = rows[0]
-                if tossed_under != plan_sha256:
+                if tossed_under != manifest_sha256:
                     raise PlanError(
                         f"round {round} of {task!r} was already tossed under the plan "
-                        f"{tossed_under[:16]}, and is now announced with {plan_sha256[:16]}"
+                        f"{tossed_under[:16]}, and is now announced with {manifest_sha256[:16]}"
                     )
                 return Toss(state=standing, heads=heads, is_new=False)
-            value = coin(self._secret, task=task, round=round, plan_sha256=plan_sha256)
+            value = coin(self._secret, task=task, round=round, manifest_sha256=manifest_sha256)
             state: ParticipationState = "tails"
             if value < aggregation.sampling_probability:
                 state = "tossed" if heads < aggregation.max_participations else "capped"
             connection.execute(
                 "INSERT INTO participations(task, round, plan_sha256, tossed_at, state) "
                 "VALUES(?, ?, ?, ?, ?)",
-                (task, round, plan_sha256, self._clock(), state),
+                (task, round, manifest_sha256, self._clock(), state),
             )
             return Toss(state=state, heads=heads + (state == "tossed"), is_new=True)
 
@@ -193,11 +195,11 @@ class Participation:
                 (state, task, round),
             )
 
-    def heads(self, *, task: str, plan_sha256: str) -> int:
+    def heads(self, *, task: str, manifest_sha256: str) -> int:
         """Return the participations that count against the cap, of this task or under this plan."""
         rows = self._database.query(
             "SELECT count(*) FROM participations WHERE (task = ? OR plan_sha256 = ?) "
             "AND state NOT IN ('tails', 'capped')",
-            (task, plan_sha256),
+            (task, manifest_sha256),
         )
         return int(rows[0][0])

@@ -41,7 +41,7 @@ def test_heads_come_with_the_stated_probability(probability) -> None:
     secret = os.urandom(32)
     rounds = 40_000
     heads = sum(
-        coin(secret, task="t", round=number, plan_sha256=PLAN) < probability
+        coin(secret, task="t", round=number, manifest_sha256=PLAN) < probability
         for number in range(1, rounds + 1)
     )
     deviation = math.sqrt(rounds * probability * (1 - probability))
@@ -56,7 +56,7 @@ def test_coins_of_devices_are_independent() -> None:
     pairs, both = 20_000, 0
     for _ in range(pairs):
         both += all(
-            coin(os.urandom(32), task="t", round=1, plan_sha256=PLAN) < 0.3 for _ in range(2)
+            coin(os.urandom(32), task="t", round=1, manifest_sha256=PLAN) < 0.3 for _ in range(2)
         )
     assert abs(both - 0.09 * pairs) < 5.5 * math.sqrt(pairs * 0.09 * 0.91)
 
@@ -68,20 +68,20 @@ def test_coins_of_devices_are_independent() -> None:
 )
 def test_a_coin_is_a_function_into_the_unit_interval(secret, task, number) -> None:
     """The same round gives the same value, in [0, 1)."""
-    value = coin(secret, task=task, round=number, plan_sha256=PLAN)
+    value = coin(secret, task=task, round=number, manifest_sha256=PLAN)
     assert 0 <= value < 1
-    assert value == coin(secret, task=task, round=number, plan_sha256=PLAN)
+    assert value == coin(secret, task=task, round=number, manifest_sha256=PLAN)
 
 
 def test_every_part_of_the_round_changes_the_coin() -> None:
     """Task, round, plan and secret all matter, and task 'a1' round 1 is not task 'a' round 11."""
     secret = bytes(32)
     values = {
-        coin(secret, task="a", round=11, plan_sha256=PLAN),
-        coin(secret, task="a1", round=1, plan_sha256=PLAN),
-        coin(secret, task="a", round=1, plan_sha256=PLAN),
-        coin(secret, task="a", round=11, plan_sha256=OTHER_PLAN),
-        coin(b"\x01" * 32, task="a", round=11, plan_sha256=PLAN),
+        coin(secret, task="a", round=11, manifest_sha256=PLAN),
+        coin(secret, task="a1", round=1, manifest_sha256=PLAN),
+        coin(secret, task="a", round=1, manifest_sha256=PLAN),
+        coin(secret, task="a", round=11, manifest_sha256=OTHER_PLAN),
+        coin(b"\x01" * 32, task="a", round=11, manifest_sha256=PLAN),
     }
     assert len(values) == 5
 
@@ -95,7 +95,7 @@ def test_the_answer_survives_a_restart(tmp_path) -> None:
             participation = Participation(database)
             return [
                 participation.toss(
-                    task="t", round=n, plan_sha256=PLAN, aggregation=aggregation
+                    task="t", round=n, manifest_sha256=PLAN, aggregation=aggregation
                 ).state
                 for n in numbers
             ]
@@ -109,8 +109,8 @@ def test_a_round_is_tossed_once(database) -> None:
     """Asking again counts nothing and says that it is not new."""
     participation = Participation(database)
     aggregation = make_aggregation(1.0)
-    first = participation.toss(task="t", round=1, plan_sha256=PLAN, aggregation=aggregation)
-    again = participation.toss(task="t", round=1, plan_sha256=PLAN, aggregation=aggregation)
+    first = participation.toss(task="t", round=1, manifest_sha256=PLAN, aggregation=aggregation)
+    again = participation.toss(task="t", round=1, manifest_sha256=PLAN, aggregation=aggregation)
     assert (first.state, first.heads, first.is_new) == ("tossed", 1, True)
     assert (again.state, again.heads, again.is_new) == ("tossed", 1, False)
 
@@ -118,12 +118,12 @@ def test_a_round_is_tossed_once(database) -> None:
 def test_a_round_is_not_tossed_again_under_another_plan(database) -> None:
     """A server that announces the round anew with another plan gets an error, not another coin."""
     participation = Participation(database)
-    participation.toss(task="t", round=1, plan_sha256=PLAN, aggregation=make_aggregation(1e-9))
+    participation.toss(task="t", round=1, manifest_sha256=PLAN, aggregation=make_aggregation(1e-9))
     with pytest.raises(PlanError, match="already tossed under the plan"):
         participation.toss(
-            task="t", round=1, plan_sha256=OTHER_PLAN, aggregation=make_aggregation(1.0)
+            task="t", round=1, manifest_sha256=OTHER_PLAN, aggregation=make_aggregation(1.0)
         )
-    assert participation.heads(task="t", plan_sha256=OTHER_PLAN) == 0
+    assert participation.heads(task="t", manifest_sha256=OTHER_PLAN) == 0
 
 
 def test_the_cap_counts_heads_alone(database) -> None:
@@ -131,11 +131,11 @@ def test_the_cap_counts_heads_alone(database) -> None:
     participation = Participation(database)
     aggregation = make_aggregation(1.0, cap=3)
     states = [
-        participation.toss(task="t", round=n, plan_sha256=PLAN, aggregation=aggregation).state
+        participation.toss(task="t", round=n, manifest_sha256=PLAN, aggregation=aggregation).state
         for n in range(1, 7)
     ]
     assert states == ["tossed"] * 3 + ["capped"] * 3
-    assert participation.heads(task="t", plan_sha256=PLAN) == 3
+    assert participation.heads(task="t", manifest_sha256=PLAN) == 3
 
 
 def test_a_new_plan_or_a_new_task_name_does_not_reset_the_cap(database) -> None:
@@ -144,7 +144,9 @@ def test_a_new_plan_or_a_new_task_name_does_not_reset_the_cap(database) -> None:
     cap = make_aggregation(1.0, cap=2)
 
     def toss(task: str, number: int, plan: str) -> str:
-        return participation.toss(task=task, round=number, plan_sha256=plan, aggregation=cap).state
+        return participation.toss(
+            task=task, round=number, manifest_sha256=plan, aggregation=cap
+        ).state
 
     assert toss("t", 1, PLAN) == "tossed"
     assert toss("t", 2, PLAN) == "tossed"
@@ -170,7 +172,7 @@ def test_no_order_of_announcements_beats_the_cap(
         with Database(path) as database:
             state = (
                 Participation(database)
-                .toss(task="t", round=number, plan_sha256=PLAN, aggregation=aggregation)
+                .toss(task="t", round=number, manifest_sha256=PLAN, aggregation=aggregation)
                 .state
             )
         assert answers.setdefault(number, state) == state
@@ -182,12 +184,12 @@ def test_a_round_only_goes_forward(database) -> None:
     participation = Participation(database)
     for number in (1, 2):
         participation.toss(
-            task="t", round=number, plan_sha256=PLAN, aggregation=make_aggregation(1.0)
+            task="t", round=number, manifest_sha256=PLAN, aggregation=make_aggregation(1.0)
         )
         participation.advance(task="t", round=number, state="training")
     participation.advance(task="t", round=1, state="uploaded")
     participation.advance(task="t", round=2, state="abandoned")
-    participation.toss(task="t", round=3, plan_sha256=PLAN, aggregation=make_aggregation(1e-9))
+    participation.toss(task="t", round=3, manifest_sha256=PLAN, aggregation=make_aggregation(1e-9))
     for number, state in (
         (1, "training"),
         (1, "uploaded"),
