@@ -5,7 +5,7 @@ writes stack traces into the file; the small emitter here takes a fraction of a 
 serves as its oracle in the tests.
 """
 
-from pocketfl_export.onnx.artefacts import export_parts
+from pocketfl_export.onnx.artefacts import decomposition_table, export_parts, run_graph
 from pocketfl_export.onnx.emitter import IR_VERSION, OPSET, emit
 
-__all__ = ["IR_VERSION", "OPSET", "emit", "export_parts"]
+__all__ = ["IR_VERSION", "OPSET", "decomposition_table", "emit", "export_parts", "run_graph"]

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pocketfl.runtimes.onnx import load_library
 from pocketfl_export.decompositions import onnx_table
 from pocketfl_export.onnx.emitter import emit
 from pocketfl_export.problem import TrainingProblem
-from pocketfl_export.tracing import trace_problem
+from pocketfl_export.tracing import DecompositionTable, TracedGraph, trace_problem
+
+
+def decomposition_table() -> DecompositionTable:
+    """Return the table that graphs for this back end are traced with."""
+    return onnx_table()
 
 
 def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
@@ -21,8 +32,22 @@ def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
     UnsupportedModelError
         Naming what has no counterpart in ONNX.
     """
-    traced = trace_problem(problem, decompositions=onnx_table())
+    traced = trace_problem(problem, decompositions=decomposition_table())
     return {
         part: emit(graph, name=part).SerializeToString(deterministic=True)
         for part, graph in traced.items()
     }
+
+
+def run_graph(traced: TracedGraph, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Export one graph and run it in ONNX Runtime; for finding what makes an artefact differ."""
+    library = load_library()
+    options = library.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = library.InferenceSession(
+        emit(traced, name="graph").SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [spec.name for spec in traced.input_specs]
+    feed = {name: value.numpy() for name, value in zip(names, arguments, strict=True)}
+    return tuple(torch.from_numpy(output) for output in session.run(None, feed))

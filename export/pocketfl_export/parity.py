@@ -1,0 +1,514 @@
+"""The gate: nothing is exported that a stock runtime does not train as eager torch does.
+
+Random batches go through every artefact, opened by the code that opens it on a device. Each step starts
+from torch's own parameters, because rounding at the kink of a ReLU would otherwise grow from step to step
+until two correct programs disagree.
+
+What is compared, with a tolerance of 1e-5: parameters after each step (absolute), loss, gradient norm and
+outputs (relative to their size where that is above 1), and the change of each parameter tensor (relative to
+its largest change, tolerance 1e-3, so that a wrong small gradient does not hide behind large parameters).
+Every fifth batch is short, which a runtime pads with rows of weight 0 and torch does not; every fifth
+has weights; every second step clips.
+
+A miss is settled in double precision. The runtime passes if it is as near to the double-precision step as
+torch is, or if it is the double-precision step for parameters that differ from the given ones by no more
+than rounding (relative 1e-6): that is the case where a value within rounding of a kink fell on its other
+side, and there both answers are right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pocketfl.runtimes import EvaluationResult, PlanContents, Runtime, StepResult, open_runtime
+from pocketfl_export.batches import RandomBatch, random_batch
+from pocketfl_export.errors import ParityError, Refusal
+from pocketfl_export.problem import TrainingProblem
+from pocketfl_export.reference import EagerReference
+
+T = TypeVar("T")
+
+CHANGE_TOLERANCE: Final = 1e-3
+"""Of a parameter tensor's change in one step, relative to the tensor's largest change."""
+ROUNDING: Final = 1e-6
+"""Relative size of a perturbation that is taken for rounding."""
+_PERTURBATIONS: Final = 48
+_FLOAT_EPSILON: Final = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParitySettings:
+    """How hard the gate looks.
+
+    Attributes
+    ----------
+    steps : int
+        Training steps per runtime.
+    tolerance : float
+        Largest accepted difference.
+    learning_rate : float
+        Upper bound of the learning rate; steps move the parameters by at most this (L2).
+    seed : int
+        Of the random batches.
+    """
+
+    steps: int = 50
+    tolerance: float = 1e-5
+    learning_rate: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 10_000:
+            raise ValueError("steps must be 1 to 10,000")
+        if not 0 < self.tolerance <= 1e-2:
+            raise ValueError("tolerance must be above 0 and at most 0.01")
+        if not 0 < self.learning_rate <= 1:
+            raise ValueError("learning_rate must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeParity:
+    """How one runtime compares with eager torch.
+
+    Attributes
+    ----------
+    ok : bool
+        Whether it passed.
+    max_parameter_error : float or None
+        Largest difference of a parameter after a step, over the steps that were not settled in double
+        precision; None where nothing could be run.
+    max_loss_error, max_gradient_norm_error, max_output_error : float or None
+        Likewise, relative to the value where that is above 1.
+    max_change_error : float or None
+        Largest difference of a parameter tensor's change, relative to its largest change.
+    steps : int
+        Steps compared.
+    settled_by_float64 : int
+        Steps that differed by more than the tolerance and were settled in double precision.
+    bytes : int
+        Size of the runtime's parts together.
+    """
+
+    ok: bool
+    max_parameter_error: float | None = None
+    max_loss_error: float | None = None
+    max_gradient_norm_error: float | None = None
+    max_output_error: float | None = None
+    max_change_error: float | None = None
+    steps: int = 0
+    settled_by_float64: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """The gate's verdict on a model.
+
+    Attributes
+    ----------
+    runtimes : dict of str to RuntimeParity
+        By the runtime's name.
+    refused : tuple of Refusal
+        Why, where a runtime did not pass.
+    """
+
+    runtimes: Mapping[str, RuntimeParity]
+    refused: tuple[Refusal, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every runtime passed."""
+        return not self.refused and all(result.ok for result in self.runtimes.values())
+
+    def require(self) -> None:
+        """Do nothing if every runtime passed.
+
+        Raises
+        ------
+        ParityError
+            With every refusal.
+        """
+        if not self.ok:
+            raise ParityError(self.refused)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as what ``json.dumps`` takes."""
+        return {
+            "runtimes": {name: dict(vars(result)) for name, result in self.runtimes.items()},
+            "refused": [
+                {
+                    "runtime": refusal.runtime,
+                    "operator": refusal.operator,
+                    "rewrite": refusal.rewrite,
+                    "reason": refusal.reason,
+                }
+                for refusal in self.refused
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Where a runtime first differed from torch.
+
+    Attributes
+    ----------
+    reason : str
+        What differed and by how much.
+    arguments : tuple of Tensor or None
+        Arguments of the training graph that show it; None where evaluation or prediction differed.
+    """
+
+    reason: str
+    arguments: tuple[Tensor, ...] | None = None
+
+
+class _RuntimeFailureError(Exception):
+    """The runtime raised; the message says what."""
+
+
+class _Guarded:
+    """A runtime whose failures are told apart from our own."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def train_step(
+        self, parameters: Tensor, batch: RandomBatch, *, learning_rate: float, clip_norm: float
+    ) -> tuple[StepResult, Tensor]:
+        def call() -> tuple[StepResult, Tensor]:
+            self._runtime.set_parameters(parameters.numpy())
+            result = self._runtime.train_step(
+                _arrays(batch), learning_rate=learning_rate, clip_norm=clip_norm
+            )
+            return result, torch.from_numpy(self._runtime.parameters())
+
+        return self._guard(call)
+
+    def evaluate(self, parameters: Tensor, batch: RandomBatch) -> EvaluationResult:
+        def call() -> EvaluationResult:
+            self._runtime.set_parameters(parameters.numpy())
+            return self._runtime.evaluate(_arrays(batch))
+
+        return self._guard(call)
+
+    def predict(self, batch: RandomBatch) -> dict[str, NDArray[np.generic]]:
+        arrays = {name: value.numpy() for name, value in batch.inputs.items()}
+        return self._guard(lambda: self._runtime.predict(arrays))
+
+    def _guard(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except Exception as error:  # Runtimes share no base class of errors.
+            lines = str(error).strip().splitlines()
+            detail = lines[0] if lines else type(error).__name__
+            raise _RuntimeFailureError(f"{self._runtime.name} fails: {detail}") from error
+
+
+class _Comparison:
+    """One runtime against eager torch; collects the largest differences until the first miss."""
+
+    def __init__(
+        self, problem: TrainingProblem, runtime: Runtime, settings: ParitySettings
+    ) -> None:
+        self._problem = problem
+        self._runtime = _Guarded(runtime)
+        self._settings = settings
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._reference = EagerReference(problem)
+        self._settlement = _Settlement(problem, settings)
+        self._parameters = problem.initial_parameters()
+        self.parameter = self.loss = self.norm = self.output = self.change = 0.0
+        self.steps = self.settled = 0
+        self.miss: Miss | None = None
+
+    def run(self) -> None:
+        """Compare training, evaluation and prediction; stop at the first miss."""
+        try:
+            for step in range(self._settings.steps):
+                self.miss = self._train(step)
+                if self.miss is not None:
+                    return
+            for step in range(5):
+                self.miss = self._evaluate(step)
+                if self.miss is not None:
+                    return
+            self.miss = self._predict()
+        except _RuntimeFailureError as error:
+            self.miss = Miss(str(error))
+
+    def _train(self, step: int) -> Miss | None:
+        before, tolerance = self._parameters, self._settings.tolerance
+        batch = self._batch(step)
+        truth = self._reference.gradient(before, batch)
+        clip_norm, learning_rate = self._rates(truth.norm, step)
+        expected = truth.step(before, learning_rate=learning_rate, clip_norm=clip_norm)
+        report, found = self._runtime.train_step(
+            before, batch, learning_rate=learning_rate, clip_norm=clip_norm
+        )
+        self.steps += 1
+        if bool(torch.isfinite(expected).all()):
+            self._parameters = expected
+        difference = _Difference.of(self._problem, before, expected, found)
+        loss = _relative(report.loss, truth.loss)
+        norm = _relative(report.gradient_norm, truth.norm)
+        self.loss = max(self.loss, loss)
+        agrees = difference.within(tolerance) and norm <= tolerance
+        if not agrees and loss <= tolerance:
+            step_at = _Step(before, batch, learning_rate, clip_norm)
+            if self._settlement.accepts(step_at, expected, found):
+                self.settled += 1
+                return None
+        self.parameter = max(self.parameter, difference.parameter)
+        self.change = max(self.change, difference.change)
+        self.norm = max(self.norm, norm)
+        if agrees and loss <= tolerance:
+            return None
+        return Miss(
+            f"training step {step} differs from torch: parameters by {difference.parameter:.1e} (most "
+            f"in {difference.name!r}), loss by {loss:.1e}, gradient norm by {norm:.1e}",
+            self._arguments(before, batch, learning_rate, clip_norm),
+        )
+
+    def _evaluate(self, step: int) -> Miss | None:
+        batch = self._batch(step)
+        loss, outputs = self._reference.evaluate(self._parameters, batch)
+        found = self._runtime.evaluate(self._parameters, batch)
+        difference = _relative(found.loss, loss)
+        self.loss = max(self.loss, difference)
+        if difference > self._settings.tolerance:
+            return Miss(f"the evaluation's loss differs from torch by {difference:.1e}")
+        return self._compare_outputs("evaluation", found.outputs, outputs)
+
+    def _predict(self) -> Miss | None:
+        # More rows than a batch, and a remainder.
+        rows = self._problem.batch_size + 1
+        batch = random_batch(self._problem, self._generator, rows=rows)
+        _, outputs = self._reference.evaluate(self._parameters, batch)
+        return self._compare_outputs("prediction", self._runtime.predict(batch), outputs)
+
+    def _compare_outputs(
+        self,
+        what: str,
+        found: Mapping[str, NDArray[np.generic]],
+        expected: Mapping[str, Tensor],
+    ) -> Miss | None:
+        for name, value in expected.items():
+            result = torch.from_numpy(np.ascontiguousarray(found[name]))
+            if value.is_floating_point():
+                scale = max(1.0, _largest(value))
+                difference = _largest(result - value) / scale
+            else:
+                difference = float((result != value).any())
+            self.output = max(self.output, difference)
+            if difference > self._settings.tolerance:
+                return Miss(f"the {what}'s output {name!r} differs from torch by {difference:.1e}")
+        return None
+
+    def _batch(self, step: int) -> RandomBatch:
+        rows = self._problem.batch_size
+        if step % 5 == 3 and rows > 1:
+            rows = 1 + int(torch.randint(0, rows - 1, (), generator=self._generator))
+        return random_batch(self._problem, self._generator, rows=rows, weighted=step % 5 == 1)
+
+    def _rates(self, norm: float, step: int) -> tuple[float, float]:
+        """Return (clip norm, learning rate): every second step clips; no step goes far."""
+        bound = self._settings.learning_rate
+        safe = max(norm, 1e-3) if math.isfinite(norm) else 1.0
+        return (min(safe / 2, 1.0), bound) if step % 2 == 0 else (2 * safe, bound / max(safe, 1.0))
+
+    def _arguments(
+        self, parameters: Tensor, batch: RandomBatch, learning_rate: float, clip_norm: float
+    ) -> tuple[Tensor, ...]:
+        missing = self._problem.batch_size - batch.rows
+
+        def fill(value: Tensor) -> Tensor:
+            return torch.cat([value, value[:1].expand(missing, *value.shape[1:])])
+
+        return (
+            parameters,
+            *(fill(value) for value in batch.inputs.values()),
+            fill(batch.target),
+            torch.cat([batch.weight, torch.zeros(missing)]),
+            torch.tensor(learning_rate),
+            torch.tensor(clip_norm),
+        )
+
+
+def compare_runtime(
+    problem: TrainingProblem, plan: PlanContents, name: str, *, settings: ParitySettings
+) -> tuple[RuntimeParity, Miss | None]:
+    """Hold one runtime's parts against eager torch.
+
+    Parameters
+    ----------
+    problem : TrainingProblem
+        The model.
+    plan : PlanContents
+        The plan whose parts are opened.
+    name : str
+        The runtime.
+    settings : ParitySettings
+        How hard to look.
+
+    Returns
+    -------
+    RuntimeParity
+        The figures.
+    Miss or None
+        Where it differed, if it did.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If the runtime is not installed here.
+    """
+    spec = plan.manifest.runtimes[name]
+    size = sum(len(plan.part(part)) for part in (spec.train, spec.evaluate, spec.predict))
+    runtime = open_runtime(plan, name)
+    try:
+        comparison = _Comparison(problem, runtime, settings)
+        comparison.run()
+    finally:
+        runtime.close()
+    measured = comparison.steps > 0
+    result = RuntimeParity(
+        ok=comparison.miss is None,
+        max_parameter_error=comparison.parameter if measured else None,
+        max_loss_error=comparison.loss if measured else None,
+        max_gradient_norm_error=comparison.norm if measured else None,
+        max_output_error=comparison.output if measured else None,
+        max_change_error=comparison.change if measured else None,
+        steps=comparison.steps,
+        settled_by_float64=comparison.settled,
+        bytes=size,
+    )
+    return result, comparison.miss
+
+
+def _arrays(batch: RandomBatch) -> dict[str, NDArray[np.generic]]:
+    arrays: dict[str, NDArray[np.generic]] = {
+        name: value.numpy() for name, value in batch.inputs.items()
+    }
+    arrays["target"] = batch.target.numpy()
+    if not batch.is_uniform:
+        arrays["weight"] = batch.weight.numpy()
+    return arrays
+
+
+def _relative(found: float, expected: float) -> float:
+    difference = abs(found - expected) / max(1.0, abs(expected))
+    return difference if np.isfinite(difference) else float("inf")
+
+
+@dataclass(frozen=True)
+class _Difference:
+    parameter: float
+    change: float
+    name: str
+
+    @classmethod
+    def of(
+        cls, problem: TrainingProblem, before: Tensor, expected: Tensor, found: Tensor
+    ) -> _Difference:
+        """Compare per parameter tensor; not-a-number counts as infinitely far."""
+        worst, change, name = -1.0, 0.0, ""
+        farthest = _largest(expected - before)
+        for spec in problem.spec.parameters:
+            piece = slice(spec.offset, spec.offset + int(np.prod(spec.shape, dtype=np.int64)))
+            off = _largest(found[piece] - expected[piece])
+            moved = _largest(expected[piece] - before[piece])
+            # Parameters are rounded to float32 after the change was added, and a gradient that is 0 by
+            # cancellation (the key bias of attention) is 0 up to the rounding of its terms.
+            size = max(_largest(before[piece]), _largest(expected[piece]))
+            floor = _FLOAT_EPSILON * (2 * size + 100 * farthest)
+            excess = max(0.0, off - floor)
+            if excess > 0:
+                change = max(change, excess / moved if moved > 0 else float("inf"))
+            if off > worst:
+                worst, name = off, spec.name
+        return cls(worst, change, name)
+
+    def within(self, tolerance: float) -> bool:
+        return self.parameter <= tolerance and self.change <= CHANGE_TOLERANCE
+
+
+def _largest(values: Tensor) -> float:
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    return largest if np.isfinite(largest) else float("inf")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A training step to be taken again in double precision."""
+
+    parameters: Tensor
+    batch: RandomBatch
+    learning_rate: float
+    clip_norm: float
+
+
+class _Settlement:
+    """Decides a miss in double precision; see the module's description."""
+
+    def __init__(self, problem: TrainingProblem, settings: ParitySettings) -> None:
+        self._problem = problem
+        self._settings = settings
+        self._reference: EagerReference | None = None
+        self._generator = torch.Generator().manual_seed(settings.seed)
+
+    def accepts(self, step: _Step, expected: Tensor, found: Tensor) -> bool:
+        """Return whether what a runtime found is as right as what torch expected."""
+        if not bool(torch.isfinite(found).all()) or not bool(torch.isfinite(expected).all()):
+            return False
+        start = step.parameters.double()
+        exact = self._take(step, start)
+        if exact is None:
+            return False
+        ours = _Difference.of(self._problem, start, exact, found.double())
+        torchs = _Difference.of(self._problem, start, exact, expected.double())
+        if ours.parameter <= torchs.parameter and ours.change <= torchs.change:
+            return True
+        for _ in range(_PERTURBATIONS):
+            noise = torch.randn(start.shape, generator=self._generator, dtype=torch.float64)
+            nudged = start * (1 + ROUNDING * noise.clamp(-1, 1))
+            other = self._take(step, nudged)
+            # Only the change is compared: the nudge itself is no part of the result.
+            if other is not None and _Difference.of(
+                self._problem, start, start + (other - nudged), found.double()
+            ).within(self._settings.tolerance):
+                return True
+        return False
+
+    def _take(self, step: _Step, parameters: Tensor) -> Tensor | None:
+        if self._reference is None:
+            self._reference = EagerReference(self._problem, double=True)
+        try:
+            gradient = self._reference.gradient(parameters, step.batch)
+        except RuntimeError:  # A model that cannot run in double precision cannot be settled.
+            return None
+        return gradient.step(parameters, learning_rate=step.learning_rate, clip_norm=step.clip_norm)
+
+
+def refusals_of(error: ParityError, names: Iterable[str]) -> tuple[Refusal, ...]:
+    """Return an error's refusals, those without a runtime once per runtime."""
+    result = []
+    for refusal in error.refusals:
+        for name in (refusal.runtime,) if refusal.runtime else names:
+            result.append(
+                Refusal(
+                    operator=refusal.operator,
+                    rewrite=refusal.rewrite,
+                    reason=refusal.reason,
+                    runtime=name,
+                )
+            )
+    return tuple(result)
