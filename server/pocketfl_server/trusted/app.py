@@ -35,12 +35,14 @@ from pocketfl.errors import DecodeError
 from pocketfl.plan.archive import PLAN_LIMIT
 from pocketfl.protocol import Problem, check_token
 from pocketfl_server.trusted.aggregator import Aggregator
+from pocketfl_server.trusted.ledger import LedgerError
 from pocketfl_server.trusted.messages import (
     BATCH_LIMIT,
     MalformedRequest,
     NotAuthorised,
     RequestTooLarge,
     TrustedTierError,
+    TrustedTierUnavailable,
     decode_batch,
     encode_release,
 )
@@ -168,6 +170,11 @@ async def _call(work: Callable[[], T]) -> T:
             return work()
         except TrustedTierError:
             raise
+        except LedgerError as error:
+            logger.error("%s", error)  # noqa: TRY400 - SQLite's own words, without values
+            raise TrustedTierUnavailable(
+                "the trusted tier cannot write its ledger; its log says why", code="ledger_failed"
+            ) from None
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             places = ", ".join(f"{frame.name}:{frame.lineno}" for frame in frames)

@@ -209,7 +209,7 @@ class HttpTrustedTier:
             raise TrustedTierUnavailable(
                 f"the trusted tier released round {release.round} of task {release.task!r} instead of "
                 f"round {round} of task {task!r}",
-                code="wrong_release",
+                code="bad_answer",
             )
         return release
 

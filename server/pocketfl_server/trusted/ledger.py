@@ -76,7 +76,7 @@ RoundState = Literal["open", "released", "abandoned"]
 
 
 class LedgerError(PocketFLError):
-    """The ledger cannot be used: in use elsewhere, damaged, foreign, or readable by others."""
+    """The ledger cannot be used: in use elsewhere, damaged, foreign, readable by others, disk full."""
 
 
 class LeaseTakenError(PocketFLError):
@@ -186,6 +186,8 @@ class Ledger:
             verdict = execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise LedgerError(f"{self.path} is damaged: {verdict}")
+            # A crash may have come between a release and this.
+            self._forget()
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
@@ -197,13 +199,19 @@ class Ledger:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                # A full disk may have ended the transaction already.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise LedgerError(
+                        f"the ledger {self.path} cannot be written: {error}; nothing was changed"
+                    ) from None
                 raise
-            self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file and let another process have it."""

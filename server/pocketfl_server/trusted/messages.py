@@ -393,7 +393,10 @@ class NotAuthorised(TrustedTierError):  # noqa: N818
 
 
 class TrustedTierUnavailable(TrustedTierError):  # noqa: N818
-    """The trusted tier could not be reached or answered nonsense; the same call may be repeated."""
+    """The trusted tier could not be reached, cannot write its ledger, or answered nonsense.
+
+    The same call may be repeated. Codes: ``unavailable``, ``ledger_failed``, ``bad_answer``.
+    """
 
     default_code = "unavailable"
     status = 503
@@ -408,6 +411,7 @@ REFUSALS: Final[tuple[type[TrustedTierError], ...]] = (
     MalformedRequest,
     RequestTooLarge,
     NotAuthorised,
+    TrustedTierUnavailable,
 )
 """What an answer over HTTP can turn into, see :class:`.client.HttpTrustedTier`."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -527,6 +528,20 @@ def test_unknown_tasks_are_named(aggregator):
     ):
         with pytest.raises(UnknownTask, match="nobody"):
             attempt()
+
+
+def test_threads_see_one_release(aggregator, make_plan, sealed_vector):
+    """Submissions and releases from many threads at once: one release, one charge, same values."""
+    key = aggregator.register("clicks", make_plan().data)
+    entries = sealed_round(sealed_vector, key, [[1, 0, 0]] * 16)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: aggregator.submit("clicks", 1, 0, entries[i : i + 4]), range(13)))
+        releases = list(pool.map(lambda _: aggregator.release("clicks", 1, 0), range(8)))
+    assert {tuple(release.values.tolist()) for release in releases} == {
+        tuple(releases[0].values.tolist())
+    }
+    assert releases[0].reports == 16
+    assert aggregator.describe("clicks").spent.releases == 1
 
 
 # --- Privacy -------------------------------------------------------------------------------------

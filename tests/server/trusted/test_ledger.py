@@ -166,6 +166,38 @@ def test_a_round_is_released_once(tmp_path):
         assert ledger.release("clicks", 1) == b"first"
 
 
+def test_a_crash_before_the_log_was_cut_is_made_good(tmp_path, monkeypatch):
+    """Opening the ledger again removes sealed bytes that a crash left in the write-ahead log."""
+    marker = b"canary-0123456789" * 40
+    ledger = filled(tmp_path / "ledger", sealed=marker)
+    monkeypatch.setattr(Ledger, "_forget", lambda self: None)
+    ledger.commit_release("clicks", 1, release=b"noised", charge=CHARGE)
+    crashed = tmp_path / "crashed"
+    crashed.mkdir(mode=0o700)
+    for file in (tmp_path / "ledger", tmp_path / "ledger-wal"):
+        (crashed / file.name).write_bytes(file.read_bytes())
+        (crashed / file.name).chmod(0o600)
+    ledger.close()
+    monkeypatch.undo()
+    assert marker[:34] in (crashed / "ledger-wal").read_bytes()
+    with Ledger(crashed / "ledger") as reopened:
+        assert reopened.release("clicks", 1) == b"noised"
+        assert marker[:34] not in b"".join(p.read_bytes() for p in crashed.iterdir())
+
+
+def test_a_full_disk_changes_nothing(tmp_path):
+    """A write that does not fit is one clear error; the ledger goes on when there is room again."""
+    with filled(tmp_path / "ledger") as ledger:
+        pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger._connection.execute(f"PRAGMA max_page_count={pages}")
+        with pytest.raises(LedgerError, match="full"):
+            ledger.commit_release("clicks", 1, release=bytes(100_000), charge=CHARGE)
+        assert (ledger.releases("clicks"), ledger.report_count("clicks", 1)) == ((0, 0), 1)
+        ledger._connection.execute("PRAGMA max_page_count=1000000")
+        ledger.commit_release("clicks", 1, release=bytes(100_000), charge=CHARGE)
+        assert ledger.releases("clicks") == (1, 1)
+
+
 def test_records_do_not_print_secrets():
     """No repr shows a key or a report."""
     assert "kkkk" not in repr(RECORD)
