@@ -1,0 +1,165 @@
+"""The latest global model of each task, kept so that prediction works without a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+import numpy as np
+
+from pocketfl.database import Database
+from pocketfl.decoding import decode_json, encode_json
+from pocketfl.errors import DecodeError, PlanError, StoreError
+from pocketfl.protocol import RoundNotice, check_digest, check_identifier
+from pocketfl.runtimes import FloatVector
+
+_TASKS_STATE: Final = "models"
+_RECORD_LIMIT: Final = 1 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Which model it is.
+
+    Attributes
+    ----------
+    task : str
+        Whose model.
+    model_version : int
+        From 0.
+    plan_sha256, parameters_sha256 : str
+        Its parts.
+    """
+
+    task: str
+    model_version: int
+    plan_sha256: str
+    parameters_sha256: str
+
+    def __post_init__(self) -> None:
+        check_identifier(self.task, what="task")
+        check_digest(self.plan_sha256, what="plan_sha256")
+        check_digest(self.parameters_sha256, what="parameters_sha256")
+
+    @classmethod
+    def of(cls, notice: RoundNotice) -> ModelInfo:
+        """Return the model that a round starts from."""
+        return cls(
+            task=notice.task,
+            model_version=notice.model_version,
+            plan_sha256=notice.plan_sha256,
+            parameters_sha256=notice.parameters_sha256,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Models:
+    models: tuple[ModelInfo, ...]
+
+
+def parse_parameters(data: bytes, *, digest: str, count: int) -> FloatVector:
+    """Check downloaded or stored parameters and return them as a vector.
+
+    Parameters
+    ----------
+    data : bytes
+        Flat little-endian float32.
+    digest : str
+        SHA-256 (hex) that they must have.
+    count : int
+        Number of parameters of the plan.
+
+    Returns
+    -------
+    ndarray of float32, shape (count,)
+        Finite.
+
+    Raises
+    ------
+    PlanError
+        If hash, length or a value is wrong.
+    """
+    if len(data) != 4 * count:
+        raise PlanError(f"parameters of {len(data)} bytes, not the {4 * count} of this plan")
+    if sha256(data).hexdigest() != digest:
+        raise PlanError(f"the parameters are not the ones named {digest[:16]}")
+    vector = np.frombuffer(data, dtype="<f4").astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise PlanError("the parameters are not all finite")
+    return vector
+
+
+class ModelShelf:
+    """Models in the device's own database: plan and parameters by hash, and which task has which.
+
+    Parameters
+    ----------
+    database : Database
+        The device's file.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def models(self) -> dict[str, ModelInfo]:
+        """Return the model of each task.
+
+        Raises
+        ------
+        StoreError
+            If the record is damaged.
+        """
+        data = self._database.read_state(_TASKS_STATE)
+        if data is None:
+            return {}
+        try:
+            record = decode_json(_Models, data, what="models", limit=_RECORD_LIMIT)
+        except DecodeError as error:
+            raise StoreError(f"the device's record of models is damaged: {error}") from None
+        return {model.task: model for model in record.models}
+
+    def put(self, model: ModelInfo, *, plan: bytes, parameters: bytes) -> None:
+        """Keep a task's model instead of the one before: all of it, or nothing."""
+        with self._database.transaction():
+            models = self.models()
+            previous = models.get(model.task)
+            present = self._present(model)
+            if previous == model and len(present) == 2:
+                return
+            models[model.task] = model
+            needed = {name for kept in models.values() for name in _names(kept)}
+            for name, content in zip(_names(model), (plan, parameters), strict=True):
+                if name not in present:
+                    self._database.write_state(name, content)
+            record = _Models(models=tuple(models.values()))
+            self._database.write_state(_TASKS_STATE, encode_json(record))
+            if previous is not None and previous != model:
+                for name in set(_names(previous)) - needed:
+                    self._database.delete_state(name)
+
+    def _present(self, model: ModelInfo) -> set[str]:
+        rows = self._database.query(
+            "SELECT name FROM device_state WHERE name IN (?, ?)", _names(model)
+        )
+        return {name for (name,) in rows}
+
+    def plan(self, digest: str) -> bytes | None:
+        """Return a kept plan's archive; its signature is for the caller to check."""
+        return self._database.read_state(f"plan/{digest}")
+
+    def parameters(self, digest: str) -> bytes | None:
+        """Return kept parameters; see :func:`parse_parameters`."""
+        return self._database.read_state(f"parameters/{digest}")
+
+    def forget_plan(self, digest: str) -> None:
+        """Drop a plan that turned out to be damaged."""
+        self._database.delete_state(f"plan/{digest}")
+
+    def forget_parameters(self, digest: str) -> None:
+        """Drop parameters that turned out to be damaged."""
+        self._database.delete_state(f"parameters/{digest}")
+
+
+def _names(model: ModelInfo) -> tuple[str, str]:
+    return f"plan/{model.plan_sha256}", f"parameters/{model.parameters_sha256}"
