@@ -1,0 +1,126 @@
+"""The ASGI application: all routes over one back end, and the clock that ends rounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from fastapi import FastAPI
+
+from pocketfl import __version__
+from pocketfl.protocol import (
+    CheckIn,
+    CheckInReply,
+    Enrolment,
+    EnrolmentRequest,
+    FeaturePage,
+    Notices,
+    Problem,
+    ReportReceipt,
+    RoundNotice,
+)
+from pocketfl_server import records
+from pocketfl_server.api.device import DEVICE_TOKEN, ENROLMENT_KEY, device_router
+from pocketfl_server.api.operator import OPERATOR_KEY, operator_router
+from pocketfl_server.api.routes import document, handle_unrouted, in_thread
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.group_commit import GroupCommit
+from pocketfl_server.trusted.messages import TaskDescription
+
+OPENAPI_PATH: Final = "/v1/openapi.json"
+
+_RECORDS: Final = (
+    CheckIn,
+    CheckInReply,
+    Enrolment,
+    EnrolmentRequest,
+    FeaturePage,
+    Notices,
+    Problem,
+    ReportReceipt,
+    RoundNotice,
+    TaskDescription,
+    records.CreateTask,
+    records.FeaturesStored,
+    records.Funnel,
+    records.Health,
+    records.ModelList,
+    records.ModelVersion,
+    records.OpenRound,
+    records.PlanStored,
+    records.PutFeatures,
+    records.RoundList,
+    records.RoundResult,
+    records.TaskList,
+    records.TaskRecord,
+)
+
+
+def create_app(
+    back_end: BackEnd, *, operator_key: str, end_rounds_every: float | None = 1.0
+) -> FastAPI:
+    """Put HTTP in front of a back end.
+
+    Parameters
+    ----------
+    back_end : BackEnd
+        Owned by the caller, who also closes it.
+    operator_key : str
+        Bearer token of the operator's routes, at least 16 characters.
+    end_rounds_every : float, optional
+        Seconds between two looks for rounds whose deadline has passed; None leaves that to another
+        process.
+
+    Returns
+    -------
+    FastAPI
+        Documented by ``/v1/openapi.json``. There is no interactive page, because it would load
+        scripts from other people's servers.
+    """
+    group = GroupCommit(back_end.database)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        ending = None
+        if end_rounds_every is not None:
+            ending = asyncio.create_task(_end_rounds(back_end, end_rounds_every))
+        try:
+            yield
+        finally:
+            if ending is not None:
+                ending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await ending
+            await in_thread(group.close)
+
+    app = FastAPI(
+        title="PocketFL back end",
+        version=__version__,
+        summary="Federated rounds for devices, and what their operator needs.",
+        openapi_url=OPENAPI_PATH,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.include_router(device_router(back_end, group))
+    app.include_router(operator_router(back_end, operator_key=operator_key))
+    handle_unrouted(app)
+    document(
+        app,
+        _RECORDS,
+        {
+            ENROLMENT_KEY: "The secret that an app was built with",
+            DEVICE_TOKEN: "What enrolment returned; never shown after a check-in",
+            OPERATOR_KEY: "The operator's secret",
+        },
+    )
+    return app
+
+
+async def _end_rounds(back_end: BackEnd, every: float) -> None:
+    while True:
+        await asyncio.sleep(every)
+        await in_thread(back_end.close_due_rounds)

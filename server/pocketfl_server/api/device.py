@@ -1,0 +1,178 @@
+"""The device protocol's routes; see :mod:`pocketfl.protocol` for what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pocketfl.decoding import encode_json
+from pocketfl.protocol import (
+    PROTOCOL,
+    CheckIn,
+    CheckInReply,
+    Enrolment,
+    EnrolmentRequest,
+    FeaturePage,
+    Notices,
+    ReportReceipt,
+)
+from pocketfl_server.api.downloads import content, matches, not_modified, unchanged_content
+from pocketfl_server.api.requests import bearer, number, read_body, read_record
+from pocketfl_server.api.routes import PlainRoute, described, in_thread, json_answer
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.blobs import BlobKind
+from pocketfl_server.group_commit import GroupCommit
+from pocketfl_server.records import Health
+
+RECORD_LIMIT: Final = 16 * 2**10
+"""Largest JSON body of a device: lists of runtimes and schemas, a user."""
+
+ENROLMENT_KEY: Final = "enrolment key"
+DEVICE_TOKEN: Final = "device token"  # noqa: S105 - the name of a scheme
+
+_REVALIDATE: Final = "no-cache"
+_BYTES: Final = "application/octet-stream"
+
+
+def device_router(back_end: BackEnd, group: GroupCommit) -> APIRouter:
+    """Return the routes of the device protocol.
+
+    Parameters
+    ----------
+    back_end : BackEnd
+        What answers.
+    group : GroupCommit
+        Where check-ins and uploads share transactions.
+    """
+    router = APIRouter(route_class=PlainRoute, prefix="/v1", tags=["device"])
+
+    async def read(call: Callable[..., Any], *arguments: Any) -> Any:
+        # A local database answers faster than a thread could be asked.
+        if back_end.database.in_process:
+            return call(*arguments)
+        return await in_thread(call, *arguments)
+
+    @router.get(**described("/health", answers=Health, refusals=()), summary="Is it there?")
+    async def health(request: Request) -> Response:
+        """Answer, and name the protocol."""
+        del request
+        return json_answer(Health(protocol=PROTOCOL))
+
+    @router.post(
+        **described(
+            "/devices",
+            takes=EnrolmentRequest,
+            answers=Enrolment,
+            status=201,
+            refusals=(401, 408, 413, 415, 422),
+            secret=ENROLMENT_KEY,
+        ),
+        summary="Enrol a device",
+    )
+    async def enrol(request: Request) -> Response:
+        """Exchange the app's enrolment key for a device token, which is shown this once."""
+        key = bearer(request)
+        record = await read_record(request, EnrolmentRequest, limit=RECORD_LIMIT)
+        enrolment = await in_thread(back_end.enrol, key, record)
+        return json_answer(enrolment, status=201, headers={"Cache-Control": "no-store"})
+
+    @router.get(
+        **described("/notices", answers=Notices, refusals=()), summary="Which rounds are open?"
+    )
+    async def notices(request: Request) -> Response:
+        """List all open rounds: the same answer for everybody, with an ETag."""
+        body = encode_json(await read(back_end.notices))
+        etag = f'"{sha256(body).hexdigest()}"'
+        if matches(request, etag):
+            return not_modified(etag, cache_control=_REVALIDATE)
+        headers = {"ETag": etag, "Cache-Control": _REVALIDATE}
+        return Response(body, 200, headers, media_type="application/json")
+
+    @router.post(
+        **described(
+            "/tasks/{task}/rounds/{round}/check-in",
+            takes=CheckIn,
+            answers=CheckInReply,
+            refusals=(401, 404, 408, 413, 415, 422),
+            secret=DEVICE_TOKEN,
+        ),
+        summary="Check in to a round",
+    )
+    async def check_in(request: Request) -> Response:
+        """Give a place in the round under a random lease, or a time at which to come back."""
+        token = bearer(request)
+        record = await read_record(request, CheckIn, limit=RECORD_LIMIT)
+        operation = back_end.prepare_check_in(
+            token, request.path_params["task"], number(request, "round"), record
+        )
+        answer = await group.run(operation)
+        return json_answer(CheckInReply(answer=answer), headers={"Cache-Control": "no-store"})
+
+    @router.put(
+        **described(
+            "/leases/{lease}/report",
+            takes=_BYTES,
+            answers=ReportReceipt,
+            refusals=(404, 408, 409, 410, 413, 415, 422),
+        ),
+        summary="Upload a sealed report",
+    )
+    async def upload(request: Request) -> Response:
+        """Take in a sealed report; once this answers, it is on disk. Repeating changes nothing."""
+        lease = request.path_params["lease"]
+        limit = await read(back_end.report_bytes, lease)
+        body = await read_body(request, limit=limit, media_type=_BYTES)
+        receipt = await group.run(back_end.prepare_upload(lease, body))
+        return json_answer(receipt)
+
+    @router.get(
+        **described(
+            "/features/{table}",
+            answers=FeaturePage,
+            refusals=(401, 422),
+            secret=DEVICE_TOKEN,
+            query={"cursor": "The next_cursor of the page before"},
+        ),
+        summary="The user's own server-side features",
+    )
+    async def features(request: Request) -> Response:
+        """Return a page of rows that hold for the user whose device asks, and for nobody else."""
+        page = await read(
+            back_end.encoded_features,
+            bearer(request),
+            request.path_params["table"],
+            request.query_params.get("cursor"),
+        )
+        headers = {"Cache-Control": "private, no-store"}
+        return Response(page.to_json(), 200, headers, media_type="application/json")
+
+    async def download(request: Request, kind: BlobKind) -> Response:
+        digest = request.path_params["sha256"]
+        known = matches(request, f'"{digest}"')
+        if known and await read(back_end.has_content, kind, digest):
+            return unchanged_content(digest)
+        get = back_end.plan if kind == "plan" else back_end.parameters
+        return content(request, await read(get, digest), digest)
+
+    @router.get(
+        **described("/plans/{sha256}", answers=_BYTES, refusals=(404, 416)),
+        summary="Download a plan",
+    )
+    async def plan(request: Request) -> Response:
+        """Return a signed plan by its hash: immutable, with ETag and ranges."""
+        return await download(request, "plan")
+
+    @router.get(
+        **described("/parameters/{sha256}", answers=_BYTES, refusals=(404, 416)),
+        summary="Download parameters",
+    )
+    async def parameters(request: Request) -> Response:
+        """Return little-endian float32 parameters by their hash: immutable, with ETag and ranges."""
+        return await download(request, "parameters")
+
+    return router

@@ -1,0 +1,238 @@
+"""The operator's routes: tasks, rounds, models, counts, server-side features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pocketfl.plan.archive import PLAN_LIMIT
+from pocketfl.protocol import FEATURES_LIMIT, RoundNotice
+from pocketfl_server.api.requests import BearerKey, number, read_body, read_record
+from pocketfl_server.api.routes import Endpoint, PlainRoute, described, in_thread, json_answer
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.errors import Malformed
+from pocketfl_server.records import (
+    CreateTask,
+    FeaturesStored,
+    Funnel,
+    ModelList,
+    ModelVersion,
+    OpenRound,
+    PlanStored,
+    PutFeatures,
+    RoundList,
+    RoundResult,
+    TaskList,
+    TaskRecord,
+)
+from pocketfl_server.trusted.messages import TaskDescription
+
+RECORD_LIMIT: Final = 64 * 2**10
+OPERATOR_KEY: Final = "operator key"
+
+_TASK: Final = "/tasks/{task}"
+_ROUND: Final = "/tasks/{task}/rounds/{round}"
+_ENDING: Final = (401, 404, 409, 502, 503)
+
+
+def operator_router(back_end: BackEnd, *, operator_key: str) -> APIRouter:
+    """Return the operator's routes.
+
+    Parameters
+    ----------
+    back_end : BackEnd
+        What answers.
+    operator_key : str
+        Bearer token that each request has to show.
+    """
+    key = BearerKey(operator_key)
+    router = APIRouter(route_class=_guarded_route(key), prefix="/v1/operator", tags=["operator"])
+
+    def of_operator(path: str, **details: Any) -> dict[str, Any]:
+        return described(path, secret=OPERATOR_KEY, **details)
+
+    @router.put(
+        **of_operator(
+            "/plans/{sha256}",
+            takes="application/octet-stream",
+            answers=PlanStored,
+            refusals=(401, 408, 413, 415, 422),
+        ),
+        summary="Upload a plan",
+    )
+    async def put_plan(request: Request) -> Response:
+        """Verify a signed plan and keep it; the path names its hash."""
+        data = await read_body(request, limit=PLAN_LIMIT, media_type="application/octet-stream")
+        if sha256(data).hexdigest() != request.path_params["sha256"]:
+            raise Malformed("the body's SHA-256 is not the one in the path", code="digest_mismatch")
+        plan = await in_thread(back_end.add_plan, data)
+        stored = PlanStored(
+            sha256=plan.sha256,
+            name=plan.manifest.name,
+            version=plan.manifest.version,
+            privacy=plan.manifest.privacy,
+        )
+        return json_answer(stored)
+
+    @router.post(
+        **of_operator(
+            "/tasks",
+            takes=CreateTask,
+            answers=TaskRecord,
+            status=201,
+            refusals=(401, 404, 408, 409, 413, 415, 422, 502, 503),
+        ),
+        summary="Create a task",
+    )
+    async def create_task(request: Request) -> Response:
+        """Make a task of an uploaded plan; the same request again returns the same task."""
+        wanted = await read_record(request, CreateTask, limit=RECORD_LIMIT)
+        seed = wanted.seed_model
+
+        def create() -> TaskRecord:
+            return back_end.create_task(
+                wanted.name,
+                back_end.plan(wanted.plan_sha256),
+                optimizer=wanted.optimizer,
+                seed_model=None if seed is None else (seed.task, seed.version),
+            )
+
+        return json_answer(await in_thread(create), status=201)
+
+    @router.get(**of_operator("/tasks", answers=TaskList, refusals=(401,)), summary="All tasks")
+    async def tasks(request: Request) -> Response:
+        """List every task."""
+        del request
+        return json_answer(TaskList(tasks=await in_thread(back_end.tasks)))
+
+    @router.get(**of_operator(_TASK, answers=TaskRecord, refusals=(401, 404)), summary="A task")
+    async def task(request: Request) -> Response:
+        """Say where a task stands, and the public key of its trusted tier."""
+        return json_answer(await in_thread(back_end.task, request.path_params["task"]))
+
+    @router.get(
+        **of_operator(_TASK + "/privacy", answers=TaskDescription, refusals=(401, 404, 502, 503)),
+        summary="A task's privacy",
+    )
+    async def privacy(request: Request) -> Response:
+        """Relay what the trusted tier says about planned and spent privacy."""
+        return json_answer(await in_thread(back_end.privacy, request.path_params["task"]))
+
+    @router.get(
+        **of_operator(_TASK + "/models", answers=ModelList, refusals=(401, 404)),
+        summary="A task's models",
+    )
+    async def models(request: Request) -> Response:
+        """List every version of a task's model, oldest first."""
+        found = await in_thread(back_end.models, request.path_params["task"])
+        return json_answer(ModelList(models=found))
+
+    @router.get(
+        **of_operator(_TASK + "/models/{version}", answers=ModelVersion, refusals=(401, 404)),
+        summary="A model version",
+    )
+    async def model(request: Request) -> Response:
+        """Return one version of a task's model."""
+        name, version = request.path_params["task"], number(request, "version")
+        return json_answer(await in_thread(back_end.model, name, version))
+
+    @router.post(
+        **of_operator(
+            _TASK + "/rounds",
+            takes=OpenRound,
+            answers=RoundNotice,
+            status=201,
+            refusals=(401, 404, 408, 409, 413, 415, 422),
+        ),
+        summary="Open a round",
+    )
+    async def open_round(request: Request) -> Response:
+        """Open the task's next round; it closes at its deadline, or when told to."""
+        wanted = await read_record(request, OpenRound, limit=RECORD_LIMIT)
+        name = request.path_params["task"]
+        notice = await in_thread(back_end.open_round, name, seconds=wanted.seconds)
+        return json_answer(notice, status=201)
+
+    @router.get(
+        **of_operator(_TASK + "/rounds", answers=RoundList, refusals=(401, 404)),
+        summary="A task's rounds",
+    )
+    async def rounds(request: Request) -> Response:
+        """List every round of a task, oldest first."""
+        found = await in_thread(back_end.rounds, request.path_params["task"])
+        return json_answer(RoundList(rounds=found))
+
+    def on_round(call: Callable[[str, int], object]) -> Endpoint:
+        async def endpoint(request: Request) -> Response:
+            name, which = request.path_params["task"], number(request, "round")
+            return json_answer(await in_thread(call, name, which))
+
+        return endpoint
+
+    router.add_api_route(
+        **of_operator(_ROUND, answers=RoundResult, refusals=(401, 404)),
+        endpoint=on_round(back_end.round),
+        methods=["GET"],
+        name="round",
+        summary="A round",
+        description="Say where a round stands.",
+    )
+    router.add_api_route(
+        **of_operator(_ROUND + "/funnel", answers=Funnel, refusals=(401, 404)),
+        endpoint=on_round(back_end.funnel),
+        methods=["GET"],
+        name="funnel",
+        summary="A round's counts",
+        description="Count how many devices got how far.",
+    )
+    router.add_api_route(
+        **of_operator(_ROUND + "/close", answers=RoundResult, refusals=_ENDING),
+        endpoint=on_round(back_end.close_round),
+        methods=["POST"],
+        name="close_round",
+        summary="Close a round",
+        description="Have the round's sum released and applied; repeating returns the same result.",
+    )
+    router.add_api_route(
+        **of_operator(_ROUND + "/abort", answers=RoundResult, refusals=_ENDING),
+        endpoint=on_round(back_end.abort_round),
+        methods=["POST"],
+        name="abort_round",
+        summary="Abort a round",
+        description="End the round without a new version and delete its reports.",
+    )
+
+    @router.put(
+        **of_operator(
+            "/features/{table}",
+            takes=PutFeatures,
+            answers=FeaturesStored,
+            refusals=(401, 408, 409, 413, 415, 422),
+        ),
+        summary="Store users' features",
+    )
+    async def put_features(request: Request) -> Response:
+        """Add rows to users' tables, or replace those with the same key and time."""
+        wanted = await read_record(request, PutFeatures, limit=FEATURES_LIMIT)
+        users = [features.user for features in wanted.users]
+        if len(set(users)) != len(users):
+            raise Malformed("a user is named twice")
+        rows = {features.user: features.rows for features in wanted.users}
+        stored = await in_thread(back_end.put_features_of_users, request.path_params["table"], rows)
+        return json_answer(FeaturesStored(rows=stored))
+
+    return router
+
+
+def _guarded_route(key: BearerKey) -> type[PlainRoute]:
+    """Return a route class that asks for the operator key before anything of the body is read."""
+
+    class OperatorRoute(PlainRoute):
+        guard = key
+
+    return OperatorRoute

@@ -1,0 +1,128 @@
+"""Reading requests from strangers: who asks, and a body that is bounded in size and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from hashlib import sha256
+from typing import Final, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from pocketfl.decoding import decode_json
+from pocketfl.errors import DecodeError
+from pocketfl_server.errors import (
+    Malformed,
+    NotAuthenticated,
+    RequestTimeout,
+    TooLarge,
+    UnsupportedMedia,
+)
+
+T = TypeVar("T")
+
+BODY_SECONDS: Final = 120
+"""Longest time for a whole body to arrive."""
+
+
+def bearer(request: Request) -> str:
+    """Return the bearer token of a request.
+
+    Raises
+    ------
+    NotAuthenticated
+        If there is none.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise NotAuthenticated("the Authorization header with a bearer token is missing")
+    return token
+
+
+class BearerKey:
+    """Compares bearer tokens with one secret, in a time that does not depend on how wrong they are.
+
+    Parameters
+    ----------
+    key : str
+        At least 16 characters.
+    """
+
+    def __init__(self, key: str) -> None:
+        if len(key) < 16:
+            raise ValueError("the operator key needs at least 16 characters")
+        self._digest = _digest(key)
+
+    def require(self, request: Request) -> None:
+        """Refuse a request without the key."""
+        if not hmac.compare_digest(_digest(bearer(request)), self._digest):
+            raise NotAuthenticated("the operator key is wrong", code="wrong_operator_key")
+
+
+async def read_body(request: Request, *, limit: int, media_type: str) -> bytes:
+    """Read a body, stopping as soon as it is longer or slower than allowed.
+
+    Parameters
+    ----------
+    request : Request
+        The request.
+    limit : int
+        Most bytes.
+    media_type : str
+        What the body has to be declared as.
+
+    Raises
+    ------
+    UnsupportedMedia, TooLarge, RequestTimeout
+        Before more than ``limit`` bytes are held.
+    """
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared != media_type:
+        raise UnsupportedMedia(
+            f"the body must be {media_type}, not {declared[:60] or 'undeclared'}"
+        )
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and (len(stated) > 15 or int(stated) > limit):
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > limit:
+                    raise _too_large(limit)
+                body += chunk
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not arrive in {BODY_SECONDS} seconds") from None
+    except ClientDisconnect:
+        raise Malformed("the body was cut short") from None
+    return bytes(body)
+
+
+async def read_record(request: Request, kind: type[T], *, limit: int) -> T:
+    """Read a JSON body into a record, strictly.
+
+    Raises
+    ------
+    Malformed
+        Naming the field that is missing, unknown or of the wrong type.
+    """
+    body = await read_body(request, limit=limit, media_type="application/json")
+    try:
+        return decode_json(kind, body, what="body", limit=limit)
+    except DecodeError as error:
+        raise Malformed(str(error)) from None
+
+
+def number(request: Request, name: str) -> int:
+    """Return a whole number of the path; one that cannot exist becomes -1, which nothing has."""
+    text: str = request.path_params[name]
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else -1
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body has more than the {limit} bytes allowed", details={"limit": limit})
+
+
+def _digest(secret: str) -> bytes:
+    return sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,282 @@
+"""The back end without a network: everything that devices and operators may ask of it.
+
+:mod:`.api` puts HTTP in front of it, :mod:`.in_process` a transport for devices in the same process.
+The back end holds no key that opens a report; what moves a model comes from the trusted tier.
+"""
+
+# ruff: noqa: A002 - "round" is the word of the field
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection
+
+from pocketfl.plan import Plan
+from pocketfl.protocol import (
+    Assignment,
+    CheckIn,
+    Enrolment,
+    EnrolmentRequest,
+    FeaturePage,
+    FeatureRow,
+    Notices,
+    ReportReceipt,
+    RetryWindow,
+    RoundNotice,
+)
+from pocketfl.runtimes.interface import FloatVector
+from pocketfl_server.blobs import BlobKind, Blobs
+from pocketfl_server.coordinator import Coordinator
+from pocketfl_server.database import Database
+from pocketfl_server.enrolment import Enrolments
+from pocketfl_server.errors import NotFound
+from pocketfl_server.intake import Intake
+from pocketfl_server.optimizers import OptimizerSpec
+from pocketfl_server.records import Funnel, ModelReference, ModelVersion, RoundResult, TaskRecord
+from pocketfl_server.registry import Registry
+from pocketfl_server.rounds import Rounds
+from pocketfl_server.tasks import Tasks
+from pocketfl_server.trusted.client import TrustedTier
+from pocketfl_server.trusted.messages import TaskDescription
+from pocketfl_server.user_features import EncodedPage, UserFeatures
+
+
+class BackEnd:
+    """Tasks, rounds, models and features over one database; safe for threads.
+
+    Parameters
+    ----------
+    database_url : str
+        ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
+    trusted : TrustedTier
+        Opens, sums and releases reports; in another process outside of tests.
+    plan_keys : iterable of str or bytes
+        Ed25519 public keys of the modellers whose plans are served.
+    enrolment_key : str
+        The secret that apps enrol with, at least 16 characters.
+    clock : callable, optional
+        Returns Unix time in seconds.
+
+    Raises
+    ------
+    DatabaseUnusableError
+        If the database cannot be used.
+    PlanError
+        If no usable plan key is given.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        trusted: TrustedTier,
+        plan_keys: Iterable[str | bytes],
+        enrolment_key: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._trusted = trusted
+        self._enrolments = Enrolments(enrolment_key=enrolment_key)
+        self.database = Database(database_url)
+        self._blobs = Blobs(self.database)
+        self._registry = Registry(self._blobs)
+        try:
+            self._tasks = Tasks(
+                self.database, self._blobs, self._registry, trusted=trusted, plan_keys=plan_keys
+            )
+        except BaseException:
+            self.database.close()
+            raise
+        self._rounds = Rounds(self.database, self._tasks, self._registry)
+        self._intake = Intake(self.database, self._enrolments, self._rounds, clock=clock)
+        self._coordinator = Coordinator(
+            self.database,
+            self._tasks,
+            self._rounds,
+            self._registry,
+            trusted=trusted,
+            clock=clock,
+        )
+        self._user_features = UserFeatures(self.database)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # What devices ask.
+
+    def enrol(self, key: str, request: EnrolmentRequest) -> Enrolment:
+        """Exchange the app's enrolment key for a device token; see :class:`.Enrolments`."""
+        self._enrolments.check_key(key)
+        with self.database.writing() as connection:
+            return self._enrolments.enrol(connection, key, request, now=self._clock())
+
+    def notices(self) -> Notices:
+        """Return all open rounds, the same answer for everybody."""
+        return self._rounds.notices(now=self._clock())
+
+    def check_in(
+        self, token: str, task: str, round: int, request: CheckIn
+    ) -> Assignment | RetryWindow:
+        """Give a device a lease in a round, or a time at which to come back."""
+        with self.database.writing() as connection:
+            return self.prepare_check_in(token, task, round, request)(connection)
+
+    def prepare_check_in(
+        self, token: str, task: str, round: int, request: CheckIn
+    ) -> Callable[[Connection], Assignment | RetryWindow]:
+        """Return :meth:`check_in` as an operation for a shared transaction."""
+        return self._intake.check_in(token, task, round, request)
+
+    def plan(self, sha256: str) -> bytes:
+        """Return a plan's archive."""
+        return self._blobs.get("plan", sha256)
+
+    def parameters(self, sha256: str) -> bytes:
+        """Return parameters as little-endian float32."""
+        return self._blobs.get("parameters", sha256)
+
+    def has_content(self, kind: BlobKind, sha256: str) -> bool:
+        """Say whether a plan or parameters with this hash are here."""
+        return self._blobs.exists(kind, sha256)
+
+    def report_bytes(self, lease: str) -> int:
+        """Return the length of every report under this lease's plan."""
+        return self._intake.report_bytes(lease)
+
+    def upload(self, lease: str, body: bytes) -> ReportReceipt:
+        """Take in a sealed report; once this returns, the report is on disk."""
+        operation = self.prepare_upload(lease, body)
+        with self.database.writing() as connection:
+            return operation(connection)
+
+    def prepare_upload(self, lease: str, body: bytes) -> Callable[[Connection], ReportReceipt]:
+        """Return :meth:`upload` as an operation for a shared transaction."""
+        return self._intake.upload(lease, body)
+
+    def features(self, token: str, table: str, cursor: str | None = None) -> FeaturePage:
+        """Return rows of the features of the user whose device this is."""
+        return self.encoded_features(token, table, cursor).decode()
+
+    def encoded_features(self, token: str, table: str, cursor: str | None = None) -> EncodedPage:
+        """Return :meth:`features` without decoding what is stored as JSON."""
+        with self.database.reading() as connection:
+            identity = self._enrolments.authenticate(connection, token)
+            return self._user_features.page(connection, identity.user, table, cursor)
+
+    # What operators ask.
+
+    def add_plan(self, plan_data: bytes) -> Plan:
+        """Verify and store a plan."""
+        return self._tasks.add_plan(plan_data)
+
+    def create_task(
+        self,
+        name: str,
+        plan_data: bytes,
+        *,
+        optimizer: OptimizerSpec,
+        seed_model: tuple[str, int] | None = None,
+    ) -> TaskRecord:
+        """Create a task; repeating the same request changes nothing.
+
+        Parameters
+        ----------
+        name : str
+            Letters, digits, ".", "_", "-".
+        plan_data : bytes
+            The signed plan's archive.
+        optimizer : OptimizerSpec
+            The server's.
+        seed_model : (task, version), optional
+            Start from that model instead of from the plan's initial parameters.
+        """
+        seed = None
+        if seed_model is not None:
+            seed = ModelReference(task=seed_model[0], version=seed_model[1])
+        return self._tasks.create(
+            name, plan_data, optimizer=optimizer, seed_model=seed, now=self._clock()
+        )
+
+    def task(self, name: str) -> TaskRecord:
+        """Return a task."""
+        return self._tasks.get(name)
+
+    def tasks(self) -> tuple[TaskRecord, ...]:
+        """Return every task."""
+        return self._tasks.all()
+
+    def privacy(self, task: str) -> TaskDescription:
+        """Return what the trusted tier says about a task's planned and spent privacy."""
+        return self._trusted.describe(self._tasks.get(task).name)
+
+    def open_round(self, task: str, *, seconds: float) -> RoundNotice:
+        """Open a task's next round; see :meth:`.Rounds.open`."""
+        return self._rounds.open(task, seconds=seconds, now=self._clock())
+
+    def close_round(self, task: str, round: int | None = None) -> RoundResult:
+        """End a round with a new model version; see :meth:`.Coordinator.close`."""
+        return self._coordinator.close(task, round)
+
+    def abort_round(self, task: str, round: int | None = None) -> RoundResult:
+        """End a round without one; see :meth:`.Coordinator.abort`."""
+        return self._coordinator.abort(task, round)
+
+    def close_due_rounds(self) -> list[RoundResult]:
+        """End every round past its deadline or half-ended; see :meth:`.Coordinator.close_due`."""
+        return self._coordinator.close_due()
+
+    def round(self, task: str, round: int) -> RoundResult:
+        """Return a round."""
+        return self._rounds.result(task, round)
+
+    def rounds(self, task: str) -> tuple[RoundResult, ...]:
+        """Return every round of a task."""
+        return self._rounds.results(task)
+
+    def funnel(self, task: str, round: int) -> Funnel:
+        """Return how many devices got how far in a round."""
+        return self._rounds.funnel(task, round)
+
+    def models(self, task: str) -> tuple[ModelVersion, ...]:
+        """Return every version of a task's model, oldest first."""
+        self._tasks.get(task)
+        with self.database.reading() as connection:
+            return self._registry.versions(connection, task)
+
+    def model(self, task: str, version: int) -> ModelVersion:
+        """Return one version of a task's model."""
+        self._tasks.get(task)
+        if not 0 <= version < 2**31:
+            raise NotFound(f"task {task!r} has no model version {version}", code="unknown_model")
+        with self.database.reading() as connection:
+            return self._registry.version(connection, task, version)
+
+    def model_parameters(self, task: str, version: int) -> FloatVector:
+        """Return one version's parameters, float32 of shape (P,)."""
+        return self._registry.parameters(self.model(task, version))
+
+    def put_features(self, user: str, table: str, rows: Iterable[FeatureRow]) -> int:
+        """Store rows of one user's features; returns how many."""
+        return self._user_features.put(table, {user: rows})
+
+    def put_features_of_users(
+        self, table: str, rows_of_users: Mapping[str, Iterable[FeatureRow]]
+    ) -> int:
+        """Store rows for many users at once; returns how many."""
+        return self._user_features.put(table, rows_of_users)

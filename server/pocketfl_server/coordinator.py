@@ -1,0 +1,403 @@
+"""Ending a round: hand its sealed reports over, have their sum released, move the model, forget.
+
+Every step is durable before the next begins and may be repeated, so after a crash between any two of
+them :meth:`Coordinator.close` simply continues:
+
+1. ``open`` -> ``closing``: from here on no report is taken in.
+2. Sealed reports go to the trusted tier in batches, in the order of their random leases and not of
+   their arrival. Repeating a batch changes nothing there.
+3. The trusted tier releases. Repeating the request returns the same values and charges nothing.
+4. One transaction stores the new model version, marks the round ``finished``, keeps the counts, and
+   deletes the check-ins and the sealed reports.
+
+A round that cannot be released goes ``aborting`` -> ``aborted`` instead, with its reason and counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, select
+
+from pocketfl.plan import Manifest
+from pocketfl_server.database import Database, check_ins, reports, round_counts, rounds
+from pocketfl_server.errors import Conflict, NotFound
+from pocketfl_server.records import RoundResult
+from pocketfl_server.registry import DivergedError, NextModel, Registry
+from pocketfl_server.rounds import RoundFacts, Rounds, count_participants
+from pocketfl_server.tasks import Tasks
+from pocketfl_server.trusted import messages
+from pocketfl_server.trusted.client import TrustedTier
+from pocketfl_server.trusted.messages import (
+    BudgetExhausted,
+    FloorNotReached,
+    Release,
+    SealedEntry,
+    TrustedTierError,
+)
+
+logger = logging.getLogger(__name__)
+
+PAGE_BYTES: Final = 32 * 2**20
+"""Sealed reports that are held in memory while they are handed over."""
+MAX_PAGE: Final = 4096
+FIRST_DELAY_SECONDS: Final = 1.0
+MAX_DELAY_SECONDS: Final = 60.0
+"""A round that could not be ended is tried again after so long, the first and the longest time."""
+RECEIPT_ROUNDS: Final = 2
+"""For so many later rounds of a task a repeated upload still gets its receipt."""
+
+_MOVE = (
+    rounds.update()
+    .where(
+        rounds.c.id == bindparam("this_round"),
+        rounds.c.state == bindparam("before"),
+    )
+    .values(state=bindparam("after"), reason=bindparam("why"))
+)
+_FINISH = (
+    rounds.update()
+    .where(rounds.c.id == bindparam("this_round"), rounds.c.state == "closing")
+    .values(state="finished", new_version=bindparam("version"), ended_at=bindparam("now"))
+)
+_ABORT = (
+    rounds.update()
+    .where(rounds.c.id == bindparam("this_round"), rounds.c.state == "aborting")
+    .values(state="aborted", ended_at=bindparam("now"))
+)
+_PENDING = (
+    select(reports.c.lease, reports.c.sealed)
+    .where(
+        reports.c.round_id == bindparam("this_round"),
+        reports.c.submitted.is_(False),
+        reports.c.sealed.is_not(None),
+    )
+    .order_by(reports.c.lease)
+    .limit(bindparam("page"))
+)
+_SUBMITTED = (
+    reports.update().where(reports.c.lease == bindparam("its_lease")).values(submitted=True)
+)
+_FORGET_CHECK_INS = check_ins.delete().where(check_ins.c.round_id == bindparam("this_round"))
+_FORGET_REPORTS = (
+    reports.update().where(reports.c.round_id == bindparam("this_round")).values(sealed=None)
+)
+_FORGET_RECEIPTS = reports.delete().where(
+    reports.c.round_id.in_(
+        select(rounds.c.id).where(
+            rounds.c.task == bindparam("task"),
+            rounds.c.number <= bindparam("number"),
+            rounds.c.state.in_(("finished", "aborted")),
+        )
+    )
+)
+
+
+class Coordinator:
+    """Ends rounds; safe to be called twice, from several threads, and again after a crash.
+
+    Parameters
+    ----------
+    database, tasks, rounds, registry
+        Where things are kept.
+    trusted : TrustedTier
+        Sums, adds noise and releases.
+    clock : callable
+        Returns Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        task_list: Tasks,
+        round_list: Rounds,
+        registry: Registry,
+        *,
+        trusted: TrustedTier,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._tasks = task_list
+        self._rounds = round_list
+        self._registry = registry
+        self._trusted = trusted
+        self._clock = clock
+        self._put_count = database.insert_or_ignore(round_counts)
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._delays: dict[tuple[str, int], tuple[float, float]] = {}
+
+    def close(self, task: str, number: int | None = None) -> RoundResult:
+        """Close a round and make a new model version of it.
+
+        Parameters
+        ----------
+        task : str
+            Name of the task.
+        number : int, optional
+            The round; by default the one that is under way. A round that has ended already is
+            returned as it is.
+
+        Returns
+        -------
+        RoundResult
+            ``finished`` or ``aborted``.
+
+        Raises
+        ------
+        NotFound, Conflict
+            If there is no such round, or none under way.
+        TrustedTierError
+            If the trusted tier cannot be reached or contradicts the record; call again.
+        ReleaseRefusedError
+            If what it released is not what the round's plan calls for.
+        """
+        number = self._number(task, number)
+        with self._locks[task]:
+            facts = self._facts(task, number)
+            self._move(facts, "open", "closing")
+            state = self._rounds.result(task, number).state
+            if state == "closing":
+                self._release(facts)
+            elif state == "aborting":
+                self._finish_aborting(facts)
+        return self._rounds.result(task, number)
+
+    def abort(self, task: str, number: int | None = None) -> RoundResult:
+        """End a round without a new version and delete its reports everywhere.
+
+        Raises
+        ------
+        NotFound, Conflict
+            If there is no such round, none under way, it has made a version, or its sum has been
+            released already: then only closing it is left.
+        TrustedTierError
+            If the trusted tier cannot be reached; call again.
+        """
+        number = self._number(task, number)
+        with self._locks[task]:
+            facts = self._facts(task, number)
+            for state in ("open", "closing"):
+                self._move(facts, state, "aborting", reason="operator")
+            result = self._rounds.result(task, number)
+            if result.state == "aborting":
+                self._finish_aborting(facts)
+            elif result.state == "finished":
+                raise Conflict(
+                    f"round {number} of {task!r} has made version {result.new_version}",
+                    code="round_finished",
+                )
+        return self._rounds.result(task, number)
+
+    def close_due(self) -> list[RoundResult]:
+        """Close every round past its deadline, and end those that a crash left half-ended.
+
+        A round that cannot be ended now, because the trusted tier is away, stays as it is and is
+        logged; later calls try again, ever less often.
+        """
+        ended = []
+        now = self._clock()
+        for task, number in self._rounds.due(now=now):
+            not_before, delay = self._delays.get((task, number), (now, FIRST_DELAY_SECONDS))
+            if now < not_before:
+                continue
+            try:
+                ended.append(self.close(task, number))
+                self._delays.pop((task, number), None)
+            except Exception as error:
+                self._delays[task, number] = (now + delay, min(2 * delay, MAX_DELAY_SECONDS))
+                logger.warning(
+                    "round %d of task %s cannot be ended yet: %s: %s",
+                    number,
+                    task,
+                    type(error).__name__,
+                    error,
+                )
+        return ended
+
+    def _number(self, task: str, number: int | None) -> int:
+        if number is not None:
+            return self._rounds.result(task, number).round
+        self._tasks.get(task)
+        current = self._rounds.under_way(task)
+        if current is None:
+            raise Conflict(f"task {task!r} has no round under way", code="no_round_under_way")
+        return current.round
+
+    def _facts(self, task: str, number: int) -> RoundFacts:
+        facts = self._rounds.facts(task, number)
+        if facts is None:
+            raise NotFound(f"task {task!r} has no round {number}", code="unknown_round")
+        return facts
+
+    def _release(self, facts: RoundFacts) -> None:
+        manifest = self._tasks.manifest(facts.plan_sha256)
+        if not self._hand_over(facts):
+            self._start_aborting(facts, "round_full", 0, {})
+            return
+        try:
+            release = self._trusted.release(facts.task, facts.number, facts.model_version)
+        except FloorNotReached as refusal:
+            counts = {
+                name: int(value or 0) for name, value in refusal.details.items() if name != "floor"
+            }
+            accepted = counts.pop("accepted", 0)
+            self._start_aborting(facts, "floor_not_reached", accepted, counts)
+            return
+        except BudgetExhausted:
+            self._start_aborting(facts, "budget_exhausted", 0, {})
+            return
+        try:
+            following = self._compute_next(facts, manifest, release)
+        except DivergedError as error:
+            logger.warning("round %d of task %s: %s", facts.number, facts.task, error)
+            self._start_aborting(facts, "diverged", release.reports, release.rejected)
+            return
+        self._apply(facts, manifest, following)
+
+    def _hand_over(self, facts: RoundFacts) -> bool:
+        """Submit what has not been submitted.
+
+        Returns
+        -------
+        bool
+            False if there are more reports than the plan's population could honestly have sent.
+        """
+        page = max(1, min(MAX_PAGE, PAGE_BYTES // facts.report_bytes))
+        while True:
+            with self._database.reading() as connection:
+                rows = connection.execute(_PENDING, {"this_round": facts.id, "page": page}).all()
+            if not rows:
+                return True
+            entries = [SealedEntry(lease=row.lease, sealed=bytes(row.sealed)) for row in rows]
+            try:
+                self._trusted.submit(facts.task, facts.number, facts.model_version, entries)
+            except messages.Conflict as conflict:
+                if conflict.code == "round_full":
+                    return False
+                if conflict.code == "round_released":  # by another gateway, or before a crash
+                    return True
+                raise
+            with self._database.writing() as connection:
+                connection.execute(_SUBMITTED, [{"its_lease": row.lease} for row in rows])
+
+    def _compute_next(self, facts: RoundFacts, manifest: Manifest, release: Release) -> NextModel:
+        record = self._tasks.get(facts.task)
+        with self._database.reading() as connection:
+            return self._registry.compute_next(
+                connection,
+                manifest=manifest,
+                plan_sha256=facts.plan_sha256,
+                optimizer=record.optimizer,
+                task=facts.task,
+                round_number=facts.number,
+                model_version=facts.model_version,
+                release=release,
+            )
+
+    def _apply(self, facts: RoundFacts, manifest: Manifest, following: NextModel) -> None:
+        now = self._clock()
+        release = following.release
+        with self._database.writing() as connection:
+            moved = connection.execute(
+                _FINISH,
+                {"this_round": facts.id, "version": facts.model_version + 1, "now": now},
+            )
+            if moved.rowcount == 0:
+                return  # another gateway applied the same release
+            self._registry.store_next(connection, following, manifest, now=now)
+            self._keep_outcome(connection, facts, release.reports, release.rejected)
+            self._forget(connection, facts)
+            limit = manifest.aggregation.max_rounds
+            if self._registry.releases(connection, facts.task) >= limit:
+                self._tasks.finish(connection, facts.task, "max_rounds_reached")
+        self._database.forget_deleted()
+
+    def _start_aborting(
+        self, facts: RoundFacts, reason: str, accepted: int, rejected: Mapping[str, int]
+    ) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                _MOVE,
+                {"this_round": facts.id, "before": "closing", "after": "aborting", "why": reason},
+            )
+            self._keep_outcome(connection, facts, accepted, rejected)
+        self._finish_aborting(facts)
+
+    def _finish_aborting(self, facts: RoundFacts) -> None:
+        reason = self._rounds.result(facts.task, facts.number).reason
+        if reason != "diverged":  # that one has been released, and charged
+            try:
+                self._trusted.abandon(facts.task, facts.number)
+            except TrustedTierError as error:
+                if error.code != "round_released":
+                    raise
+                self._move(facts, "aborting", "closing")
+                raise Conflict(
+                    f"the sum of round {facts.number} of {facts.task!r} has been released and "
+                    "charged already; close the round instead",
+                    code="round_released",
+                ) from None
+        with self._database.writing() as connection:
+            moved = connection.execute(_ABORT, {"this_round": facts.id, "now": self._clock()})
+            if moved.rowcount == 0:
+                return
+            self._keep_counts(connection, facts, self._participants(connection, facts))
+            self._forget(connection, facts)
+            if reason == "budget_exhausted":
+                self._tasks.finish(connection, facts.task, reason)
+        self._database.forget_deleted()
+
+    def _move(
+        self, facts: RoundFacts, before: str, after: str, *, reason: str | None = None
+    ) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                _MOVE, {"this_round": facts.id, "before": before, "after": after, "why": reason}
+            )
+
+    def _keep_outcome(
+        self,
+        connection: Connection,
+        facts: RoundFacts,
+        accepted: int,
+        rejected: Mapping[str, int],
+    ) -> None:
+        counts = self._participants(connection, facts)
+        counts["accepted", ""] = accepted
+        counts |= {("rejected", reason): count for reason, count in rejected.items()}
+        self._keep_counts(connection, facts, counts)
+
+    @staticmethod
+    def _participants(connection: Connection, facts: RoundFacts) -> dict[tuple[str, str], int]:
+        leases, uploaded = count_participants(connection, facts)
+        return {("leases", ""): leases, ("uploaded", ""): uploaded}
+
+    def _keep_counts(
+        self, connection: Connection, facts: RoundFacts, counts: Mapping[tuple[str, str], int]
+    ) -> None:
+        connection.execute(
+            self._put_count,
+            [
+                {
+                    "task": facts.task,
+                    "round": facts.number,
+                    "stage": stage,
+                    "reason": reason,
+                    "count": count,
+                }
+                for (stage, reason), count in counts.items()
+            ],
+        )
+
+    @staticmethod
+    def _forget(connection: Connection, facts: RoundFacts) -> None:
+        """Delete who checked in, and the sealed reports: nothing needs them after the round."""
+        connection.execute(_FORGET_CHECK_INS, {"this_round": facts.id})
+        connection.execute(_FORGET_REPORTS, {"this_round": facts.id})
+        connection.execute(
+            _FORGET_RECEIPTS, {"task": facts.task, "number": facts.number - RECEIPT_ROUNDS}
+        )

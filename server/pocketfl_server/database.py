@@ -1,0 +1,333 @@
+"""The back end's tables, and the one place that opens them: SQLite by default, PostgreSQL by URL.
+
+What joins whom. ``devices`` and ``check_ins`` know a device (by the hash of its token); ``reports`` and
+everything after it know a lease. No column joins the two sides: a check-in has no lease, no time and no
+row number (its table is kept in the order of random keys), and a lease is first written when its report
+arrives, in another transaction, at a time of the device's choosing. Check-ins of a round are deleted
+when the round ends. What remains is what the machine itself can see of the order in which requests
+arrive, which no schema can hide.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Insert,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from pocketfl_server.errors import DatabaseUnusableError
+
+SCHEMA_VERSION: Final = 1
+BUSY_TIMEOUT_SECONDS: Final = 20
+
+metadata = MetaData()
+
+schema_version = Table(
+    "pocketfl_schema_version", metadata, Column("version", Integer, primary_key=True)
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("kind", String(16), primary_key=True),  # plan, parameters, optimizer_state
+    Column("sha256", String(64), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("plan_sha256", String(64), nullable=False, unique=True),
+    Column("privacy", String(16), nullable=False),
+    Column("state", String(16), nullable=False),  # active, finished
+    Column("finished_reason", String(64)),
+    Column("optimizer", Text, nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("public_key", String(64), nullable=False),
+    Column("seed_task", String(128)),
+    Column("seed_version", Integer),
+    Column("created_at", Float, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("task", ForeignKey("tasks.name"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("parameters_sha256", String(64), nullable=False),
+    Column("optimizer_state_sha256", String(64)),
+    Column("privacy", String(16), nullable=False),
+    Column("round", Integer),
+    Column("reports", Integer),
+    Column("noise_multiplier", Float),
+    Column("epsilon", Float),
+    Column("epsilon_against_back_end", Float),
+    Column("delta", Float),
+    Column("created_at", Float, nullable=False),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("task", ForeignKey("tasks.name"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", LargeBinary(8), nullable=False, unique=True),
+    # open -> closing -> finished, or open/closing -> aborting -> aborted
+    Column("state", String(16), nullable=False),
+    Column("reason", String(64)),
+    Column("model_version", Integer, nullable=False),
+    Column("new_version", Integer),
+    Column("opened_at", Float, nullable=False),
+    Column("closes_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("lease_key", LargeBinary(32), nullable=False),
+    ForeignKeyConstraint(["task", "model_version"], ["models.task", "models.version"]),
+)
+_UNDER_WAY = rounds.c.state.in_(("open", "closing", "aborting"))
+Index(
+    "one_round_under_way",
+    rounds.c.task,
+    unique=True,
+    sqlite_where=_UNDER_WAY,
+    postgresql_where=_UNDER_WAY,
+)
+
+round_counts = Table(
+    "round_counts",
+    metadata,
+    Column("task", String(128), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    # turned_away, leases, uploaded, accepted, rejected
+    Column("stage", String(16), primary_key=True),
+    Column("reason", String(64), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("token_sha256", LargeBinary(32), primary_key=True),
+    Column("user", String(256), nullable=False),
+    Column("sdk", String(64), nullable=False),
+    Column("enrolled_day", Integer, nullable=False),  # days since 1970; no finer on purpose
+    sqlite_with_rowid=False,
+)
+
+check_ins = Table(
+    "check_ins",
+    metadata,
+    Column("round_id", LargeBinary(8), primary_key=True),
+    Column("device", LargeBinary(32), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("lease", String(128), primary_key=True),
+    Column("round_id", LargeBinary(8), nullable=False, index=True),
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("sealed", LargeBinary),  # gone once the round has ended; the receipt stays for a while
+    Column("submitted", Boolean, nullable=False),
+)
+
+user_features = Table(
+    "user_features",
+    metadata,
+    Column("user", String(256), primary_key=True),
+    Column("table", String(128), primary_key=True),
+    Column("key", String(256), primary_key=True),
+    Column("valid_from", Float(53), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+Index(
+    "user_features_in_sequence",
+    user_features.c.user,
+    user_features.c.table,
+    user_features.c.sequence,
+    unique=True,
+)
+
+
+class Database:
+    """Engines for one database: many readers, and transactions that are durable when they end.
+
+    SQLite runs in WAL mode. There is one writing connection with ``synchronous=FULL``: what a device is
+    promised has reached the disk. Reading connections never wait for it.
+
+    Parameters
+    ----------
+    url : str
+        ``sqlite:///path/to/file.db`` or ``postgresql+psycopg://user:password@host/database``.
+
+    Attributes
+    ----------
+    in_process : bool
+        Whether statements run inside this process (SQLite) instead of across a connection.
+
+    Raises
+    ------
+    DatabaseUnusableError
+        If it cannot be opened, is damaged, holds something else, or has another schema version.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = _parse(url)
+        self.in_process = parsed.get_backend_name() == "sqlite"
+        self._shown = parsed.render_as_string(hide_password=True)
+        self._writer, self._reader = _engines(parsed)
+        try:
+            self._prepare_schema()
+        except DBAPIError as error:
+            self.close()
+            raise DatabaseUnusableError(
+                f"the database {self._shown} cannot be used: {error.orig}"
+            ) from None
+        except DatabaseUnusableError:
+            self.close()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection on which each statement sees the latest committed state."""
+        with self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection in a transaction that commits durably, or leaves no trace on an error."""
+        with self._writer.begin() as connection:
+            yield connection
+
+    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """Return an insert that can say what happens on a conflict, in this database's dialect."""
+        return sqlite.insert(table) if self.in_process else postgresql.insert(table)
+
+    def insert_or_ignore(self, table: Table) -> Insert:
+        """Return an insert that changes nothing where the primary key exists; see its ``rowcount``."""
+        insert = self.insert(table).on_conflict_do_nothing()
+        return insert.execution_options(preserve_rowcount=True)
+
+    def forget_deleted(self) -> None:
+        """Move deletions out of SQLite's log, so that deleted rows do not linger on disk there."""
+        if self.in_process:
+            with self._reader.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def _prepare_schema(self) -> None:
+        with self._writer.begin() as connection:
+            if not self.in_process:
+                # Several gateways may start at once; the number is arbitrary but must not change.
+                connection.execute(text("SELECT pg_advisory_xact_lock(7201980316)"))
+            present = set(inspect(connection).get_table_names())
+            if not present:
+                metadata.create_all(connection)
+                connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
+                return
+            if schema_version.name not in present:
+                raise DatabaseUnusableError(
+                    f"the database {self._shown} holds other tables ({sorted(present)[0]!r} is one); "
+                    "give PocketFL a database of its own"
+                )
+            versions = connection.execute(select(schema_version.c.version)).scalars().all()
+            if versions != [SCHEMA_VERSION]:
+                raise DatabaseUnusableError(
+                    f"the database {self._shown} has schema version {versions}; this pocketfl reads "
+                    f"{SCHEMA_VERSION}"
+                )
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise DatabaseUnusableError(
+            f"{url[:60]!r} is no database URL; an example is sqlite:///pocketfl.db"
+        ) from None
+    name = parsed.get_backend_name()
+    if name not in ("sqlite", "postgresql"):
+        raise DatabaseUnusableError(f"{name} is not supported; use sqlite or postgresql+psycopg")
+    if name == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.database in (None, "", ":memory:") or "mode=memory" in (parsed.database or ""):
+        raise DatabaseUnusableError(
+            "a database in memory would lose what devices were promised; name a file: sqlite:///FILE"
+        )
+    return parsed
+
+
+def _engines(url: URL) -> tuple[Engine, Engine]:
+    """Return the writing and the reading engine."""
+    if url.get_backend_name() == "postgresql":
+        engine = create_engine(
+            url, pool_size=8, max_overflow=8, pool_pre_ping=True, hide_parameters=True
+        )
+        return engine, engine.execution_options(isolation_level="AUTOCOMMIT")
+    # Parameters stay out of error messages, for they are tokens, users and reports.
+    arguments: dict[str, Any] = {
+        "connect_args": {"timeout": BUSY_TIMEOUT_SECONDS},
+        "hide_parameters": True,
+    }
+    # One writing connection: writers queue here in order, instead of polling for SQLite's lock.
+    writer = create_engine(url, pool_size=1, max_overflow=0, pool_timeout=60, **arguments)
+    reader = create_engine(
+        url, pool_size=4, max_overflow=12, isolation_level="AUTOCOMMIT", **arguments
+    )
+    event.listen(writer, "connect", _set_up_sqlite)
+    event.listen(writer, "begin", _begin_immediate)
+    event.listen(reader, "connect", _set_up_sqlite)
+    return writer, reader
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver must not begin transactions by itself: BEGIN IMMEDIATE takes the lock up front, where
+    # waiting for it is safe, instead of at the first write.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=FAST",
+        "temp_store=MEMORY",
+        "cache_size=-16384",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

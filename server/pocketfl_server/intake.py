@@ -1,0 +1,214 @@
+"""What devices do in an open round: check in for a lease, upload a sealed report under it.
+
+These are the requests that come by the thousand. Each is prepared without the database and then is one
+small operation in a transaction, which several requests may share (:mod:`.group_commit`).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, select
+
+from pocketfl.protocol import Assignment, CheckIn, ReportReceipt, RetryWindow
+from pocketfl_server.database import Database, check_ins, reports, round_counts, rounds
+from pocketfl_server.enrolment import Enrolments
+from pocketfl_server.errors import Conflict, Gone, Malformed, NotFound, TooLarge
+from pocketfl_server.leases import is_genuine, new_lease, round_of
+from pocketfl_server.rounds import RoundFacts, Rounds
+
+RETRY_SECONDS: Final = (30.0, 300.0)
+"""When a device that was turned away may come back; it picks a random time in between."""
+_MAX_RETRY_SECONDS: Final = 30 * 86_400.0
+
+# Sharing a lock on the round keeps it from closing under the operation (PostgreSQL; SQLite has one
+# writer anyway).
+_STATE = select(rounds.c.state).where(rounds.c.id == bindparam("id")).with_for_update(read=True)
+_RECEIPT = select(reports.c.sha256).where(reports.c.lease == bindparam("lease"))
+
+
+class Intake:
+    """Gives out leases and takes in sealed reports, which it never opens.
+
+    Parameters
+    ----------
+    database, enrolments, rounds
+        Where things are kept.
+    clock : callable
+        Returns Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        enrolments: Enrolments,
+        round_list: Rounds,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._enrolments = enrolments
+        self._rounds = round_list
+        self._clock = clock
+        self._check_in = database.insert_or_ignore(check_ins)
+        self._store = database.insert_or_ignore(reports)
+        insert = database.insert(round_counts)
+        self._count = insert.on_conflict_do_update(
+            index_elements=list(round_counts.primary_key.columns),
+            set_={"count": round_counts.c.count + insert.excluded.count},
+        )
+
+    def check_in(
+        self, token: str, task: str, number: int, request: CheckIn
+    ) -> Callable[[Connection], Assignment | RetryWindow]:
+        """Prepare a check-in: the device token appears here and never after.
+
+        Parameters
+        ----------
+        token : str
+            Device token.
+        task, number
+            The round.
+        request : CheckIn
+            What the device can run.
+
+        Returns
+        -------
+        callable
+            The operation; it raises :class:`NotAuthenticated` or :class:`NotFound` before it writes.
+        """
+        facts = self._rounds.facts(task, number)
+
+        def operation(connection: Connection) -> Assignment | RetryWindow:
+            identity = self._enrolments.authenticate(connection, token)
+            if facts is None:
+                raise NotFound(
+                    f"no round {number} of a task {task[:128]!r} here", code="unknown_round"
+                )
+            now = self._clock()
+            state = connection.execute(_STATE, {"id": facts.id}).scalar_one()
+            if state != "open" or now >= facts.closes_at:
+                return self._turn_away(connection, facts, "round_closed")
+            if not facts.runtimes.intersection(request.runtimes):
+                return self._turn_away(connection, facts, "runtime_unsupported")
+            if facts.plan_schema not in request.plan_schemas:
+                return self._turn_away(connection, facts, "plan_schema_unsupported")
+            inserted = connection.execute(
+                self._check_in, {"round_id": facts.id, "device": identity.device}
+            )
+            if inserted.rowcount != 1:
+                return self._turn_away(
+                    connection, facts, "already_checked_in", after=facts.closes_at - now
+                )
+            return Assignment(
+                lease=new_lease(facts.id, facts.lease_key),
+                expires_at=facts.closes_at,
+                task=facts.task,
+                round=facts.number,
+                model_version=facts.model_version,
+                plan_sha256=facts.plan_sha256,
+                parameters_sha256=facts.parameters_sha256,
+                aggregator=facts.aggregator,
+            )
+
+        return operation
+
+    def report_bytes(self, lease: str) -> int:
+        """Return the length that every report under this lease's plan has.
+
+        Raises
+        ------
+        NotFound
+            With code ``unknown_lease``.
+        """
+        return self._facts_of(lease).report_bytes
+
+    def upload(self, lease: str, body: bytes) -> Callable[[Connection], ReportReceipt]:
+        """Prepare the upload of a sealed report.
+
+        Parameters
+        ----------
+        lease : str
+            From the assignment.
+        body : bytes
+            The sealed report.
+
+        Returns
+        -------
+        callable
+            The operation. The same bytes again give the same receipt, also after the round; it
+            raises :class:`Conflict` for other bytes and :class:`Gone` when it is too late.
+
+        Raises
+        ------
+        NotFound
+            If the lease was never given out.
+        TooLarge, Malformed
+            If the report has another length than the plan's reports have.
+        """
+        facts = self._facts_of(lease)
+        expected = facts.report_bytes
+        if len(body) > expected:
+            raise TooLarge(f"{len(body)} bytes; a report of this plan has {expected}")
+        if len(body) < expected:
+            raise Malformed(
+                f"{len(body)} bytes; a report of this plan has {expected}", code="wrong_length"
+            )
+        digest = sha256(body).digest()
+
+        def operation(connection: Connection) -> ReportReceipt:
+            # Looking for the receipt first lets a device repeat an upload whose answer was lost.
+            stored = connection.execute(_RECEIPT, {"lease": lease}).scalar()
+            if stored is None:
+                state = connection.execute(_STATE, {"id": facts.id}).scalar_one()
+                if self._clock() >= facts.closes_at:
+                    raise Gone("the lease has expired; its round's deadline has passed")
+                if state != "open":
+                    raise Gone("the lease's round is closed", code="round_closed")
+                inserted = connection.execute(
+                    self._store,
+                    {
+                        "lease": lease,
+                        "round_id": facts.id,
+                        "sha256": digest,
+                        "sealed": body,
+                        "submitted": False,
+                    },
+                )
+                if inserted.rowcount == 1:
+                    return ReportReceipt(lease=lease, sha256=digest.hex())
+                stored = connection.execute(_RECEIPT, {"lease": lease}).scalar_one()
+            if not hmac.compare_digest(bytes(stored), digest):
+                raise Conflict(
+                    "another report was uploaded under this lease; the first stays",
+                    code="other_report_for_lease",
+                )
+            return ReportReceipt(lease=lease, sha256=digest.hex())
+
+        return operation
+
+    def _facts_of(self, lease: str) -> RoundFacts:
+        round_id = round_of(lease)
+        facts = None if round_id is None else self._rounds.facts_of_id(round_id)
+        if facts is None or not is_genuine(lease, facts.lease_key):
+            raise NotFound("no such lease was given out here", code="unknown_lease")
+        return facts
+
+    def _turn_away(
+        self, connection: Connection, facts: RoundFacts, reason: str, *, after: float = 0.0
+    ) -> RetryWindow:
+        connection.execute(
+            self._count,
+            {
+                "task": facts.task,
+                "round": facts.number,
+                "stage": "turned_away",
+                "reason": reason,
+                "count": 1,
+            },
+        )
+        start, width = RETRY_SECONDS[0], RETRY_SECONDS[1] - RETRY_SECONDS[0]
+        earliest = min(max(after, 0.0) + start, _MAX_RETRY_SECONDS - width)
+        return RetryWindow(reason=reason, min_seconds=earliest, max_seconds=earliest + width)

@@ -1,0 +1,253 @@
+"""A small client for the operator's routes, for drivers of fleets and for scripts."""
+
+# ruff: noqa: A002 - "round" is the word of the field
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from types import TracebackType
+from typing import Final, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import urllib3
+
+from pocketfl.decoding import decode_json, encode_json
+from pocketfl.errors import DecodeError, TransportError
+from pocketfl.plan.manifest import MAX_PARAMETERS
+from pocketfl.protocol import FEATURES_LIMIT, FeatureRow, Problem, RoundNotice
+from pocketfl.runtimes.interface import FloatVector
+from pocketfl_server.optimizers import OptimizerSpec
+from pocketfl_server.records import (
+    CreateTask,
+    FeaturesStored,
+    Funnel,
+    ModelList,
+    ModelReference,
+    ModelVersion,
+    OpenRound,
+    PlanStored,
+    PutFeatures,
+    RoundList,
+    RoundResult,
+    TaskList,
+    TaskRecord,
+    UserFeatures,
+)
+from pocketfl_server.trusted.messages import TaskDescription
+
+T = TypeVar("T")
+
+ANSWER_LIMIT: Final = 64 * 2**20
+FEATURES_BATCH: Final = 5_000
+"""Rows of features that one request carries, unless one user has more."""
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class OperatorClient:
+    """Asks a back end what its operator may ask; every method raises ``TransportError`` on a refusal.
+
+    Parameters
+    ----------
+    url : str
+        Where the back end is. Plain ``http`` is accepted for this very machine only.
+    operator_key : str
+        The operator's secret.
+    timeout : float
+        Seconds to wait for an answer; closing a round includes the trusted tier's work.
+    """
+
+    def __init__(self, url: str, operator_key: str, *, timeout: float = 600.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not an http or https URL")
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise ValueError(f"{url!r} would send the operator key unencrypted; use https")
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {operator_key}"}
+        self._pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=10.0, read=timeout), retries=False
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def create_task(
+        self,
+        name: str,
+        plan_data: bytes,
+        *,
+        optimizer: OptimizerSpec,
+        seed_model: tuple[str, int] | None = None,
+    ) -> TaskRecord:
+        """Upload a plan and make a task of it; repeating the same changes nothing."""
+        digest = sha256(plan_data).hexdigest()
+        self._ask(
+            PlanStored,
+            "PUT",
+            f"/plans/{digest}",
+            body=plan_data,
+            media_type="application/octet-stream",
+        )
+        seed = None
+        if seed_model is not None:
+            seed = ModelReference(task=seed_model[0], version=seed_model[1])
+        wanted = CreateTask(name=name, plan_sha256=digest, optimizer=optimizer, seed_model=seed)
+        return self._ask(TaskRecord, "POST", "/tasks", record=wanted)
+
+    def tasks(self) -> tuple[TaskRecord, ...]:
+        """Return every task."""
+        return self._ask(TaskList, "GET", "/tasks").tasks
+
+    def task(self, name: str) -> TaskRecord:
+        """Return a task; its ``aggregator.public_key`` is what an app pins."""
+        return self._ask(TaskRecord, "GET", _task(name))
+
+    def privacy(self, task: str) -> TaskDescription:
+        """Return what the trusted tier says about planned and spent privacy."""
+        return self._ask(TaskDescription, "GET", _task(task) + "/privacy")
+
+    def models(self, task: str) -> tuple[ModelVersion, ...]:
+        """Return every version of a task's model, oldest first."""
+        return self._ask(ModelList, "GET", _task(task) + "/models").models
+
+    def model(self, task: str, version: int) -> ModelVersion:
+        """Return one version of a task's model."""
+        return self._ask(ModelVersion, "GET", f"{_task(task)}/models/{version}")
+
+    def model_parameters(self, task: str, version: int) -> FloatVector:
+        """Download one version's parameters, float32 of shape (P,), and check their hash."""
+        digest = self.model(task, version).parameters_sha256
+        data = self._request("GET", f"/v1/parameters/{digest}", limit=4 * MAX_PARAMETERS)
+        if sha256(data).hexdigest() != digest:
+            raise TransportError("the parameters are not those of their hash", code="wrong_content")
+        return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+    def open_round(self, task: str, *, seconds: float) -> RoundNotice:
+        """Open a task's next round."""
+        wanted = OpenRound(seconds=seconds)
+        return self._ask(RoundNotice, "POST", _task(task) + "/rounds", record=wanted)
+
+    def close_round(self, task: str, round: int) -> RoundResult:
+        """Close a round; repeating returns the same result."""
+        return self._ask(RoundResult, "POST", f"{_task(task)}/rounds/{round}/close")
+
+    def abort_round(self, task: str, round: int) -> RoundResult:
+        """End a round without a new version."""
+        return self._ask(RoundResult, "POST", f"{_task(task)}/rounds/{round}/abort")
+
+    def round(self, task: str, round: int) -> RoundResult:
+        """Return a round."""
+        return self._ask(RoundResult, "GET", f"{_task(task)}/rounds/{round}")
+
+    def rounds(self, task: str) -> tuple[RoundResult, ...]:
+        """Return every round of a task, oldest first."""
+        return self._ask(RoundList, "GET", _task(task) + "/rounds").rounds
+
+    def funnel(self, task: str, round: int) -> Funnel:
+        """Return how many devices got how far in a round."""
+        return self._ask(Funnel, "GET", f"{_task(task)}/rounds/{round}/funnel")
+
+    def put_features(self, table: str, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> int:
+        """Store rows of users' features, many users to a request; returns how many rows.
+
+        One user's rows go in one request, so that they are stored together or not at all.
+        """
+        stored = 0
+        batch: list[UserFeatures] = []
+        count = 0
+        for user, rows in rows_of_users.items():
+            batch.append(UserFeatures(user=user, rows=tuple(rows)))
+            count += len(batch[-1].rows)
+            if count >= FEATURES_BATCH:
+                stored += self._put_batch(table, batch)
+                batch, count = [], 0
+        return stored + (self._put_batch(table, batch) if batch else 0)
+
+    def _put_batch(self, table: str, batch: list[UserFeatures]) -> int:
+        body = encode_json(PutFeatures(users=tuple(batch)))
+        if len(body) > FEATURES_LIMIT and len(batch) > 1:
+            half = len(batch) // 2
+            return self._put_batch(table, batch[:half]) + self._put_batch(table, batch[half:])
+        path = f"/features/{quote(table, safe='')}"
+        return self._ask(FeaturesStored, "PUT", path, body=body).rows
+
+    def _ask(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *,
+        record: object = None,
+        body: bytes | None = None,
+        media_type: str = "application/json",
+    ) -> T:
+        if record is not None:
+            body = encode_json(record)
+        answer = self._request(method, "/v1/operator" + path, body=body, media_type=media_type)
+        try:
+            return decode_json(kind, answer, what="answer", limit=ANSWER_LIMIT)
+        except DecodeError as error:
+            raise TransportError(f"{self._url} is no back end that we know: {error}") from None
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        media_type: str = "application/json",
+        limit: int = ANSWER_LIMIT,
+    ) -> bytes:
+        headers = dict(self._headers)
+        if body is not None:
+            headers["Content-Type"] = media_type
+        try:
+            response = self._pool.request(
+                method,
+                self._url + path,
+                body=body,
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+            )
+            try:
+                data: bytes = response.read(limit + 1, decode_content=False)
+            finally:
+                response.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            raise TransportError(
+                f"{self._url} cannot be reached: {error}", retryable=True
+            ) from None
+        if len(data) > limit:
+            raise TransportError(f"{self._url} answered with more than {limit} bytes")
+        if not 200 <= response.status < 300:
+            raise _refused(response.status, data)
+        return data
+
+
+def _refused(status: int, data: bytes) -> TransportError:
+    try:
+        problem = decode_json(Problem, data, what="problem", limit=ANSWER_LIMIT)
+    except DecodeError:
+        return TransportError(f"the back end answered with status {status}", status=status)
+    return TransportError(
+        problem.message, status=status, code=problem.code, retryable=status == 503
+    )
+
+
+def _task(name: str) -> str:
+    return f"/tasks/{quote(name, safe='')}"

@@ -1,0 +1,220 @@
+"""What the back end tells its operator: frozen records, the same in process and over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pocketfl.plan.manifest import Privacy
+from pocketfl.protocol import AggregatorKey, FeatureRow
+from pocketfl_server.optimizers import OptimizerSpec
+
+RoundState = Literal["open", "closing", "aborting", "finished", "aborted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReference:
+    """One version of one task's model."""
+
+    task: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """A task and where it stands.
+
+    Attributes
+    ----------
+    privacy : {"gaussian", "none"}
+        Of the plan; ``none`` labels every model of the task for life.
+    state : {"active", "finished"}
+        A finished task opens no further round.
+    finished_reason : str or None
+        ``budget_exhausted`` or ``max_rounds_reached``.
+    latest_version : int
+        Newest model version; 0 is the one that the task started from.
+    aggregator : AggregatorKey
+        Public key of the trusted tier for this task: what an app pins.
+    seed_model : ModelReference or None
+        Whose parameters version 0 is, if not the plan's own.
+    """
+
+    name: str
+    plan_sha256: str
+    privacy: Privacy
+    state: Literal["active", "finished"]
+    finished_reason: str | None = None
+    latest_version: int
+    aggregator: AggregatorKey
+    optimizer: OptimizerSpec
+    seed_model: ModelReference | None = None
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """One version of a task's model and what it cost.
+
+    Attributes
+    ----------
+    parameters_sha256 : str
+        Where to download it.
+    privacy : {"gaussian", "none"}
+        ``none``: no differential privacy, for life.
+    round : int or None
+        The round it came of; ``None`` for version 0.
+    reports : int or None
+        Number of reports in that round's sum.
+    noise_multiplier, epsilon, epsilon_against_back_end, delta : float or None
+        What the task has spent up to this version, as the trusted tier stated it; ``None`` where
+        nothing is claimed, and for version 0. A model that another seeded adds that one's.
+    """
+
+    task: str
+    version: int
+    parameters_sha256: str
+    privacy: Privacy
+    round: int | None = None
+    reports: int | None = None
+    noise_multiplier: float | None = None
+    epsilon: float | None = None
+    epsilon_against_back_end: float | None = None
+    delta: float | None = None
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """A round and what came of it.
+
+    Attributes
+    ----------
+    state : str
+        ``finished`` made a new version, ``aborted`` made none; the others are under way.
+    reason : str or None
+        Why it was aborted: ``floor_not_reached``, ``budget_exhausted``, ``round_full``
+        (more reports than the plan's population could have sent), ``diverged``, ``operator``.
+    model_version : int
+        Version that devices started from.
+    new_version : int or None
+        Version that the round made.
+    """
+
+    task: str
+    round: int
+    state: RoundState
+    reason: str | None = None
+    model_version: int
+    new_version: int | None = None
+    opened_at: float
+    closes_at: float
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Funnel:
+    """How many devices got how far in a round; counts, never names.
+
+    Attributes
+    ----------
+    checked_in : int
+        Check-ins of enrolled devices: leases plus those turned away.
+    turned_away : dict of str to int
+        Check-ins without a lease, by reason.
+    leases : int
+        Places given out.
+    uploaded : int
+        Sealed reports received in time.
+    accepted : int or None
+        Reports in the released sum; ``None`` before there is one.
+    rejected : dict of str to int
+        Reports that the trusted tier left out, by reason.
+    """
+
+    task: str
+    round: int
+    checked_in: int
+    turned_away: dict[str, int]
+    leases: int
+    uploaded: int
+    accepted: int | None = None
+    rejected: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateTask:
+    """Request: make a task of an uploaded plan."""
+
+    name: str
+    plan_sha256: str
+    optimizer: OptimizerSpec
+    seed_model: ModelReference | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRound:
+    """Request: open a task's next round for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserFeatures:
+    """Server-side features of one user for one table."""
+
+    user: str
+    rows: tuple[FeatureRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutFeatures:
+    """Request: add rows, or replace those with the same key and time."""
+
+    users: tuple[UserFeatures, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesStored:
+    """Answer: how many rows were stored."""
+
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanStored:
+    """Answer: the plan was verified and is there."""
+
+    sha256: str
+    name: str
+    version: str
+    privacy: Privacy
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskList:
+    """All tasks."""
+
+    tasks: tuple[TaskRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelList:
+    """All versions of a task's model, oldest first."""
+
+    models: tuple[ModelVersion, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundList:
+    """All rounds of a task, oldest first."""
+
+    rounds: tuple[RoundResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """The back end answers."""
+
+    status: Literal["ok"] = "ok"
+    protocol: str

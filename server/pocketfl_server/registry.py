@@ -1,0 +1,268 @@
+"""The model registry: every version that a task's model ever had, and the only way to make another.
+
+A version comes of a release of the trusted tier and of nothing else. The wall is a type: a task whose
+signed plan asks for noise takes a :class:`NoisedRelease`; an :class:`UnprotectedRelease` moves only a
+task whose plan says ``privacy: none``, and such a model is labelled for life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, bindparam, func, select
+
+from pocketfl.plan import Manifest
+from pocketfl.runtimes.interface import FloatVector
+from pocketfl_server.blobs import Blobs
+from pocketfl_server.database import models
+from pocketfl_server.errors import Conflict, NotFound, ReleaseRefusedError
+from pocketfl_server.optimizers import (
+    OptimizerSpec,
+    OptimizerState,
+    apply_update,
+    decode_state,
+    encode_state,
+)
+from pocketfl_server.records import ModelVersion
+from pocketfl_server.trusted.messages import NoisedRelease, Release, UnprotectedRelease
+
+_INSERT = models.insert()
+_ONE = select(models).where(
+    models.c.task == bindparam("task"), models.c.version == bindparam("version")
+)
+_ALL = select(models).where(models.c.task == bindparam("task")).order_by(models.c.version)
+_LATEST = select(func.max(models.c.version)).where(models.c.task == bindparam("task"))
+_RELEASES = select(func.count()).where(models.c.task == bindparam("task"), models.c.version > 0)
+
+
+class DivergedError(ArithmeticError):
+    """A release would make parameters that are not finite."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NextModel:
+    """A model version that was computed and is not stored yet."""
+
+    parameters: bytes
+    optimizer_state: bytes
+    release: Release
+
+
+class Registry:
+    """Keeps model versions and computes the next one.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        Where parameters and optimizer states are kept.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    def add_initial(
+        self,
+        connection: Connection,
+        task: str,
+        parameters: bytes,
+        manifest: Manifest,
+        *,
+        now: float,
+    ) -> None:
+        """Store version 0: what the task starts from, labelled as all that will come of it."""
+        connection.execute(
+            _INSERT,
+            {
+                "task": task,
+                "version": 0,
+                "parameters_sha256": self._blobs.put(connection, "parameters", parameters),
+                "privacy": manifest.privacy,
+                "created_at": now,
+            },
+        )
+
+    def compute_next(
+        self,
+        connection: Connection,
+        *,
+        manifest: Manifest,
+        plan_sha256: str,
+        optimizer: OptimizerSpec,
+        task: str,
+        round_number: int,
+        model_version: int,
+        release: Release,
+    ) -> NextModel:
+        """Compute the version that a release makes of the one that its round started from.
+
+        Parameters
+        ----------
+        manifest, plan_sha256
+            The task's plan.
+        optimizer : OptimizerSpec
+            The task's.
+        task, round_number, model_version
+            What the release has to be of.
+        release : NoisedRelease or UnprotectedRelease
+            From the trusted tier.
+
+        Raises
+        ------
+        ReleaseRefusedError
+            If it is not the type that the plan's privacy calls for, or is of something else.
+        DivergedError
+            If the new parameters would not be finite.
+        """
+        require_release(release, manifest)
+        expected: Mapping[str, object] = {
+            "task": task,
+            "round": round_number,
+            "model_version": model_version,
+            "plan_sha256": plan_sha256,
+            "policy_hash": manifest.policy_hash,
+            "grid_step": manifest.aggregation.grid_step,
+            "expected_cohort": manifest.aggregation.expected_cohort,
+        }
+        for name, value in expected.items():
+            if getattr(release, name) != value:
+                raise ReleaseRefusedError(
+                    f"the release says {name} {getattr(release, name)!r}; this round has {value!r}"
+                )
+        length = manifest.model.parameter_count
+        if release.values.shape != (length,):
+            raise ReleaseRefusedError(
+                f"the release has {release.values.size} values; the model has {length} parameters"
+            )
+        row = self._row(connection, task, model_version)
+        parameters = np.frombuffer(
+            self._blobs.get("parameters", row["parameters_sha256"]), dtype="<f4"
+        )
+        state = OptimizerState()
+        if row["optimizer_state_sha256"] is not None:
+            encoded = self._blobs.get("optimizer_state", row["optimizer_state_sha256"])
+            state = decode_state(encoded, length=length)
+        mean = release.values.astype(np.float64) * (release.grid_step / release.expected_cohort)
+        moved, new_state = apply_update(optimizer, parameters.astype(np.float32), state, mean)
+        finite = np.isfinite(moved).all() and all(
+            np.isfinite(moment).all() for moment in new_state.moments.values()
+        )
+        if not finite:
+            raise DivergedError("the new parameters would not be finite; lower the learning rate")
+        return NextModel(
+            parameters=parameter_bytes(moved),
+            optimizer_state=encode_state(new_state),
+            release=release,
+        )
+
+    def store_next(
+        self, connection: Connection, following: NextModel, manifest: Manifest, *, now: float
+    ) -> int:
+        """Store a computed version and return its number; a second version of a round cannot exist."""
+        release = following.release
+        version = release.model_version + 1
+        connection.execute(
+            _INSERT,
+            {
+                "task": release.task,
+                "version": version,
+                "parameters_sha256": self._blobs.put(
+                    connection, "parameters", following.parameters
+                ),
+                "optimizer_state_sha256": self._blobs.put(
+                    connection, "optimizer_state", following.optimizer_state
+                ),
+                "privacy": manifest.privacy,
+                "round": release.round,
+                "reports": release.reports,
+                "noise_multiplier": release.noise_multiplier,
+                "epsilon": release.epsilon,
+                "epsilon_against_back_end": release.epsilon_against_back_end,
+                "delta": release.delta,
+                "created_at": now,
+            },
+        )
+        return version
+
+    def version(self, connection: Connection, task: str, version: int) -> ModelVersion:
+        """Return one version.
+
+        Raises
+        ------
+        NotFound
+            With code ``unknown_model``.
+        """
+        return _record(self._row(connection, task, version))
+
+    def versions(self, connection: Connection, task: str) -> tuple[ModelVersion, ...]:
+        """Return every version of a task's model, oldest first."""
+        rows = connection.execute(_ALL, {"task": task}).mappings()
+        return tuple(_record(dict(row)) for row in rows)
+
+    def latest(self, connection: Connection, task: str) -> int:
+        """Return the number of the newest version."""
+        return int(connection.execute(_LATEST, {"task": task}).scalar_one())
+
+    def releases(self, connection: Connection, task: str) -> int:
+        """Return how many versions came of a release."""
+        return int(connection.execute(_RELEASES, {"task": task}).scalar_one())
+
+    def parameters(self, record: ModelVersion) -> FloatVector:
+        """Return a version's parameters, shape (P,)."""
+        data = self._blobs.get("parameters", record.parameters_sha256)
+        return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+    def _row(self, connection: Connection, task: str, version: int) -> Mapping[str, Any]:
+        row = connection.execute(_ONE, {"task": task, "version": version}).mappings().first()
+        if row is None:
+            raise NotFound(f"task {task!r} has no model version {version}", code="unknown_model")
+        return dict(row)
+
+
+def require_release(release: object, manifest: Manifest) -> None:
+    """Refuse everything but the one type of release that a plan's privacy calls for.
+
+    Raises
+    ------
+    ReleaseRefusedError
+        It is a ``TypeError`` too.
+    """
+    wanted = UnprotectedRelease if manifest.privacy == "none" else NoisedRelease
+    if type(release) is not wanted:
+        raise ReleaseRefusedError(
+            f"the plan says privacy {manifest.privacy!r}, so its model moves by a {wanted.__name__} "
+            f"only, not by a {type(release).__name__}"
+        )
+
+
+def check_seed(seed: ModelVersion, *, seed_manifest: Manifest, manifest: Manifest) -> None:
+    """Refuse a seed that would smuggle unprotected parameters into a private task, or does not fit.
+
+    Raises
+    ------
+    Conflict
+        With code ``unprotected_seed`` or ``seed_does_not_fit``.
+    """
+    if seed.privacy == "none" and manifest.privacy != "none":
+        raise Conflict(
+            f"{seed.task!r} version {seed.version} was trained without differential privacy and "
+            f"cannot seed a task whose plan says privacy {manifest.privacy!r}",
+            code="unprotected_seed",
+        )
+    if seed_manifest.model.parameters != manifest.model.parameters:
+        raise Conflict(
+            f"{seed.task!r} version {seed.version} has other parameter tensors than the plan",
+            code="seed_does_not_fit",
+        )
+
+
+def parameter_bytes(vector: FloatVector) -> bytes:
+    """Return parameters as they are stored and downloaded: little-endian float32."""
+    return vector.astype("<f4", copy=False).tobytes()
+
+
+def _record(row: Mapping[str, Any]) -> ModelVersion:
+    fields = {name: row[name] for name in row if name != "optimizer_state_sha256"}
+    return ModelVersion(**fields)

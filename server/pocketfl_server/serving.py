@@ -1,0 +1,78 @@
+"""Serving the back end over HTTP until the process is told to stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import uvicorn
+
+from pocketfl_server.api import create_app
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.trusted.client import HttpTrustedTier
+
+MAX_CONCURRENCY: Final = 2048
+"""Connections and requests beyond this are answered with 503 at once."""
+
+
+def serve(
+    *,
+    database_url: str,
+    trusted_url: str,
+    trusted_token: str,
+    plan_keys: Iterable[str | bytes],
+    enrolment_key: str,
+    operator_key: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve devices and the operator until SIGINT or SIGTERM; prints nothing.
+
+    There is no access log: it would hold addresses beside leases. The transport is plain HTTP: keep it
+    on loopback, or put TLS in front.
+
+    Parameters
+    ----------
+    database_url : str
+        ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
+    trusted_url, trusted_token : str
+        The trusted tier and the bearer token that it was started with.
+    plan_keys : iterable of str or bytes
+        Ed25519 public keys of the modellers whose plans are served.
+    enrolment_key, operator_key : str
+        Secrets of apps and of the operator, at least 16 characters each.
+    host, port : str, int
+        Where to listen; port 0 is any free one.
+    announce : callable, optional
+        Called once with the URL when connections are accepted.
+
+    Raises
+    ------
+    PocketFLError
+        If the database or a key cannot be used.
+    OSError
+        If the address is taken.
+    """
+    with (
+        HttpTrustedTier(trusted_url, trusted_token) as trusted,
+        BackEnd(
+            database_url, trusted=trusted, plan_keys=plan_keys, enrolment_key=enrolment_key
+        ) as back_end,
+    ):
+        app = create_app(back_end, operator_key=operator_key)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family, backlog=2048) as listener:
+            if announce is not None:
+                shown = f"[{host}]" if ":" in host else host
+                announce(f"http://{shown}:{listener.getsockname()[1]}")
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                limit_concurrency=MAX_CONCURRENCY,
+                timeout_keep_alive=30,
+            )
+            uvicorn.Server(config).run(sockets=[listener])

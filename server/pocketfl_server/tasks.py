@@ -1,0 +1,244 @@
+"""Tasks: a name, a signed plan, a server optimizer, and the trusted tier's key for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, func, select
+from sqlalchemy.exc import IntegrityError
+
+from pocketfl.errors import PlanError
+from pocketfl.plan import Manifest, Plan
+from pocketfl.plan.signing import parse_public_keys
+from pocketfl.protocol import AggregatorKey, check_identifier
+from pocketfl_server.blobs import Blobs
+from pocketfl_server.database import Database, models, tasks
+from pocketfl_server.errors import Conflict, Malformed, NotFound
+from pocketfl_server.optimizers import OptimizerSpec
+from pocketfl_server.records import ModelReference, TaskRecord
+from pocketfl_server.registry import Registry, check_seed, parameter_bytes
+from pocketfl_server.trusted.client import TrustedTier
+
+
+def _described() -> Select[Any]:
+    latest = (
+        select(func.max(models.c.version)).where(models.c.task == tasks.c.name).scalar_subquery()
+    )
+    return select(tasks, latest.label("latest_version"))
+
+
+_INSERT = tasks.insert()
+_ONE = _described().where(tasks.c.name == bindparam("task"))
+_ALL = _described().order_by(tasks.c.name)
+_FINISH = (
+    tasks.update()
+    .where(tasks.c.name == bindparam("task"), tasks.c.state == "active")
+    .values(state="finished", finished_reason=bindparam("reason"))
+)
+
+
+class Tasks:
+    """Creates tasks and says where they stand.
+
+    Parameters
+    ----------
+    database, blobs, registry
+        Where things are kept.
+    trusted : TrustedTier
+        Binds a key to each task's plan.
+    plan_keys : iterable of str or bytes
+        Ed25519 public keys of the modellers whose plans are served.
+
+    Raises
+    ------
+    PlanError
+        If a key is malformed or none is given.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        registry: Registry,
+        *,
+        trusted: TrustedTier,
+        plan_keys: Iterable[str | bytes],
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._registry = registry
+        self._trusted = trusted
+        self._plan_keys = parse_public_keys(plan_keys)
+        self._manifests: dict[str, Manifest] = {}
+        self._creating = threading.Lock()
+
+    def verify(self, plan_data: bytes) -> Plan:
+        """Return a plan if a trusted modeller signed it.
+
+        Raises
+        ------
+        Malformed
+            With code ``plan_refused``.
+        """
+        try:
+            return Plan.load(plan_data, trusted_keys=self._plan_keys)
+        except PlanError as error:
+            raise Malformed(f"the plan is refused: {error}", code="plan_refused") from None
+
+    def add_plan(self, plan_data: bytes) -> Plan:
+        """Verify a plan with every part that it starts from, and store it."""
+        plan = self.verify(plan_data)
+        self._initial_parameters(plan)
+        with self._database.writing() as connection:
+            self._blobs.put(connection, "plan", plan_data)
+        return plan
+
+    def create(
+        self,
+        name: str,
+        plan_data: bytes,
+        *,
+        optimizer: OptimizerSpec,
+        seed_model: ModelReference | None,
+        now: float,
+    ) -> TaskRecord:
+        """Create a task; the same request again returns the same task.
+
+        Raises
+        ------
+        Malformed
+            If the name or the plan is refused.
+        Conflict
+            If the name has another plan or other settings, the plan another task, or the seed may
+            not or cannot be used.
+        TrustedTierError
+            If the trusted tier refuses the plan.
+        """
+        try:
+            check_identifier(name, what="task")
+        except ValueError as error:
+            raise Malformed(str(error)) from None
+        plan = self.verify(plan_data)
+        parameters = self._initial_parameters(plan)
+        with self._creating:
+            existing = self._existing(name, plan, optimizer=optimizer, seed_model=seed_model)
+            if existing is not None:
+                return existing
+            if seed_model is not None:
+                parameters = self._seed(seed_model, plan.manifest)
+            # The last step that may refuse; the trusted tier answers a repetition with the same key.
+            key = self._trusted.register(name, plan_data)
+            if (key.plan_sha256, key.policy_hash) != (plan.sha256, plan.manifest.policy_hash):
+                raise Conflict("the trusted tier answered for another plan", code="plan_mismatch")
+            try:
+                with self._database.writing() as connection:
+                    self._blobs.put(connection, "plan", plan_data)
+                    connection.execute(
+                        _INSERT,
+                        {
+                            "name": name,
+                            "plan_sha256": plan.sha256,
+                            "privacy": plan.manifest.privacy,
+                            "state": "active",
+                            "optimizer": optimizer.to_json(),
+                            "key_id": key.key_id,
+                            "public_key": key.public_key,
+                            "seed_task": seed_model.task if seed_model else None,
+                            "seed_version": seed_model.version if seed_model else None,
+                            "created_at": now,
+                        },
+                    )
+                    self._registry.add_initial(connection, name, parameters, plan.manifest, now=now)
+            except IntegrityError:
+                raise Conflict(
+                    f"task {name!r}, or another task of its plan, was created at the same time",
+                    code="task_exists",
+                ) from None
+            return self.get(name)
+
+    def get(self, name: str) -> TaskRecord:
+        """Return a task.
+
+        Raises
+        ------
+        NotFound
+            With code ``unknown_task``.
+        """
+        with self._database.reading() as connection:
+            row = connection.execute(_ONE, {"task": name}).mappings().first()
+        if row is None:
+            raise NotFound(f"no task {name[:128]!r} here", code="unknown_task")
+        return _record(dict(row))
+
+    def all(self) -> tuple[TaskRecord, ...]:
+        """Return every task by name."""
+        with self._database.reading() as connection:
+            rows = connection.execute(_ALL).mappings().all()
+        return tuple(_record(dict(row)) for row in rows)
+
+    def manifest(self, plan_sha256: str) -> Manifest:
+        """Return the manifest of a stored plan, verified once for each process."""
+        manifest = self._manifests.get(plan_sha256)
+        if manifest is None:
+            manifest = self.verify(self._blobs.get("plan", plan_sha256)).manifest
+            self._manifests[plan_sha256] = manifest
+        return manifest
+
+    def finish(self, connection: Connection, name: str, reason: str) -> None:
+        """Let a task open no further round."""
+        connection.execute(_FINISH, {"task": name, "reason": reason})
+
+    def _existing(
+        self,
+        name: str,
+        plan: Plan,
+        *,
+        optimizer: OptimizerSpec,
+        seed_model: ModelReference | None,
+    ) -> TaskRecord | None:
+        try:
+            task = self.get(name)
+        except NotFound:
+            return None
+        wanted = (plan.sha256, optimizer, seed_model)
+        if (task.plan_sha256, task.optimizer, task.seed_model) != wanted:
+            raise Conflict(
+                f"task {name!r} exists with another plan, optimizer or seed; a task never changes, "
+                "so give the new one another name",
+                code="task_exists",
+            )
+        return task
+
+    def _seed(self, seed: ModelReference, manifest: Manifest) -> bytes:
+        seed_task = self.get(seed.task)
+        with self._database.reading() as connection:
+            version = self._registry.version(connection, seed.task, seed.version)
+        check_seed(version, seed_manifest=self.manifest(seed_task.plan_sha256), manifest=manifest)
+        return self._blobs.get("parameters", version.parameters_sha256)
+
+    @staticmethod
+    def _initial_parameters(plan: Plan) -> bytes:
+        try:
+            return parameter_bytes(plan.initial_parameters())
+        except PlanError as error:
+            raise Malformed(f"the plan is refused: {error}", code="plan_refused") from None
+
+
+def _record(row: Mapping[str, Any]) -> TaskRecord:
+    seed = None
+    if row["seed_task"] is not None:
+        seed = ModelReference(task=row["seed_task"], version=row["seed_version"])
+    return TaskRecord(
+        name=row["name"],
+        plan_sha256=row["plan_sha256"],
+        privacy=row["privacy"],
+        state=row["state"],
+        finished_reason=row["finished_reason"],
+        latest_version=row["latest_version"],
+        aggregator=AggregatorKey(key_id=row["key_id"], public_key=row["public_key"]),
+        optimizer=OptimizerSpec.from_json(row["optimizer"]),
+        seed_model=seed,
+        created_at=row["created_at"],
+    )

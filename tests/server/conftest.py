@@ -1,0 +1,283 @@
+"""Real databases, a real trusted tier in process, and devices that seal what they send."""
+
+# ruff: noqa: A002 - "round" is the word of the field
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, Tensor
+from pocketfl.plan import (
+    AggregationSpec,
+    DifferentialPrivacySpec,
+    ModelSpec,
+    ParameterSpec,
+    Plan,
+    RuntimeSpec,
+    TensorSpec,
+    TrainingSpec,
+    build_plan,
+    generate_signing_key,
+    public_key_hex,
+)
+from pocketfl.plan.manifest import PARAMETERS_PART
+from pocketfl.protocol import Assignment, CheckIn, EnrolmentRequest
+from pocketfl.reports import SealedReport, make_report
+from pocketfl.sealing import ReportContext
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.database import metadata
+from pocketfl_server.optimizers import OptimizerSpec
+from pocketfl_server.trusted.aggregator import Aggregator
+from pocketfl_server.trusted.client import TrustedTier
+
+SIGNING_KEY = generate_signing_key()
+ENROLMENT_KEY = "an-enrolment-key-of-the-app"
+AVERAGING = OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
+CHECK_IN = CheckIn(sdk="0.1.0", plan_schemas=(1,), runtimes=("onnxruntime",))
+
+POSTGRESQL_URL = os.environ.get("POCKETFL_TEST_DATABASE_URL")
+POSTGRESQL_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+def build(
+    *,
+    parameters: int = 5,
+    privacy: str = "gaussian",
+    noise_multiplier: float = 0.5,
+    epsilon: float = 900.0,
+    name: str = "tiny",
+    initial: np.ndarray | None = None,
+    signing_key: object = SIGNING_KEY,
+    **aggregation: object,
+) -> Plan:
+    """A signed plan of a model with so many parameters; keywords go to its AggregationSpec."""
+    spec = {
+        "clip_norm": 2.0,
+        "norm_bound": 1000,
+        "population": 4,
+        "cohort_floor": 2,
+        "max_rounds": 8,
+        "max_participations": 8,
+        **aggregation,
+    }
+    runtime = {kind: f"onnxruntime/{kind}.onnx" for kind in ("train", "evaluate", "predict")}
+    weights = np.zeros(parameters) if initial is None else initial
+    return build_plan(
+        name=name,
+        version="1",
+        privacy=privacy,
+        model=ModelSpec(
+            parameters=(ParameterSpec(name="weight", shape=(parameters,), offset=0),),
+            inputs=(TensorSpec(name="x", dtype="float32", shape=(2,)),),
+            target=TensorSpec(name="target", dtype="float32"),
+            outputs=(TensorSpec(name="output", dtype="float32", shape=(1,)),),
+            batch_size=4,
+        ),
+        training=TrainingSpec(),
+        features=FeatureSpec(
+            collection="examples",
+            fields=(
+                FieldSpec(name="x", type="tensor", shape=(2,)),
+                FieldSpec(name="y", type="float"),
+            ),
+            inputs=(InputSpec(tensor="x", columns=(Tensor(field="x"),)),),
+            label=LabelSpec(field="y"),
+        ),
+        aggregation=AggregationSpec(**spec),
+        dp=None
+        if privacy == "none"
+        else DifferentialPrivacySpec(
+            noise_multiplier=noise_multiplier, epsilon=epsilon, delta=1e-5
+        ),
+        runtimes={"onnxruntime": RuntimeSpec(**runtime, minimum_version="1.22.0", opset=17)},
+        parts={
+            PARAMETERS_PART: weights.astype("<f4").tobytes(),
+            **{part: part.encode() for part in runtime.values()},
+        },
+        signing_key=signing_key,
+    )
+
+
+def seal_update(update: np.ndarray, assignment: Assignment, plan: Plan) -> SealedReport:
+    """What a device would upload for this update under this assignment."""
+    context = ReportContext(
+        key_id=assignment.aggregator.key_id,
+        policy_hash=plan.manifest.policy_hash,
+        plan_sha256=plan.sha256,
+        task=assignment.task,
+        round=assignment.round,
+        model_version=assignment.model_version,
+        lease=assignment.lease,
+    )
+    public_key = bytes.fromhex(assignment.aggregator.public_key)
+    return make_report(update, plan=plan, context=context, public_key=public_key)
+
+
+@dataclass
+class Clock:
+    """Unix time that moves only when told to."""
+
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Fleet:
+    """Devices of one back end, spoken for by name."""
+
+    back_end: BackEnd
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def token(self, name: str) -> str:
+        if name not in self.tokens:
+            request = EnrolmentRequest(user=name, sdk="0.1.0")
+            self.tokens[name] = self.back_end.enrol(ENROLMENT_KEY, request).token
+        return self.tokens[name]
+
+    def check_in(self, name: str, task: str, round: int) -> Assignment:
+        answer = self.back_end.check_in(self.token(name), task, round, CHECK_IN)
+        assert isinstance(answer, Assignment), answer
+        return answer
+
+    def report(self, name: str, task: str, round: int, update: np.ndarray, plan: Plan) -> None:
+        assignment = self.check_in(name, task, round)
+        self.back_end.upload(assignment.lease, seal_update(update, assignment, plan).data)
+
+    def reports(self, count: int, task: str, round: int, update: np.ndarray, plan: Plan) -> None:
+        for index in range(count):
+            self.report(f"device-{index}", task, round, update, plan)
+
+
+@pytest.fixture(scope="session")
+def make_plan() -> Callable[..., Plan]:
+    """Builds signed plans."""
+    return build
+
+
+@pytest.fixture(scope="session")
+def plan_keys() -> list[str]:
+    """The modeller's public key."""
+    return [public_key_hex(SIGNING_KEY)]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that the test moves."""
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a PostgreSQL server: the one that the environment names, or a private one."""
+    if POSTGRESQL_URL:
+        yield POSTGRESQL_URL
+        return
+    programs = POSTGRESQL_PROGRAMS[-1].parent
+    # The server refuses to run as root; a socket in its own directory keeps it private.
+    user = "postgres" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="pocketfl-pg-") as name:
+        directory = Path(name)
+        if user is not None:
+            shutil.chown(directory, user)
+        data = directory / "data"
+        run = {"user": user, "cwd": "/", "check": True, "stdout": subprocess.DEVNULL}
+        subprocess.run([programs / "initdb", "-D", data, "-A", "trust", "-U", "pocketfl"], **run)
+        options = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off"
+        start = ["-D", data, "-l", directory / "log", "-w", "-o", options, "start"]
+        subprocess.run([programs / "pg_ctl", *start], **run)
+        try:
+            yield f"postgresql+psycopg://pocketfl@/postgres?host={directory}"
+        finally:
+            subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh database; a test that asks for it runs once for each kind that there is."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'back_end.db'}"
+        return
+    server = request.getfixturevalue("postgresql")
+    name = f"test_{secrets.token_hex(8)}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_url" in metafunc.fixturenames:
+        kinds = ["sqlite"]
+        if POSTGRESQL_URL or POSTGRESQL_PROGRAMS:
+            kinds.append("postgresql")
+        metafunc.parametrize("database_url", kinds, indirect=True)
+
+
+@pytest.fixture
+def trusted(tmp_path: Path, plan_keys: list[str]) -> Iterator[Aggregator]:
+    """The trusted tier, in process."""
+    with Aggregator(tmp_path / "ledger.db", plan_keys=plan_keys) as aggregator:
+        yield aggregator
+
+
+@pytest.fixture
+def open_back_end(
+    database_url: str, trusted: Aggregator, plan_keys: list[str], clock: Clock
+) -> Iterator[Callable[..., BackEnd]]:
+    """Opens back ends over the test's one database, as several gateways or restarts would."""
+    opened: list[BackEnd] = []
+
+    def open_one(*, trusted_tier: TrustedTier = trusted, keys: list[str] = plan_keys) -> BackEnd:
+        back_end = BackEnd(
+            database_url,
+            trusted=trusted_tier,
+            plan_keys=keys,
+            enrolment_key=ENROLMENT_KEY,
+            clock=clock,
+        )
+        opened.append(back_end)
+        return back_end
+
+    yield open_one
+    for back_end in opened:
+        back_end.close()
+
+
+@pytest.fixture
+def back_end(open_back_end: Callable[..., BackEnd]) -> BackEnd:
+    """A back end without tasks."""
+    return open_back_end()
+
+
+@pytest.fixture
+def fleet(back_end: BackEnd) -> Fleet:
+    """Devices of the back end."""
+    return Fleet(back_end)
+
+
+def everything_in(back_end: BackEnd) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table, sorted: what must not change when a request is refused."""
+    with back_end.database.reading() as connection:
+        return {
+            table.name: sorted(tuple(row) for row in connection.execute(table.select()))
+            if table.name not in ("models", "rounds", "tasks")
+            else sorted(map(repr, connection.execute(table.select())))
+            for table in metadata.sorted_tables
+        }
