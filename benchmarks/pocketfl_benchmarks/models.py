@@ -1,8 +1,8 @@
 """The compact models that every figure is measured on, written as an app's modeller would write them.
 
 Each factory returns ``(model, loss, example_inputs, example_target)``, so its name is what
-``pocketfl export check pocketfl_benchmarks.models:mlp`` takes. Weights and batches come from fixed seeds
-and leave the caller's random state alone.
+``pocketfl export check pocketfl_benchmarks.models:mlp`` takes. Weights and batches come from fixed
+seeds and leave the caller's random state alone.
 """
 
 from __future__ import annotations

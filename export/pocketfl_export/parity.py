@@ -1,19 +1,19 @@
 """The gate: nothing is exported that a stock runtime does not train as eager torch does.
 
-Random batches go through every artefact, opened by the code that opens it on a device. Each step starts
-from torch's own parameters, because rounding at the kink of a ReLU would otherwise grow from step to step
-until two correct programs disagree.
+Random batches go through every artefact, opened by the code that opens it on a device. Each step
+starts from torch's own parameters, because rounding at the kink of a ReLU would otherwise grow from
+step to step until two correct programs disagree.
 
-What is compared, with a tolerance of 1e-5: parameters after each step (absolute), loss, gradient norm and
-outputs (relative to their size where that is above 1), and the change of each parameter tensor (relative to
-its largest change, tolerance 1e-3, so that a wrong small gradient does not hide behind large parameters).
-Every fifth batch is short, which a runtime pads with rows of weight 0 and torch does not; every fifth
-has weights; every second step clips.
+What is compared, with a tolerance of 1e-5: parameters after each step (absolute), loss, gradient norm
+and outputs (relative to their size where that is above 1), and the change of each parameter tensor
+(relative to its largest change, tolerance 1e-3, so that a wrong small gradient does not hide behind
+large parameters). Every fifth batch is short, which a runtime pads with rows of weight 0 and torch does
+not; every fifth has weights; every second step clips.
 
-A miss is settled in double precision. The runtime passes if it is as near to the double-precision step as
-torch is, or if it is the double-precision step for parameters that differ from the given ones by no more
-than rounding (relative 1e-6): that is the case where a value within rounding of a kink fell on its other
-side, and there both answers are right.
+A miss is settled in double precision. The runtime passes if it is as near to the double-precision step
+as torch is, or if it is the double-precision step for parameters that differ from the given ones by no
+more than rounding (relative 1e-6): that is the case where a value within rounding of a kink fell on its
+other side, and there both answers are right.
 """
 
 from __future__ import annotations

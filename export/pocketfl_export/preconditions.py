@@ -57,8 +57,8 @@ def _check_deterministic(problem: TrainingProblem, batch: RandomBatch, outputs: 
         if not torch.equal(torch.nan_to_num(value), torch.nan_to_num(second[name])):
             raise UnsupportedModelError(
                 operator="random numbers in forward",
-                rewrite="remove the dropout or the noise, or give the random tensor to the model as one "
-                "of its inputs",
+                rewrite="remove the dropout or the noise, or give the random tensor to the model as "
+                "one of its inputs",
                 reason=f"the output {name!r} differs between two calls with the same input",
             )
 
@@ -90,9 +90,8 @@ def _check_mean(problem: TrainingProblem, batch: RandomBatch, outputs: object) -
     if not _close(loss, losses.mean()):
         raise UnsupportedModelError(
             operator="loss that is not a mean over examples",
-            rewrite="return the mean of one number per example (reduction='mean'), without class weights "
-            "in the denominator, ignored targets, or terms across examples; move terms in the parameters "
-            "into the learning rate or leave them out",
+            rewrite="return the mean of one number per example (reduction='mean'): no class weights in "
+            "the denominator, no ignored targets, no terms across examples",
             reason=f"the loss of a batch is {float(loss):.6g}, the mean of its examples' losses "
             f"{float(losses.mean()):.6g}",
         )
@@ -117,8 +116,8 @@ def _check_rows_independent(problem: TrainingProblem, batch: RandomBatch, output
         if not _close(value[:rows], shorter[name]):
             raise UnsupportedModelError(
                 operator="operation across the batch axis in forward",
-                rewrite="normalise over features instead (LayerNorm, GroupNorm), or freeze statistics of "
-                "the batch as buffers",
+                rewrite="normalise over features instead (LayerNorm, GroupNorm), or freeze statistics "
+                "of the batch as buffers",
                 reason=f"rows of the output {name!r} depend on the other rows of their batch",
             )
 

@@ -110,7 +110,7 @@ def flatten_outputs(outputs: object) -> dict[str, torch.Tensor]:
     for name, value in named.items():
         if not isinstance(value, torch.Tensor):
             raise ExportError(
-                f"forward's output {name!r} is {type(value).__name__}, not a tensor; return tensors only"
+                f"forward's output {name!r} is {type(value).__name__}; return tensors only"
             )
         result[name] = value
     if not result:
@@ -160,7 +160,7 @@ def make_problem(
         evaluation_model = copy.deepcopy(model).eval()
     except Exception as error:
         raise ExportError(
-            f"the model cannot be copied ({error}); keep only parameters, buffers and plain values in it"
+            f"the model cannot be copied ({error}); keep parameters, buffers and plain values in it"
         ) from error
     parameters = _parameter_specs(ours)
     refuse_stateful_modules(ours)

@@ -70,7 +70,7 @@ class EagerReference:
             _load(self._model, parameters)
             self._model.zero_grad(set_to_none=True)
             loss = self.weighted_loss(self._model(**batch.inputs), batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             pieces = [
                 torch.zeros_like(p) if p.grad is None else p.grad
                 for _, p in trainable_parameters(self._model)
@@ -114,10 +114,7 @@ def example_losses(problem: TrainingProblem, outputs: object, target: Tensor) ->
         return torch.utils._pytree.tree_map(lambda t: t[index : index + 1], outputs)
 
     return torch.stack(
-        [
-            problem.loss(row(i), target[i : i + 1]).reshape(())  # type: ignore[arg-type]
-            for i in range(len(target))
-        ]
+        [problem.loss(row(i), target[i : i + 1]).reshape(()) for i in range(len(target))]
     )
 
 

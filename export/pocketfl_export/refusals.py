@@ -84,8 +84,8 @@ def refuse_stateful_modules(model: nn.Module) -> None:
         if isinstance(module, _BatchNorm):
             raise UnsupportedModelError(
                 operator=f"{label} in train mode",
-                rewrite="use torch.nn.GroupNorm or LayerNorm, or freeze it: call .eval() on this module "
-                "before the export, so that it normalises with its stored statistics",
+                rewrite="use torch.nn.GroupNorm or LayerNorm, or freeze it: call .eval() on this "
+                "module before the export, so that it normalises with its stored statistics",
                 reason="batch statistics mix the examples of a batch and its running statistics are "
                 "state outside the parameters; padding rows would change both",
             )
@@ -124,8 +124,8 @@ def refuse_changed_buffers(model: nn.Module) -> Iterator[None]:
         if name not in before or not torch.equal(before[name], buffer):
             raise UnsupportedModelError(
                 operator=f"in-place change of the buffer {name!r}",
-                rewrite="compute it from the inputs in forward, or call .eval() on the module that keeps "
-                "it if it stands still then",
+                rewrite="compute it from the inputs in forward, or call .eval() on the module that "
+                "keeps it if it stands still then",
                 reason="forward keeps state outside the parameters",
             )
 
@@ -143,7 +143,7 @@ def refuse_random_operators(graph_module: fx.GraphModule) -> None:
         if torch.Tag.nondeterministic_seeded in tags:
             raise UnsupportedModelError(
                 operator=str(node.target),
-                rewrite="remove the dropout or the noise from forward, or give the random tensor to the "
-                "model as one of its inputs",
+                rewrite="remove the dropout or the noise from forward, or give the random tensor to "
+                "the model as one of its inputs",
                 reason="a graph cannot draw the same random numbers as torch",
             )

@@ -1,8 +1,8 @@
 """Passes over an ATen graph that change its size, never its meaning.
 
-Tracing a backward pass leaves many nodes that do nothing: aliases, tensors filled with one number that
-are multiplied or added, casts to the same type. On a phone each is a kernel launch, and an exporter that
-folds a filled tensor writes megabytes of zeros.
+Tracing a backward pass leaves many nodes that do nothing: aliases, tensors filled with one number
+that are multiplied or added, casts to the same type. On a phone each is a kernel launch, and an
+exporter that folds a filled tensor writes megabytes of zeros.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -309,9 +310,9 @@ def merge_moves(graph: fx.Graph) -> None:
         if node.target is aten.permute.default and source.target is aten.permute.default:
             dims = node.meta["val"].dim()
             inner = [int(d) % dims for d in source.args[1]]  # type: ignore[union-attr, arg-type]
-            order = [inner[int(d) % dims] for d in node.args[1]]  # type: ignore[union-attr, arg-type]
+            order = [inner[int(d) % dims] for d in node.args[1]]
             if order == list(range(dims)):
-                node.replace_all_uses_with(source.args[0])  # type: ignore[arg-type]
+                node.replace_all_uses_with(source.args[0])
                 graph.erase_node(node)
             else:
                 node.args = (source.args[0], order)
@@ -381,7 +382,7 @@ def remove_expansions(graph: fx.Graph) -> None:
                 for i, a in enumerate(arguments)
                 if i != index and isinstance(a, fx.Node)
             ]
-            shape = torch.broadcast_shapes(tuple(source.meta["val"].shape), *others)
-            if shape == node.meta["val"].shape:
+            shape = np.broadcast_shapes(tuple(source.meta["val"].shape), *others)
+            if shape == tuple(node.meta["val"].shape):
                 arguments[index] = source
         node.args = tuple(arguments)

@@ -1,8 +1,9 @@
 """The pure functions that a device runs: one training step, evaluation and inference.
 
-All take one flat float32 vector of parameters, so that a device's update is one array to clip, round and
-seal. Gradients are taken with respect to the named tensors and concatenated afterwards: differentiating
-with respect to slices of the vector would build a chain of scattered slices as long as the model.
+All take one flat float32 vector of parameters, so that a device's update is one array to clip, round
+and seal. Gradients are taken with respect to the named tensors and concatenated afterwards:
+differentiating with respect to slices of the vector would build a chain of scattered slices as long as
+the model.
 """
 
 from __future__ import annotations
@@ -106,5 +107,4 @@ def _call(
 
     # Nothing is differentiated here. Under the transform torch's recurrent cells take the kernels of
     # training, which are the same arithmetic without changes in place.
-    _, _, outputs = vjp(forward, unflatten(parameters, problem.spec), has_aux=True)
-    return outputs
+    return vjp(forward, unflatten(parameters, problem.spec), has_aux=True)[-1]

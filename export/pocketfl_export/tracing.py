@@ -1,8 +1,9 @@
 """From a model and its loss to three cleaned-up ATen graphs: train, evaluate, predict.
 
-Each graph is a pure function with static shapes. ``make_fx`` records the step together with its backward
-pass; ``torch.export`` cannot (it refuses the views that ``torch.func`` makes). Kernels that exist only in
-torch's CPU build (MKL-DNN, flash attention, fused transformer layers) are switched off while tracing.
+Each graph is a pure function with static shapes. ``make_fx`` records the step together with its
+backward pass; ``torch.export`` cannot (it refuses the views that ``torch.func`` makes). Kernels that
+exist only in torch's CPU build (MKL-DNN, flash attention, fused transformer layers) are switched off
+while tracing.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ section 4, for the input; the weight gradient is itself a convolution of the inp
 gradient in which stride and dilation change places.
 """
 
+# ruff: noqa: PLR0917 - the arguments of an ATen operator are positional
+
 from __future__ import annotations
 
 import itertools
@@ -117,7 +119,8 @@ def weight_gradient_as_convolution(
     for d, size in enumerate(kernel_size):
         if result.shape[2 + d] != size:
             result = result.narrow(2 + d, 0, size)
-    return result.transpose(0, 1)
+    gradient: Tensor = result.transpose(0, 1)
+    return gradient
 
 
 def weight_gradient_as_products(

@@ -1,7 +1,7 @@
 """The gradient of an embedding table: rows of the output's gradient, added at their indices.
 
-Scatter-add touches only the rows in use beyond clearing the table; the one-hot matrix product that other
-exporters write costs ``batch x vocabulary x width``.
+Scatter-add touches only the rows in use beyond clearing the table; the one-hot matrix product that
+other exporters write costs ``batch x vocabulary x width``.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ ExecuTorch's kernel for the max-pooling gradient does not clear its output first
 issue 21686) and ONNX has no gradient of either pooling.
 """
 
+# ruff: noqa: PLR0917 - the arguments of an ATen operator are positional
+
 from __future__ import annotations
 
 from collections.abc import Sequence

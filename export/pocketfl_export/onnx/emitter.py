@@ -67,7 +67,7 @@ def emit(traced: TracedGraph, *, name: str) -> onnx.ModelProto:
             results = [str(values[result]) for result in node.args[0]]
         elif node.target is operator.getitem:
             several = values[node.args[0]]
-            values[node] = several[node.args[1]]  # type: ignore[assignment]
+            values[node] = several[node.args[1]]
         else:
             values[node] = _translate(builder, node, values)
     graph = builder.finish(

@@ -31,7 +31,7 @@ def translates(*operators: Any) -> Callable[[Translator], Translator]:
 
 
 class Untranslatable(Exception):  # noqa: N818 - says what an argument asks for, the emitter names it
-    """This call of a known operator has no translation; the message says which argument and why."""
+    """A call of a known operator has no translation; the message says which argument and why."""
 
 
 class Call:

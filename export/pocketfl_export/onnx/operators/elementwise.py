@@ -115,7 +115,7 @@ def reciprocal_root(call: Call) -> str:
 
 @translates(aten.log1p.default)
 def log1p(call: Call) -> str:
-    """``log(1 + x)``, exact near 0 (Goldberg 1991, theorem 4): ``x log(u) / (u - 1)``, ``u = 1 + x``."""
+    """``log(1 + x)`` as ``x log(u) / (u - 1)`` with ``u = 1 + x``, exact near 0 (Goldberg 1991)."""
     x = call.input("self", call.dtype)
     one = call.scalar(1)
     above = call.add("Add", x, one)
@@ -127,7 +127,7 @@ def log1p(call: Call) -> str:
 
 @translates(aten.expm1.default)
 def expm1(call: Call) -> str:
-    """``exp(x) - 1 = tanh(x / 2) (exp(x) + 1)``, which loses nothing near 0; for large x the left side."""
+    """Near 0 ``tanh(x / 2) (exp(x) + 1)``, which equals ``exp(x) - 1`` and loses no digits."""
     x = call.input("self", call.dtype)
     exponential = call.add("Exp", x)
     half = call.add("Tanh", call.add("Mul", x, call.scalar(0.5)))

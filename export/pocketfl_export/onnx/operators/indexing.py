@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -89,7 +90,7 @@ def index_put(call: Call) -> str:
     """Write or add at positions from index tensors for the first axes."""
     indices = call.argument("indices")
     where = _joined(call, indices)
-    shape = torch.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in indices))
+    shape = np.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in indices))
     wanted = [*shape, *call.shape[len(indices) :]]
     values = call.input("values", call.dtype)
     if call.shape_of("values") != wanted:
@@ -105,7 +106,7 @@ def _joined(call: Call, indices: list[fx.Node | None]) -> str:
     nodes = [i for i in indices if i is not None]
     if any(i.meta["val"].dtype != torch.int64 for i in nodes):
         raise Untranslatable("a mask as an index; choose with torch.where instead")
-    shape = list(torch.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in nodes)))
+    shape = list(np.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in nodes)))
     columns = []
     for node in nodes:
         value = call.value(node)

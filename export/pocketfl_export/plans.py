@@ -1,0 +1,223 @@
+"""From a torch model to one signed plan: the exporter's front door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import nn
+
+from pocketfl.features.pipeline import FeaturePipeline
+from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec
+from pocketfl.features.transforms import Tensor as TensorColumn
+from pocketfl.plan import Plan, build_plan, write_plan
+from pocketfl.plan.manifest import (
+    PARAMETERS_PART,
+    AggregationSpec,
+    DifferentialPrivacySpec,
+    EligibilitySpec,
+    ModelSpec,
+    Privacy,
+    TensorSpec,
+    TrainingSpec,
+)
+from pocketfl_export.backends import back_ends
+from pocketfl_export.errors import ExportError
+from pocketfl_export.gate import run_gate
+from pocketfl_export.parity import ParitySettings
+from pocketfl_export.preconditions import check_preconditions
+from pocketfl_export.problem import ExampleInputs, Loss, make_problem
+
+COLLECTION = "examples"
+"""Collection that a plan without features reads."""
+
+
+def export_plan(
+    model: nn.Module,
+    loss: Loss,
+    example_inputs: ExampleInputs,
+    example_targets: torch.Tensor,
+    path: str | Path,
+    *,
+    name: str,
+    version: str,
+    signing_key: Ed25519PrivateKey,
+    aggregation: AggregationSpec,
+    privacy: Privacy = "gaussian",
+    dp: DifferentialPrivacySpec | None = None,
+    training: TrainingSpec | None = None,
+    features: FeatureSpec | None = None,
+    eligibility: EligibilitySpec | None = None,
+    runtimes: Iterable[str] = ("onnxruntime", "executorch"),
+    batch_size: int | None = None,
+    parity: ParitySettings | None = None,
+) -> Plan:
+    """Export a model for on-device training, check it against eager torch, and write one signed plan.
+
+    Nothing is written unless every runtime trains, evaluates and predicts as torch does.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In the mode in which it is to be trained; its present parameters are the plan's initial ones.
+        Buffers and frozen parameters become constants of the graphs.
+    loss : callable
+        ``loss(outputs, target)``, a mean over the examples.
+    example_inputs : Tensor, sequence or mapping of Tensor
+        One batch of inputs, in the order or by the names of ``forward``'s parameters; axis 0 is the
+        batch. Realistic values: the gate draws its batches from them.
+    example_targets : Tensor
+        The batch's targets, float32 or int64.
+    path : str or Path
+        Where the plan goes; replaced only once the new one is complete.
+    name, version : str
+        The modeller's name for the plan.
+    signing_key : Ed25519PrivateKey
+        The modeller's key; see :func:`pocketfl.plan.generate_signing_key`.
+    aggregation : AggregationSpec
+        Bounds of reports and rounds.
+    privacy : {"gaussian", "none"}
+        ``none`` labels every model that comes of the plan, for life.
+    dp : DifferentialPrivacySpec, optional
+        Noise and budget; required for ``gaussian``.
+    training : TrainingSpec, optional
+        How a device trains.
+    features : FeatureSpec, optional
+        How examples become tensors. Without it every input is a field of that name in the collection
+        ``examples``, as it is, and the target is the field ``target``.
+    eligibility : EligibilitySpec, optional
+        What a device must have.
+    runtimes : iterable of {"onnxruntime", "executorch"}
+        What to export for.
+    batch_size : int, optional
+        Rows of the graphs' batch, if not those of the example: the example is repeated or cut.
+    parity : ParitySettings, optional
+        How hard the gate looks.
+
+    Returns
+    -------
+    Plan
+        As it was written.
+
+    Raises
+    ------
+    ExportError
+        If an argument cannot be used; the message names it.
+    ParityError
+        If a runtime would not train as torch does; names the operator and a rewrite.
+    pocketfl.errors.PlanError
+        If what the manifest would say is not sound.
+    """
+    target_path = Path(path)
+    _check_arguments(target_path, signing_key, privacy, dp)
+    chosen = back_ends(runtimes)
+    settings = parity or ParitySettings()
+    example_inputs, example_targets = _resize(example_inputs, example_targets, batch_size)
+    problem = make_problem(model, loss, example_inputs, example_targets)
+    features = features or default_features(problem.spec)
+    # Before the costly part: a plan whose features do not fit is of no use.
+    FeaturePipeline(features, model=problem.spec)
+    check_preconditions(problem, seed=settings.seed)
+    result = run_gate(problem, chosen, settings)
+    result.report.require()
+    parameters = problem.initial_parameters().numpy().astype("<f4").tobytes()
+    plan = build_plan(
+        name=name,
+        version=version,
+        privacy=privacy,
+        model=problem.spec,
+        training=training or TrainingSpec(),
+        features=features,
+        aggregation=aggregation,
+        dp=dp,
+        eligibility=eligibility,
+        runtimes={back_end.name: back_end.spec() for back_end in chosen},
+        parts={**result.parts, PARAMETERS_PART: parameters},
+        signing_key=signing_key,
+    )
+    write_plan(plan, target_path)
+    return plan
+
+
+def default_features(model: ModelSpec) -> FeatureSpec:
+    """Return features that take every input and the target as the app stores them.
+
+    Raises
+    ------
+    ExportError
+        If an input is no float: an index needs its public vocabulary, which only the modeller knows.
+    """
+    fields = []
+    for spec in model.inputs:
+        if spec.dtype != "float32":
+            raise ExportError(
+                f"input {spec.name!r} is {spec.dtype}: say how it is made by features="
+                "FeatureSpec(...), with one 'index' column and its vocabulary per element"
+            )
+        fields.append(_field(spec))
+    if model.target.dtype == "int64" and model.target.shape == ():
+        fields.append(FieldSpec(name="target", type="int"))
+    elif model.target.dtype == "float32":
+        fields.append(_field(model.target))
+    else:
+        raise ExportError(
+            f"a target of {model.target.dtype} with shape {model.target.shape} cannot be stored: use "
+            "one int64 per example, or float32"
+        )
+    return FeatureSpec(
+        collection=COLLECTION,
+        fields=tuple(fields),
+        inputs=tuple(
+            InputSpec(tensor=spec.name, columns=(TensorColumn(field=spec.name),))
+            for spec in model.inputs
+        ),
+        label=LabelSpec(field="target"),
+    )
+
+
+def _field(spec: TensorSpec) -> FieldSpec:
+    if spec.shape == ():
+        return FieldSpec(name=spec.name, type="float")
+    return FieldSpec(name=spec.name, type="tensor", shape=spec.shape)
+
+
+def _check_arguments(
+    path: Path, signing_key: Ed25519PrivateKey, privacy: Privacy, dp: DifferentialPrivacySpec | None
+) -> None:
+    if not isinstance(signing_key, Ed25519PrivateKey):
+        raise ExportError(
+            f"signing_key is {type(signing_key).__name__}; make one with "
+            "pocketfl.plan.generate_signing_key(), or load one with load_signing_key(path)"
+        )
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder; name the plan's file")
+    if not path.parent.is_dir():
+        raise ExportError(f"the folder {path.parent} does not exist")
+    if (dp is None) != (privacy == "none"):
+        raise ExportError(
+            "privacy='gaussian' needs dp=DifferentialPrivacySpec(...); privacy='none' takes none, and "
+            "its models say so for life"
+        )
+
+
+def _resize(
+    inputs: ExampleInputs, targets: torch.Tensor, rows: int | None
+) -> tuple[ExampleInputs, torch.Tensor]:
+    if rows is None:
+        return inputs, targets
+    if rows < 1:
+        raise ExportError(f"batch_size is {rows}; it must be at least 1")
+
+    def resize(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dim() == 0 or len(value) == 0:
+            return value  # Left for the checks that say what is wrong with it.
+        return value[torch.arange(rows) % len(value)]
+
+    if isinstance(inputs, torch.Tensor):
+        return resize(inputs), resize(targets)
+    if isinstance(inputs, dict):
+        return {name: resize(value) for name, value in inputs.items()}, resize(targets)
+    return tuple(resize(value) for value in inputs), resize(targets)
