@@ -93,23 +93,23 @@ class FieldReader:
         self, rows: Sequence[Mapping[str, object] | None], numbers: Sequence[int]
     ) -> Reading:
         """Read examples that come row by row; ``None`` is a row that lacks altogether."""
-        try:
-            if self._get is None:
-                columns: dict[str, Sequence[Any]] = {}
-            elif len(self._names) == 1:
-                columns = {self._names[0]: list(map(self._get, rows))}
-            else:
-                found = list(map(self._get, rows))
-                columns = dict(zip(self._names, zip(*found, strict=True), strict=True))
-        except (KeyError, TypeError):
-            columns = {
-                name: [None if row is None else row.get(name) for row in rows]
-                for name in self._names
-            }
-        if not rows:
-            columns = {name: [] for name in self._names}
+        columns = self._turn(rows)
         lacking = {i for i, row in enumerate(rows) if row is None} if self._row_may_lack else set()
         return self._read(columns, numbers, lacking=lacking)
+
+    def _turn(self, rows: Sequence[Mapping[str, object] | None]) -> dict[str, Sequence[Any]]:
+        if rows and self._get is not None:
+            try:
+                found = list(map(self._get, rows))
+            except (KeyError, TypeError):
+                # A field or a row is absent somewhere, so ask row by row.
+                pass
+            else:
+                turned = [found] if len(self._names) == 1 else zip(*found, strict=True)
+                return dict(zip(self._names, turned, strict=True))
+        return {
+            name: [None if row is None else row.get(name) for row in rows] for name in self._names
+        }
 
     def from_columns(self, columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> Reading:
         """Read examples that come column by column.
