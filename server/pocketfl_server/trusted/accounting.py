@@ -15,12 +15,17 @@ Steinke 2020, arXiv 2004.00010, proposition 5); the reflection that swaps the tw
 makes one direction the worse one, maps whole numbers to whole numbers. Hence integer orders only where
 something is sampled; without sampling that proposition gives ``a |shift|^2 / (2 sigma^2)`` at every
 order.
+
+Why a device's cap on participations needs no price of its own: a round's coin is independent of all
+earlier rounds, so given everything released before, the device takes part with the coin's probability
+times the probability that its cap has not bound yet. That is at most the coin's, the divergence of the
+sampled Gaussian grows with it, and Rényi divergences compose over such adaptive choices (Mironov 2017,
+arXiv 1702.07476, proposition 1). The same holds for a device that is away.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -62,44 +67,16 @@ def release_event(sampling_probability: float, noise_multiplier: float) -> DpEve
     return dp_accounting.PoissonSampledDpEvent(sampling_probability, gaussian)
 
 
-def cap_tail(manifest: Manifest) -> float:
-    """Return the probability that a device's coin comes up more often than its cap.
-
-    With ``max_rounds`` tosses of probability ``sampling_probability``: the upper tail of a binomial
-    beyond ``max_participations``. 0 where nothing is sampled, because then nothing rests on the coin.
-
-    Charging it is caution. A coin is independent of all earlier rounds, so given what was released
-    before, the cap can only lower the probability of taking part, and the divergence of the sampled
-    Gaussian grows with that probability.
-    """
-    spec = manifest.aggregation
-    if spec.sampling_probability == 1.0:
-        return 0.0
-    return _binomial_tail(spec.max_rounds, spec.sampling_probability, spec.max_participations)
-
-
 def check_claims(manifest: Manifest) -> None:
     """Refuse a plan whose privacy claims this tier cannot account for.
 
     Raises
     ------
     PlanRefused
-        If the participation cap is so low that it may often bind (its tail takes half of delta or
-        more), or if not even one release fits the budget.
+        If not even one release fits the budget.
     """
     if manifest.dp is None:
         return
-    tail = cap_tail(manifest)
-    if tail >= manifest.dp.delta / 2:
-        spec = manifest.aggregation
-        raise PlanRefused(
-            f"max_participations={spec.max_participations} is too low for max_rounds="
-            f"{spec.max_rounds} at sampling_probability={spec.sampling_probability:g}: a device's coin "
-            f"exceeds it with probability {tail:.3g}, and at most half of delta="
-            f"{manifest.dp.delta:g} may go to that; raise it to "
-            f"{_smallest_cap(spec.max_rounds, spec.sampling_probability, manifest.dp.delta)}",
-            code="cap_too_low",
-        )
     first = spent_privacy(manifest, 1)
     if first.epsilon is None or first.epsilon > manifest.dp.epsilon:
         raise PlanRefused(
@@ -130,8 +107,7 @@ def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
     Returns
     -------
     PrivacyStatement
-        ``delta`` is the plan's, with the tail of the participation cap included: the accountant is
-        given what is left of it. ``epsilon_against_back_end`` composes ``max_participations`` (or
+        ``delta`` is the plan's. ``epsilon_against_back_end`` composes ``max_participations`` (or
         ``releases``, where fewer) unsampled Gaussians at the same delta; it bounds ``epsilon`` too,
         because released models are all that the weaker observer sees.
     """
@@ -149,18 +125,13 @@ def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
             max_participations=spec.max_participations,
             neighbouring_relation=NEIGHBOURING_RELATION,
             sampling=NO_SAMPLING if unsampled else SAMPLING,
-            cap_tail=cap_tail(manifest),
         )
     sigma, delta = manifest.dp.noise_multiplier, manifest.dp.delta
-    tail = cap_tail(manifest)
     against_back_end = _epsilon(1.0, sigma, min(releases, spec.max_participations), delta)
-    epsilon = against_back_end
-    if tail < delta:
-        amplified = _epsilon(spec.sampling_probability, sigma, releases, delta - tail)
-        epsilon = min(epsilon, amplified)
+    amplified = _epsilon(spec.sampling_probability, sigma, releases, delta)
     return PrivacyStatement(
         privacy="gaussian",
-        epsilon=epsilon,
+        epsilon=min(against_back_end, amplified),
         epsilon_against_back_end=against_back_end,
         delta=delta,
         noise_multiplier=sigma,
@@ -170,7 +141,6 @@ def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
         max_participations=spec.max_participations,
         neighbouring_relation=NEIGHBOURING_RELATION,
         sampling=NO_SAMPLING if unsampled else SAMPLING,
-        cap_tail=tail,
     )
 
 
@@ -212,18 +182,3 @@ def _epsilon(q: float, sigma: float, count: int, delta: float) -> float:
         # Sampling never costs; whole orders alone can hide that where epsilon is large.
         return min(float(epsilon), _epsilon(1.0, sigma, count, delta))
     return float(epsilon)
-
-
-@lru_cache(maxsize=1024)
-def _binomial_tail(tosses: int, q: float, cap: int) -> float:
-    """Return P(Binomial(tosses, q) > cap)."""
-    from scipy.special import bdtrc
-
-    return 0.0 if cap >= tosses else float(bdtrc(cap, tosses, q))
-
-
-def _smallest_cap(tosses: int, q: float, delta: float) -> int:
-    """Return the smallest cap whose tail is below half of delta."""
-    return bisect_left(
-        range(tosses), True, key=lambda cap: _binomial_tail(tosses, q, cap) < delta / 2
-    )

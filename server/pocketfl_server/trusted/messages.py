@@ -74,7 +74,7 @@ class PrivacyStatement:
     epsilon_against_back_end : float or None
         Against someone who also sees which devices took part in which round.
     delta : float or None
-        Goes with both; whatever ``cap_tail`` took out of it is included.
+        Goes with both.
     noise_multiplier : float
         Standard deviation of the noise over the norm bound; 0 for privacy ``none``.
     sampling_probability : float
@@ -85,8 +85,6 @@ class PrivacyStatement:
         Caps of the signed plan.
     neighbouring_relation, sampling : str
         The assumptions, in words.
-    cap_tail : float
-        Upper bound on the probability that a device's coin comes up more often than its cap.
     """
 
     privacy: Literal["gaussian", "none"]
@@ -100,7 +98,6 @@ class PrivacyStatement:
     max_participations: int
     neighbouring_relation: str
     sampling: str
-    cap_tail: float
 
 
 @dataclass(frozen=True, kw_only=True)

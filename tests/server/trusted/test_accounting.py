@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -16,7 +17,6 @@ from pocketfl_server.trusted.accounting import (
     SAMPLED_ORDERS,
     UNSAMPLED_ORDERS,
     affords,
-    cap_tail,
     check_claims,
     planned_privacy,
     release_event,
@@ -66,8 +66,8 @@ def test_sampled_statement_is_the_accountants_own(make_plan):
     )
     accountant.compose(release_event(0.1, 1.0), 100)
     statement = planned_privacy(manifest)
-    delta = manifest.dp.delta - cap_tail(manifest)
-    assert statement.epsilon == pytest.approx(accountant.get_epsilon(delta), rel=1e-12)
+    expected = accountant.get_epsilon(manifest.dp.delta)
+    assert statement.epsilon == pytest.approx(expected, rel=1e-12)
     assert statement.releases == 100
     assert "REPLACE_SPECIAL" in statement.neighbouring_relation
     assert statement.sampling.startswith("Poisson")
@@ -137,28 +137,52 @@ def test_back_end_epsilon_stops_at_the_participation_cap(make_plan):
     assert planned_privacy(manifest).epsilon < capped
 
 
-def test_cap_tail_is_the_binomial_tail(make_plan):
-    """Summed exactly by hand; nothing to charge where the cap equals the rounds."""
-    manifest = manifest_of(make_plan, max_participations=25)
-    by_hand = math.fsum(math.comb(100, k) * 0.1**k * 0.9 ** (100 - k) for k in range(26, 101))
-    assert cap_tail(manifest) == pytest.approx(by_hand, rel=1e-9)
-    assert cap_tail(manifest_of(make_plan, max_participations=100)) == 0.0
+def exact_divergence(*, order: int, cap: int, rounds: int, q: float, sigma: float) -> float:
+    """Renyi divergence, at a whole order, of ``rounds`` noisy coins that stop at ``cap`` heads.
+
+    The likelihood ratio is a mixture over coin histories of products of Gaussian ratios, and
+    ``E[prod ratio_i] = exp(sum over pairs of histories of (their shared heads) / sigma^2)``.
+    """
+    histories: dict[tuple[int, ...], float] = {}
+    for coins in itertools.product((0, 1), repeat=rounds):
+        weight = math.prod(q if coin else 1 - q for coin in coins)
+        heads, taken = 0, []
+        for coin in coins:
+            taken.append(coin if heads < cap else 0)
+            heads += taken[-1]
+        histories[tuple(taken)] = histories.get(tuple(taken), 0.0) + weight
+    total = 0.0
+    for group in itertools.product(histories.items(), repeat=order):
+        weight = math.prod(w for _, w in group)
+        shared = sum(
+            sum(a * b for a, b in zip(group[i][0], group[j][0], strict=True))
+            for i in range(order)
+            for j in range(i)
+        )
+        total += weight * math.exp(shared / sigma**2)
+    return math.log(total) / (order - 1)
 
 
-def test_delta_includes_the_tail(make_plan):
-    """A cap whose tail takes a part of delta costs epsilon, at the same stated delta."""
-    low = planned_privacy(manifest_of(make_plan, max_participations=25))
-    high = planned_privacy(manifest_of(make_plan, max_participations=60))
-    assert low.delta == high.delta == 1e-5
-    assert low.epsilon > high.epsilon
+@pytest.mark.parametrize(("order", "cap"), [(2, 1), (2, 2), (2, 4), (3, 1), (3, 2)])
+def test_a_cap_on_participations_never_costs(order, cap):
+    """Computed exactly for few rounds: coins that stop at a cap reveal no more than coins that do not.
+
+    This is why a low cap needs no price: it only improves the bound against the back end.
+    """
+    rounds, q, sigma = 4, 0.3, 0.8
+    capped = exact_divergence(order=order, cap=cap, rounds=rounds, q=q, sigma=sigma)
+    free = exact_divergence(order=order, cap=rounds, rounds=rounds, q=q, sigma=sigma)
+    assert capped <= free * (1 + 1e-12)
+    assert free == pytest.approx(rounds * _sampled_divergence(order, q, sigma), rel=1e-9)
 
 
-def test_a_cap_that_may_bind_is_refused_with_the_one_that_works(make_plan):
-    """The tail may take less than half of delta; the message names a cap that passes."""
-    with pytest.raises(PlanRefused, match="raise it to 25") as refusal:
-        check_claims(manifest_of(make_plan, max_participations=24))
-    assert refusal.value.code == "cap_too_low"
-    check_claims(manifest_of(make_plan, max_participations=25))
+def _sampled_divergence(order: int, q: float, sigma: float) -> float:
+    """Mironov, Talwar and Zhang 2019, section 3.3, at a whole order, written out."""
+    moments = (
+        math.comb(order, k) * (1 - q) ** (order - k) * q**k * math.exp(k * (k - 1) / (2 * sigma**2))
+        for k in range(order + 1)
+    )
+    return math.log(math.fsum(moments)) / (order - 1)
 
 
 def test_a_budget_below_one_release_is_refused(make_plan):
