@@ -389,11 +389,7 @@ class Device:
         if opened is None and self._keeps_models:
             kept = self._shelf.plan(digest)
             if kept is not None:
-                # What does not verify is damaged: it is downloaded again.
-                try:
-                    opened = self._plans.load(kept, trusted_keys=self._plan_keys)
-                except PlanError:
-                    self._shelf.forget_plan(digest)
+                opened = self._plans.load(kept, trusted_keys=self._plan_keys)
         if opened is None or not self._keeps_models:
             # With shared plans the download is still this device's own, and accounted as such.
             data = self._transport.plan(digest)
@@ -405,8 +401,10 @@ class Device:
         return opened
 
     def _fetch_model(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
-        """Return a model's parameters from memory, store or server, and keep it as its task's latest."""
+        """Return a model's parameters from memory, store or server, and keep it as the latest."""
         vector = self._fetch_parameters(model, opened)
+        if self._known_models().get(model.task) == model and self._parameters is not None:
+            return vector
         if self._keeps_models:
             data = vector.astype("<f4").tobytes()
             self._shelf.put(model, plan=opened.plan.data, parameters=data)
@@ -418,14 +416,14 @@ class Device:
         digest = model.parameters_sha256
         count = opened.plan.manifest.model.parameter_count
         if self._parameters is not None and self._parameters[0] == digest:
-            return self._parameters[1]
+            vector = self._parameters[1]
+            if len(vector) != count:
+                raise PlanError(f"{len(vector)} parameters, not the {count} of this plan")
+            return vector
         if self._keeps_models:
             kept = self._shelf.parameters(digest)
             if kept is not None:
-                try:
-                    return parse_parameters(kept, digest=digest, count=count)
-                except PlanError:
-                    self._shelf.forget_parameters(digest)
+                return parse_parameters(kept, digest=digest, count=count)
         return parse_parameters(self._transport.parameters(digest), digest=digest, count=count)
 
     def refresh_model(self, *, task: str | None = None) -> ModelInfo | None:

@@ -146,19 +146,19 @@ class ModelShelf:
 
     def plan(self, digest: str) -> bytes | None:
         """Return a kept plan's archive; its signature is for the caller to check."""
-        return self._database.read_state(f"plan/{digest}")
+        return self._read(f"plan/{digest}", digest)
 
     def parameters(self, digest: str) -> bytes | None:
         """Return kept parameters; see :func:`parse_parameters`."""
-        return self._database.read_state(f"parameters/{digest}")
+        return self._read(f"parameters/{digest}", digest)
 
-    def forget_plan(self, digest: str) -> None:
-        """Drop a plan that turned out to be damaged."""
-        self._database.delete_state(f"plan/{digest}")
-
-    def forget_parameters(self, digest: str) -> None:
-        """Drop parameters that turned out to be damaged."""
-        self._database.delete_state(f"parameters/{digest}")
+    def _read(self, name: str, digest: str) -> bytes | None:
+        content = self._database.read_state(name)
+        if content is None or sha256(content).hexdigest() == digest:
+            return content
+        # A damaged copy is as good as none: it is downloaded again.
+        self._database.delete_state(name)
+        return None
 
 
 def _names(model: ModelInfo) -> tuple[str, str]:
