@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch._decomp import core_aten_decompositions
 
-from pocketfl_export.decompositions import activations, convolution, embedding, pooling
+from pocketfl_export.decompositions import (
+    activations,
+    convolution,
+    embedding,
+    normalization,
+    norms,
+    pooling,
+    slices,
+)
 
 aten = torch.ops.aten
 
@@ -27,6 +35,10 @@ def shared_table() -> Table:
             aten._adaptive_avg_pool2d_backward.default: pooling.adaptive_avg_pool2d_backward,
             aten.embedding_dense_backward.default: embedding.embedding_dense_backward,
             aten.threshold_backward.default: activations.threshold_backward,
+            aten.native_batch_norm.default: normalization.native_batch_norm,
+            aten.linalg_vector_norm.default: norms.linalg_vector_norm,
+            aten.slice_backward.default: slices.slice_backward,
+            aten.slice_scatter.default: slices.slice_scatter,
         }
     )
     return table

@@ -113,6 +113,14 @@ def reciprocal_root(call: Call) -> str:
     return call.add("Reciprocal", call.add("Sqrt", call.input("self", call.dtype)))
 
 
+@translates(aten.log2.default, aten.log10.default)
+def logarithm(call: Call) -> str:
+    """The natural logarithm, scaled."""
+    base = 2.0 if call.overload == "log2" else 10.0
+    natural = call.add("Log", call.input("self", call.dtype))
+    return call.add("Mul", natural, call.scalar(1 / math.log(base)))
+
+
 @translates(aten.log1p.default)
 def log1p(call: Call) -> str:
     """``log(1 + x)`` as ``x log(u) / (u - 1)`` with ``u = 1 + x``, exact near 0 (Goldberg 1991)."""

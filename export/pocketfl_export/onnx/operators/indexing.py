@@ -78,32 +78,54 @@ def scatter(call: Call) -> str:
 
 @translates(aten.index.Tensor)
 def index(call: Call) -> str:
-    """Positions from index tensors for the first axes."""
+    """Positions from index tensors, for one axis or for the first ones."""
     indices = call.argument("indices")
-    if len(indices) == 1 and indices[0].meta["val"].dtype == torch.int64:
-        return call.add("Gather", call.input("self"), call.value(indices[0]), axis=0)
+    axis = _single_axis(indices)
+    if axis is not None:
+        return call.add("Gather", call.input("self"), call.value(indices[axis]), axis=axis)
     return call.add("GatherND", call.input("self"), _joined(call, indices))
 
 
 @translates(aten.index_put.default)
 def index_put(call: Call) -> str:
-    """Write or add at positions from index tensors for the first axes."""
+    """Write or add at positions from index tensors, for one axis or for the first ones."""
     indices = call.argument("indices")
+    reduction = "add" if call.argument("accumulate") else "none"
+    x, shape = call.input("self"), call.shape
+    axis = _single_axis(indices) or 0
+    if axis:  # The indexed axis goes to the front, and back afterwards.
+        indices = [indices[axis]]
+        front = [axis, *range(axis), *range(axis + 1, len(shape))]
+        x = call.add("Transpose", x, perm=front)
     where = _joined(call, indices)
-    shape = np.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in indices))
-    wanted = [*shape, *call.shape[len(indices) :]]
+    spread = list(np.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in indices)))
+    wanted = [*shape[:axis], *spread, *shape[axis + len(indices) :]]
     values = call.input("values", call.dtype)
     if call.shape_of("values") != wanted:
         values = call.add("Expand", values, call.builder.integers(wanted))
-    reduction = "add" if call.argument("accumulate") else "none"
-    return call.add("ScatterND", call.input("self"), where, values, reduction=reduction)
+    if not axis:
+        return call.add("ScatterND", x, where, values, reduction=reduction)
+    width = len(spread)
+    order = [*range(axis, axis + width), *range(axis), *range(axis + width, len(wanted))]
+    values = call.add("Transpose", values, perm=order)
+    result = call.add("ScatterND", x, where, values, reduction=reduction)
+    back = [*range(1, axis + 1), 0, *range(axis + 1, len(shape))]
+    return call.add("Transpose", result, perm=back)
+
+
+def _single_axis(indices: list[fx.Node | None]) -> int | None:
+    """Return the axis if exactly one axis is indexed, by positions."""
+    given = [(axis, node) for axis, node in enumerate(indices) if node is not None]
+    if len(given) == 1 and given[0][1].meta["val"].dtype == torch.int64:
+        return given[0][0]
+    return None
 
 
 def _joined(call: Call, indices: list[fx.Node | None]) -> str:
     """Return the index tensors side by side along a new last axis."""
-    if any(i is None for i in indices):
-        raise Untranslatable("an index that skips an axis; permute the indexed axes to the front")
     nodes = [i for i in indices if i is not None]
+    if len(nodes) != len(indices):
+        raise Untranslatable("several index tensors with an axis between or before them")
     if any(i.meta["val"].dtype != torch.int64 for i in nodes):
         raise Untranslatable("a mask as an index; choose with torch.where instead")
     shape = list(np.broadcast_shapes(*(tuple(i.meta["val"].shape) for i in nodes)))

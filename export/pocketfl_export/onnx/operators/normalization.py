@@ -45,23 +45,3 @@ def group_norm(call: Call) -> tuple[str, str, str]:
     if call.has("bias"):
         y = call.add("Add", y, call.reshape(call.input("bias"), per_channel))
     return y, call.reshape(mean, [rows, groups]), call.reshape(scale, [rows, groups])
-
-
-@translates(
-    aten._native_batch_norm_legit_no_training.default,
-)
-def frozen_batch_norm(call: Call) -> tuple[str, str | None, str | None]:
-    """With stored statistics (Ioffe and Szegedy, arXiv 1502.03167)."""
-    per_channel = [1, -1] + [1] * (len(call.shape) - 2)
-
-    def channels(name: str) -> str:
-        return call.reshape(call.input(name), per_channel)
-
-    variance = call.add("Add", channels("running_var"), call.scalar(call.argument("eps")))
-    scale = call.add("Reciprocal", call.add("Sqrt", variance))
-    y = call.add("Mul", call.add("Sub", call.input("input"), channels("running_mean")), scale)
-    if call.has("weight"):
-        y = call.add("Mul", y, channels("weight"))
-    if call.has("bias"):
-        y = call.add("Add", y, channels("bias"))
-    return y, None, None
