@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,7 @@ class Database:
         self.path: Final = Path(path)
         self._lock = threading.RLock()
         self._depth = 0
+        self._busy_timeout = busy_timeout
         try:
             self._connection = sqlite3.connect(
                 self.path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
@@ -108,23 +110,31 @@ class Database:
             raise
 
     def _prepare(self) -> None:
-        execute = self._connection.execute
-        version = execute("PRAGMA user_version").fetchone()[0]
-        application = execute("PRAGMA application_id").fetchone()[0]
-        if application == APPLICATION_ID and version == SCHEMA_VERSION:
-            execute("PRAGMA synchronous=NORMAL")
+        if self._read_marks() == (APPLICATION_ID, SCHEMA_VERSION):
+            self._connection.execute("PRAGMA synchronous=NORMAL")
             return
-        if application == APPLICATION_ID and version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path} has schema {version}, this pocketfl reads up to {SCHEMA_VERSION}: "
-                "it was written by a newer version; update the app"
-            )
-        if application != 0 or version != 0 or self._has_tables():
+        # Another process may be making the file right now: all that we judge by is one moment's state.
+        with self.snapshot():
+            application, version = self._read_marks()
+            empty = (application, version) == (0, 0) and not self._has_tables()
+        if empty:
+            self._create()
+        elif application != APPLICATION_ID or version < SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} is a database of something else (application id {application:#x}, "
                 f"user version {version}); give pocketfl a file of its own"
             )
-        self._create()
+        elif version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has schema {version}, this pocketfl reads up to {SCHEMA_VERSION}: "
+                "it was written by a newer version; update the app"
+            )
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+
+    def _read_marks(self) -> tuple[int, int]:
+        execute = self._connection.execute
+        version = execute("PRAGMA user_version").fetchone()[0]
+        return execute("PRAGMA application_id").fetchone()[0], version
 
     def _has_tables(self) -> bool:
         return (
@@ -135,7 +145,7 @@ class Database:
         execute = self._connection.execute
         # There is nothing to lose yet, so the switch of the journal need not wait for the disk.
         execute("PRAGMA synchronous=OFF")
-        execute("PRAGMA journal_mode=WAL")
+        self._switch_to_wal()
         execute("PRAGMA synchronous=NORMAL")
         with self.transaction():
             # Another process may have been quicker between our look and our lock.
@@ -145,6 +155,18 @@ class Database:
                 execute(statement)
             execute(f"PRAGMA application_id={APPLICATION_ID}")
             execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _switch_to_wal(self) -> None:
+        # SQLite does not wait for this lock by itself, however long the timeout.
+        patience = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.005)
 
     def _failure(self, error: sqlite3.Error) -> StoreError:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):

@@ -305,7 +305,9 @@ class LocalTrainer:
             seed=seed,
             should_stop=should_stop,
         )
-        if not np.isfinite(self._runtime.parameters()).all():
+        # An overflow may leave finite parameters: a gradient of infinite norm is clipped to zero.
+        usable = all(map(math.isfinite, result.losses))
+        if not (usable and np.isfinite(self._runtime.parameters()).all()):
             self._runtime.set_parameters(before)
             raise TrainingError(
                 f"training diverged after {result.steps} steps at learning rate "

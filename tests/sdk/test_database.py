@@ -202,7 +202,10 @@ def _create_and_write(arguments):
 def test_processes_may_create_the_same_file_at_once(tmp_path):
     """Racing first opens all succeed, and none undoes another's write."""
     names = [f"n{i}" for i in range(8)]
+    paths = [tmp_path / f"{i}.db" for i in range(20)]
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pool.map(_create_and_write, [(tmp_path / "a.db", name) for name in names], chunksize=1)
-    with Database(tmp_path / "a.db") as database:
-        assert all(database.read_state(name) == b"here" for name in names)
+        tasks = [(path, name) for path in paths for name in names]
+        pool.map(_create_and_write, tasks, chunksize=1)
+    for path in paths:
+        with Database(path) as database:
+            assert all(database.read_state(name) == b"here" for name in names)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketfl.decoding import MAX_DEPTH, decode, decode_json, encode, encode_json, parse_json
@@ -85,6 +85,7 @@ anything = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(drawings)
 def test_records_survive_the_round_trip(drawing):
     """Every record comes back equal, with the same types, from its own JSON."""
@@ -95,6 +96,7 @@ def test_records_survive_the_round_trip(drawing):
     }
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         FeatureRow,
@@ -109,6 +111,7 @@ def test_feature_rows_survive_the_round_trip(row):
     assert decode_json(FeaturePage, encode_json(page), what="page", limit=2**20) == page
 
 
+@settings(deadline=None)
 @given(drawings)
 def test_one_record_has_one_byte_string(drawing):
     """Encoding does not depend on the order in which a dictionary was filled."""
@@ -116,6 +119,7 @@ def test_one_record_has_one_byte_string(drawing):
     assert encode_json(turned) == encode_json(drawing)
 
 
+@settings(deadline=None)
 @given(anything)
 def test_any_json_gives_a_record_or_a_decode_error(value):
     """No parsed value escapes as another exception, whatever record is expected."""
@@ -137,6 +141,7 @@ def test_any_json_gives_a_record_or_a_decode_error(value):
             assert isinstance(record, kind)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | anything.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_give_a_value_or_a_decode_error(data):
     """Hostile bytes are refused with our error; what is accepted can be encoded again."""

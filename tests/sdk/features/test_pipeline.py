@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketfl.errors import FeatureError
@@ -237,6 +237,7 @@ def kept_rows(spec, rows, times, history):
     return kept
 
 
+@settings(max_examples=60, deadline=None)
 @given(specs(), st.lists(examples, max_size=9), histories, st.data())
 def test_arrays_are_what_the_transforms_say(spec, rows, history, data):
     """Every number of every input, the target, and which examples are left out."""
@@ -260,6 +261,7 @@ def test_arrays_are_what_the_transforms_say(spec, rows, history, data):
     assert arrays["target"].tolist() == np.array(labels, np.float32).tolist()
 
 
+@settings(max_examples=60, deadline=None)
 @given(specs(), st.lists(examples, min_size=1, max_size=40), histories, st.data())
 def test_prediction_sees_the_bits_that_training_saw(spec, rows, history, data):
     """The same example alone, as the app wrote it, gives bit for bit its row of the training arrays."""
@@ -278,6 +280,7 @@ def test_prediction_sees_the_bits_that_training_saw(spec, rows, history, data):
             assert values.tobytes() == arrays[name][line : line + 1].tobytes()
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([None, "k0", "k1", "gone"]), st.floats(-10, 10)), max_size=20
@@ -309,6 +312,7 @@ def _pipeline(*made, server=False, label=None, model=None, required=True, fields
     return FeaturePipeline(spec, model=model)
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.text(max_size=4) | words, min_size=1, max_size=20))
 def test_one_hot_rows_sum_to_one(values):
     """Exactly one column is set, and for a word outside the vocabulary it is the last."""
@@ -318,6 +322,7 @@ def test_one_hot_rows_sum_to_one(values):
     assert [bool(v) for v in made[:, -1]] == [v not in WORDS for v in values]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.none() | finite | numbers, min_size=1, max_size=20),
     st.tuples(finite, finite).filter(lambda p: p[0] < p[1] and math.isfinite(p[1] - p[0])),
@@ -337,6 +342,7 @@ def test_scales_stay_within_their_range(values, ends, missing):
         assert made[-2:, 0].tolist() == [-1, 1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | finite, min_size=1, max_size=20), st.floats(1e-300, 1e300))
 def test_cyclic_is_on_the_circle_or_at_its_centre(values, period):
     """Sine and cosine of any finite number lie on the unit circle; missing lies in the middle."""
@@ -611,6 +617,7 @@ def test_no_examples_make_empty_arrays():
     assert _pipeline(Index(field="s", vocabulary=WORDS)).inputs([])["x"].shape == (0, 1)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(examples, max_size=12), histories, st.data())
 def test_a_real_store_changes_nothing(tmp_path_factory, rows, history, data):
     """Through SQLite and back, arrays are bit for bit those of the values as the app wrote them."""

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketfl.errors import StoreError
@@ -115,6 +115,7 @@ def test_selection_is_fixed_by_contents_and_seed(tmp_path):
     assert len(set(chosen[0])) == 10
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     count=st.integers(0, 40), limit=st.integers(0, 45), seed=st.integers(0, 2**32), data=st.data()
 )
@@ -239,6 +240,7 @@ def test_server_features_come_back_by_key_in_order_of_time(store):
     assert set(store.server_features("many", keys=many)) == set(many)
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=8),

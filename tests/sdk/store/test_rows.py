@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketfl.errors import StoreError
@@ -61,6 +61,7 @@ def same(stored, given):
     return type(stored) is type(given) and stored == given
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_value_survives_the_round_trip(data):
     """Columns hold exactly what each row said, with its type, whatever the schema."""
@@ -74,6 +75,7 @@ def test_every_value_survives_the_round_trip(data):
         assert all(same(v, e.get(name)) for v, e in zip(values, examples, strict=True))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_hostile_payload_is_refused_or_is_the_one_encoding(data):
     """Any bytes either raise StoreError, or are exactly what encoding the decoded row gives."""
@@ -92,6 +94,7 @@ def test_hostile_payload_is_refused_or_is_the_one_encoding(data):
     _decodes_canonically(codec, bytes(payload))
 
 
+@settings(deadline=None)
 @given(collections(), st.binary(max_size=200))
 def test_random_payload_is_refused_or_is_the_one_encoding(collection, payload):
     """The same for bytes that never were a row."""

@@ -2,18 +2,20 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketfl.store.selection import choose, permutation
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 2**64))
 def test_permutation_has_every_number_once(count, seed):
     """An order leaves nothing out and repeats nothing."""
     assert sorted(permutation(count, seed=seed)) == list(range(count))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 250), st.integers(0, 2**64))
 def test_choice_has_different_rising_numbers(count, limit, seed):
     """A choice has exactly min(count, limit) different places, in order, all below count."""
