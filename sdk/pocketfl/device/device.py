@@ -67,7 +67,7 @@ class Device:
     enrolment_key : str, optional
         The app's key for enrolling; needed until the device has its token.
     user : str
-        The app's name for the user, for server-side features.
+        The app's name for the user, for server-side features; a random name without one.
     runtime : {"onnxruntime", "executorch"}
         Which mobile runtime trains and predicts.
     limits : DeviceLimits, optional
@@ -282,7 +282,9 @@ class Device:
                 "not_enrolled",
                 "this device has no token yet; give the device an enrolment_key",
             )
-        request = EnrolmentRequest(user=self._user, sdk=__version__)
+        # Nobody's features are joined under a name made up here, and no two devices share it.
+        user = self._user or f"anonymous-{secrets.token_hex(16)}"
+        request = EnrolmentRequest(user=user, sdk=__version__)
         token = self._transport.enrol(self._enrolment_key, request).token
         self._store.database.write_state(_TOKEN_STATE, token.encode())
         return token

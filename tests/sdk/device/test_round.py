@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import threading
+import zipfile
+from hashlib import sha256
 
 import numpy as np
 import pytest
 
 from pocketfl.device import Device, DeviceLimits, PlanCache, RoundOutcome
-from pocketfl.errors import StoreError, TransportError
-from pocketfl.plan import generate_signing_key, public_key_hex
-from pocketfl.protocol import RetryWindow
+from pocketfl.errors import SealingError, StoreError, TransportError
+from pocketfl.plan import Plan, generate_signing_key, public_key_hex
+from pocketfl.protocol import FeaturePage, RetryWindow
 from pocketfl.sampling import Participation
 from pocketfl.sealing import PinnedAggregator, generate_key_pair
 from pocketfl.store import Collection, ExampleStore, Field
+from pocketfl.transport import Transport
 
-from .conftest import COLLECTION, NOW, MemoryBackEnd, make_plan, unreachable
+from .conftest import COLLECTION, NOW, MemoryBackEnd, make_plan, rain, unreachable
 
 
 def state_of(store, number: int = 1, task: str = "trips") -> str | None:
@@ -83,6 +88,20 @@ def test_enrolment_happens_once_per_install(make_device, back_end, store) -> Non
     tokens = {token for token, _ in back_end.check_ins}
     assert tokens == {"device-token-00000001"}
     assert len(back_end.reports) == 2
+
+
+def test_without_a_user_a_device_enrols_under_a_random_name(
+    make_device, back_end, tmp_path
+) -> None:
+    """An app without server-side features needs no names, and two devices are never one user."""
+    for name in ("one", "two"):
+        with ExampleStore(tmp_path / f"{name}.db") as store:
+            store.create_collection(COLLECTION)
+            store.append("trips", [{"x": np.ones(2, np.float32), "place": "JFK", "y": 1.0}])
+            assert make_device(store=store, user="").run_once().status == "completed"
+    users = [request.user for _, request in back_end.enrolments]
+    assert len(set(users)) == 2
+    assert all(user.startswith("anonymous-") for user in users)
 
 
 def test_a_token_that_the_server_forgot_is_replaced(make_device, back_end) -> None:
@@ -185,11 +204,6 @@ def test_a_repacked_plan_under_a_new_task_name_does_not_reset_the_cap(
     make_device, back_end, signing_key
 ) -> None:
     """The archive's bytes can be changed by anybody; the plan is its signed manifest."""
-    import io
-    import zipfile
-
-    from pocketfl.plan import Plan
-
     plan = make_plan(signing_key, max_participations=1)
     back_end.announce(plan)
     device = make_device()
@@ -234,8 +248,6 @@ def test_no_open_round(make_device, back_end) -> None:
 
 def test_of_several_rounds_the_first_possible_one_is_taken(make_device, back_end, plan) -> None:
     """Rounds that are over or not for this device do not stand in the way."""
-    import dataclasses
-
     over = dataclasses.replace(back_end.notice, task="over", closes_at=NOW - 1)
     back_end.other_notices = (over,)
     outcome = make_device().run_once()
@@ -246,8 +258,6 @@ def test_of_several_rounds_the_most_telling_end_is_reported(
     make_device, back_end, signing_key
 ) -> None:
     """A failure is not hidden behind a round that was merely over."""
-    import dataclasses
-
     over = dataclasses.replace(back_end.notice, task="over", closes_at=NOW - 1)
     back_end.other_notices = (over,)
     back_end.announce(make_plan(generate_signing_key()))
@@ -261,8 +271,6 @@ def test_a_device_without_usable_examples_reports_zeros(
     """Once the coin said yes, the number of reports does not depend on data."""
     plan = make_plan(signing_key, joins=True)
     back_end.announce(plan)
-    from .conftest import rain
-
     back_end.feature_pages = [make_page([rain("nowhere", 0.0, 1.0)])]
     outcome = make_device().run_once()
     assert (outcome.status, outcome.steps, outcome.examples) == ("completed", 0, 0)
@@ -272,8 +280,6 @@ def test_a_device_without_usable_examples_reports_zeros(
 
 
 def make_page(rows, next_cursor=None):
-    from pocketfl.protocol import FeaturePage
-
     return FeaturePage(table="weather", rows=tuple(rows), next_cursor=next_cursor)
 
 
@@ -281,8 +287,6 @@ def test_server_features_are_fetched_stored_and_joined(
     make_device, back_end, store, signing_key
 ) -> None:
     """All pages are read once, and used as of the examples' own time."""
-    from .conftest import rain
-
     plan = make_plan(signing_key, joins=True)
     back_end.announce(plan)
     back_end.feature_pages = [
@@ -427,10 +431,6 @@ def assert_refused(outcome: RoundOutcome, status: str, code: str, words: str) ->
 
 def test_an_unsigned_or_changed_plan_is_refused(make_device, back_end, plan) -> None:
     """Neither a stripped signature nor a flipped bit gets past the check."""
-    import io
-    import zipfile
-    from hashlib import sha256
-
     stripped = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(plan.data)) as old, zipfile.ZipFile(stripped, "w") as new:
         for name in old.namelist():
@@ -549,7 +549,7 @@ def test_unusable_parameters_are_refused(make_device, back_end, data, words) -> 
 
 def test_parameters_with_another_hash_are_refused(make_device, back_end, monkeypatch) -> None:
     """Also when the transport did not look."""
-    monkeypatch.setattr(back_end, "parameters", lambda sha256: np.ones(3, "<f4").tobytes())
+    monkeypatch.setattr(back_end, "parameters", lambda digest: np.ones(3, "<f4").tobytes())
     assert_refused(make_device().run_once(), "failed", "plan", "not the ones named")
 
 
@@ -651,8 +651,6 @@ def test_an_update_that_diverged_is_not_reported(make_device, back_end, store, s
 
 def test_a_report_is_bound_to_its_policy_and_lease(make_device, back_end, plan) -> None:
     """Opened under another policy, round, version or lease, it stays shut."""
-    from pocketfl.errors import SealingError
-
     make_device().run_once()
     ((lease, _),) = back_end.reports.items()
     back_end.open_report(lease, plan)
@@ -682,8 +680,6 @@ def test_a_url_opens_a_transport_of_its_own(store, signing_key) -> None:
 
 def test_back_ends_may_serve_several_devices(plan) -> None:
     """The double is complete: it satisfies the transport's protocol."""
-    from pocketfl.transport import Transport
-
     back_end: Transport = MemoryBackEnd.serving(plan)
     for name in (
         "enrol",
