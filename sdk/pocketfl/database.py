@@ -81,6 +81,9 @@ class Database:
         The file; made when it does not exist, together with ``-wal`` and ``-shm`` files beside it.
     busy_timeout : float
         Seconds to wait for another process that is writing.
+    durable : bool
+        Whether to wait for the disk where a power cut could damage the file. Leave it on for anybody's
+        data; a simulated fleet, which opens thousands of files and can be made anew, may turn it off.
 
     Raises
     ------
@@ -89,11 +92,14 @@ class Database:
         opened. The file is left as it is.
     """
 
-    def __init__(self, path: str | Path, *, busy_timeout: float = 5.0) -> None:
+    def __init__(
+        self, path: str | Path, *, busy_timeout: float = 5.0, durable: bool = True
+    ) -> None:
         self.path: Final = Path(path)
         self._lock = threading.RLock()
         self._depth = 0
         self._busy_timeout = busy_timeout
+        self._synchronous = f"PRAGMA synchronous={'NORMAL' if durable else 'OFF'}"
         try:
             self._connection = sqlite3.connect(
                 self.path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
@@ -111,7 +117,7 @@ class Database:
 
     def _prepare(self) -> None:
         if self._read_marks() == (APPLICATION_ID, SCHEMA_VERSION):
-            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(self._synchronous)
             return
         # Another process may be making the file right now: all that we judge by is one moment's state.
         with self.snapshot():
@@ -129,7 +135,7 @@ class Database:
                 f"{self.path} has schema {version}, this pocketfl reads up to {SCHEMA_VERSION}: "
                 "it was written by a newer version; update the app"
             )
-        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute(self._synchronous)
 
     def _read_marks(self) -> tuple[int, int]:
         execute = self._connection.execute
@@ -146,7 +152,7 @@ class Database:
         # There is nothing to lose yet, so the switch of the journal need not wait for the disk.
         execute("PRAGMA synchronous=OFF")
         self._switch_to_wal()
-        execute("PRAGMA synchronous=NORMAL")
+        execute(self._synchronous)
         with self.transaction():
             # Another process may have been quicker between our look and our lock.
             if self._has_tables():

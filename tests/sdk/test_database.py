@@ -38,6 +38,17 @@ def test_every_connection_is_durable_enough(tmp_path):
             assert database.query("PRAGMA synchronous") == [(1,)]
 
 
+def test_simulated_fleets_need_not_wait_for_the_disk(tmp_path):
+    """Turning durability off changes that one setting, and the file is an ordinary one afterwards."""
+    for _ in range(2):
+        with Database(tmp_path / "a.db", durable=False) as database:
+            assert database.query("PRAGMA synchronous") == [(0,)]
+            database.write_state("a", b"1")
+    with Database(tmp_path / "a.db") as database:
+        assert database.query("PRAGMA synchronous") == [(1,)]
+        assert database.read_state("a") == b"1"
+
+
 def test_reopening_runs_no_ddl(tmp_path):
     """Opening a file that is ours changes not a byte of it."""
     Database(tmp_path / "a.db").close()

@@ -62,6 +62,8 @@ class ExampleStore:
     ----------
     path : str or Path
         The file; made when it does not exist.
+    durable : bool
+        See :class:`~pocketfl.database.Database`; off only for simulated fleets.
 
     Raises
     ------
@@ -69,8 +71,8 @@ class ExampleStore:
         If the file is damaged or not ours.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.database: Final = Database(path)
+    def __init__(self, path: str | Path, *, durable: bool = True) -> None:
+        self.database: Final = Database(path, durable=durable)
         self._open_collections: dict[str, tuple[int, Collection, RowCodec]] = {}
 
     def create_collection(self, collection: Collection) -> None:
