@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pocketfl.features.transforms import (
+    FeatureSpec,
+    FieldSpec,
+    InputSpec,
+    LabelSpec,
+    LogScale,
+    OneHot,
+    Scale,
+)
+from pocketfl.plan import (
+    AggregationSpec,
+    DifferentialPrivacySpec,
+    Plan,
+    TrainingSpec,
+    build_plan,
+    generate_signing_key,
+)
+from pocketfl.store import Collection, ExampleStore, Field
 
 
 class WireTap:
@@ -108,5 +128,114 @@ def search_memory(pid: int, needles: Iterable[bytes]) -> set[bytes]:
 
 @pytest.fixture
 def memory_search() -> object:
-    """:func:`search_memory`; skips nothing: reading a child's memory works for its parent."""
+    """:func:`search_memory`; a parent may read its child's memory."""
     return search_memory
+
+
+@pytest.fixture(scope="session")
+def modeller_key() -> Ed25519PrivateKey:
+    """The modeller's signing key of this test run."""
+    return generate_signing_key()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, modeller_key: Ed25519PrivateKey) -> Plan:
+    """A plan as the exporter writes it: a small click-like model over two device-only fields."""
+    import torch
+    from torch import nn
+
+    from pocketfl_export import export_plan
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x).squeeze(-1)
+
+    torch.manual_seed(0)
+    return export_plan(
+        Model(),
+        nn.functional.binary_cross_entropy_with_logits,
+        torch.randn(8, 6),
+        torch.randint(0, 2, (8,)).float(),
+        tmp_path_factory.mktemp("plan") / "visits.pocketfl",
+        name="visits",
+        version="1",
+        signing_key=modeller_key,
+        features=FeatureSpec(
+            collection="visits",
+            fields=(
+                FieldSpec(name="place", type="str"),
+                FieldSpec(name="minutes", type="float"),
+                FieldSpec(name="rating", type="float"),
+            ),
+            inputs=(
+                InputSpec(
+                    tensor="x",
+                    columns=(
+                        OneHot(field="place", vocabulary=("home", "work", "shop")),
+                        Scale(field="minutes", low=0.0, high=600.0),
+                        LogScale(field="minutes", high=600.0),
+                    ),
+                ),
+            ),
+            label=LabelSpec(field="rating", above=3.0),
+        ),
+        training=TrainingSpec(epochs=2, learning_rate=0.3),
+        aggregation=AggregationSpec(
+            clip_norm=0.5, population=100, cohort_floor=50, max_rounds=20, max_participations=20
+        ),
+        dp=DifferentialPrivacySpec(noise_multiplier=3.0, epsilon=10.0, delta=1e-5),
+        runtimes=("onnxruntime",),
+    )
+
+
+@pytest.fixture(scope="session")
+def plan_with(exported: Plan, modeller_key: Ed25519PrivateKey) -> Callable[..., Plan]:
+    """Signs the exported graphs again under other rules."""
+
+    def build(**changes: object) -> Plan:
+        manifest = exported.manifest
+        arguments: dict[str, object] = {
+            field: getattr(manifest, field)
+            for field in (
+                "name",
+                "version",
+                "privacy",
+                "model",
+                "training",
+                "features",
+                "aggregation",
+                "dp",
+                "eligibility",
+                "runtimes",
+            )
+        }
+        arguments["parts"] = {part.name: exported.part(part.name) for part in manifest.parts}
+        return build_plan(**{**arguments, **changes}, signing_key=modeller_key)  # type: ignore[arg-type]
+
+    return build
+
+
+VISITS = Collection(
+    "visits", {"place": Field("str"), "minutes": Field("float"), "rating": Field("float")}
+)
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Callable[..., ExampleStore]]:
+    """Makes a device's store with examples in it; all are closed at the end."""
+    stores: list[ExampleStore] = []
+
+    def make(name: str, examples: Iterable[dict[str, object]]) -> ExampleStore:
+        store = ExampleStore(tmp_path / f"{name}.db")
+        store.create_collection(VISITS)
+        store.append("visits", examples)
+        stores.append(store)
+        return store
+
+    yield make
+    for store in stores:
+        store.close()

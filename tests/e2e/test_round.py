@@ -1,0 +1,162 @@
+"""Rounds over real HTTP between three real tiers, and what a crash in the middle of one may cost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pocketfl.device import Device, DeviceLimits, RoundOutcome
+from pocketfl.plan import AggregationSpec, Plan, public_key_hex
+from pocketfl.sealing import PinnedAggregator
+from pocketfl.store import ExampleStore
+from pocketfl_server.local import LocalDeployment
+from pocketfl_server.optimizers import OptimizerSpec
+
+DEVICES = 12
+FEW = AggregationSpec(
+    clip_norm=0.5, population=DEVICES, cohort_floor=DEVICES, max_rounds=20, max_participations=20
+)
+
+
+@pytest.fixture
+def site(tmp_path: Path, modeller_key: Ed25519PrivateKey) -> Iterator[LocalDeployment]:
+    with LocalDeployment(tmp_path / "server", plan_keys=[public_key_hex(modeller_key)]) as running:
+        yield running
+
+
+@pytest.fixture
+def fleet(open_store: Callable[..., ExampleStore]) -> list[ExampleStore]:
+    """Devices whose owners like places the longer they stay."""
+    generator = random.Random(7)
+    stores = []
+    for number in range(DEVICES):
+        examples = []
+        for _ in range(40):
+            minutes = generator.uniform(0, 600)
+            rating = 1.0 + 4.0 * minutes / 600
+            place = generator.choice(["home", "work", "shop", "beach"])
+            examples.append({"place": place, "minutes": minutes, "rating": rating})
+        stores.append(open_store(f"device{number}", examples))
+    return stores
+
+
+def take_turns(
+    site: LocalDeployment, fleet: list[ExampleStore], *, task: str, plan: Plan
+) -> list[RoundOutcome]:
+    key = site.operator.task(task).aggregator.public_key
+    outcomes = []
+    for number, store in enumerate(fleet):
+        with Device(
+            store,
+            server=site.url,
+            plan_keys=[plan.signed_by],
+            aggregator=PinnedAggregator(key),
+            enrolment_key=site.enrolment_key,
+            user=f"user{number}",
+            limits=DeviceLimits(allow_unprotected=True),
+        ) as device:
+            outcomes.append(device.run_once())
+    assert {(o.status, o.reason) for o in outcomes} == {("completed", outcomes[0].reason)}
+    return outcomes
+
+
+def test_rounds_without_noise_learn_and_are_labelled(
+    site: LocalDeployment, fleet: list[ExampleStore], plan_with: Callable[..., Plan]
+) -> None:
+    """The whole path carries a real update: the mean training loss falls from round to round."""
+    plan = plan_with(name="open", privacy="none", dp=None, aggregation=FEW)
+    site.operator.create_task(
+        "open", plan.data, optimizer=OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
+    )
+    losses = []
+    for number in range(1, 5):
+        site.operator.open_round("open", seconds=600)
+        outcomes = take_turns(site, fleet, task="open", plan=plan)
+        losses.append(np.mean([outcome.loss for outcome in outcomes]))
+        result = site.operator.close_round("open", number)
+        assert (result.state, result.new_version) == ("finished", number)
+        funnel = site.operator.funnel("open", number)
+        assert (funnel.checked_in, funnel.uploaded, funnel.accepted) == (DEVICES,) * 3
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] - 0.05
+    versions = site.operator.models("open")
+    assert [v.version for v in versions] == [0, 1, 2, 3, 4]
+    assert {v.privacy for v in versions} == {"none"}
+    assert {v.epsilon for v in versions} == {None}
+
+
+def test_private_rounds_move_the_model_by_noise_of_the_signed_size(
+    site: LocalDeployment, fleet: list[ExampleStore], plan_with: Callable[..., Plan]
+) -> None:
+    """After one noised round of plain averaging, the parameters have moved as the plan's noise says.
+
+    The sum of squares of P Gaussians over their variance is chi-squared with P degrees of freedom; with
+    P = 65 it leaves [0.3, 2.2] x P less than once in a million runs, and the twelve clipped updates
+    add to it at most the square of 1/3 of one standard deviation of the whole vector.
+    """
+    plan = plan_with(name="private", aggregation=FEW)
+    site.operator.create_task(
+        "private", plan.data, optimizer=OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
+    )
+    site.operator.open_round("private", seconds=600)
+    take_turns(site, fleet, task="private", plan=plan)
+    site.operator.close_round("private", 1)
+    moved = site.operator.model_parameters("private", 1) - plan.initial_parameters()
+    dp = plan.manifest.dp
+    assert dp is not None
+    sigma = dp.noise_multiplier * FEW.clip_norm / FEW.expected_cohort
+    ratio = float(np.square(moved / sigma).sum()) / len(moved)
+    assert 0.3 < ratio < 2.2 + 1.0
+    spent = site.operator.privacy("private").spent
+    assert spent.releases == 1
+    assert spent.epsilon is not None and 0 < spent.epsilon <= dp.epsilon
+    assert site.operator.models("private")[1].epsilon == pytest.approx(spent.epsilon)
+
+
+@pytest.mark.parametrize("killed", ["run", "trusted"])
+def test_a_killed_process_loses_no_report(
+    site: LocalDeployment, fleet: list[ExampleStore], plan_with: Callable[..., Plan], killed: str
+) -> None:
+    """SIGKILL between the uploads and the close: after a restart every report is in the sum, once."""
+    plan = plan_with(name="crash", aggregation=FEW)
+    site.operator.create_task(
+        "crash", plan.data, optimizer=OptimizerSpec(kind="adam", learning_rate=0.1)
+    )
+    site.operator.open_round("crash", seconds=600)
+    take_turns(site, fleet, task="crash", plan=plan)
+    site.stop_process(killed, kill=True)
+    site.stop()
+    site.start()
+    result = site.operator.close_round("crash", 1)
+    assert (result.state, result.new_version) == ("finished", 1)
+    assert site.operator.funnel("crash", 1).accepted == DEVICES
+    assert site.operator.close_round("crash", 1) == result
+    assert site.operator.privacy("crash").spent.releases == 1
+
+
+def test_an_unprotected_model_never_seeds_a_private_task(
+    site: LocalDeployment, plan_with: Callable[..., Plan]
+) -> None:
+    """The label 'none' is for life: its weights cannot be laundered through a private plan."""
+    from pocketfl.errors import TransportError
+
+    optimizer = OptimizerSpec(kind="sgd", learning_rate=1.0)
+    site.operator.create_task(
+        "open",
+        plan_with(name="open", privacy="none", dp=None, aggregation=FEW).data,
+        optimizer=optimizer,
+    )
+    with pytest.raises(TransportError) as refusal:
+        site.operator.create_task(
+            "laundered",
+            plan_with(name="laundered", aggregation=FEW).data,
+            optimizer=optimizer,
+            seed_model=("open", 0),
+        )
+    assert refusal.value.status is not None and 400 <= refusal.value.status < 500
+    assert [task.name for task in site.operator.tasks()] == ["open"]
