@@ -1,0 +1,11 @@
+"""The back end for ExecuTorch: training, evaluation and inference as plain programs.
+
+They need no training extension of ExecuTorch: parameters go in and out like any tensor, so one program
+serves every round. Whatever it can, XNNPACK computes.
+"""
+
+from pocketfl_export.executorch.artefacts import export_parts, run_graph
+from pocketfl_export.executorch.decompositions import decomposition_table
+from pocketfl_export.executorch.lowering import lower
+
+__all__ = ["decomposition_table", "export_parts", "lower", "run_graph"]

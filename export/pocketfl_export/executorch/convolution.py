@@ -1,11 +1,12 @@
 """Convolutions and their gradients as matrix products over channels-last patches.
 
-XNNPACK takes the weights of a convolution for constants, which those of a training step are not, and the
-portable kernels are slow and know two dimensions only. A matrix product has neither fault. Inside, the
-channels come last: a patch is then a run of whole rows of memory, and the small weight matrix is the
-operand that the product repacks. The arithmetic of shapes follows Dumoulin and Visin, "A guide to
+XNNPACK takes the weights of a convolution for constants, which those of a training step are not, and
+the portable kernels are slow and know two dimensions only. A matrix product has neither fault. Inside,
+the channels come last: a patch is then a run of whole rows of memory, and the small weight matrix is
+the operand that the product repacks. The arithmetic of shapes follows Dumoulin and Visin, "A guide to
 convolution arithmetic for deep learning" (arXiv 1603.07285).
 """
+# ruff: noqa: PLR0917 - the arguments of an ATen operator are positional
 
 from __future__ import annotations
 
@@ -207,7 +208,7 @@ def _image_gradient(
     grad: Tensor, weight: Tensor, window: Window, image_size: tuple[int, ...], groups: int
 ) -> Tensor:
     """Return the channels-last gradient with respect to the image of :func:`_correlate`."""
-    out, channels = int(weight.shape[0]), int(weight.shape[1])
+    channels = int(weight.shape[1])
     turned = _swap_channels(weight, groups)
     if all(s == 1 for s in window.stride):
         # The gradient is itself a convolution: of the padded gradient, with the kernel turned round.

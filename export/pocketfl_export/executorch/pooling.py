@@ -1,10 +1,11 @@
 """Pooling in forms that XNNPACK computes: slices, maxima and arithmetic instead of comparisons.
 
-Windows that tile the image are pooled one axis after the other. The gradient goes to the first maximum of
-a window in row-major order, as in torch: within a row the later element must be strictly greater to win,
-and so must the later row. ExecuTorch's own kernel for this gradient does not clear its output first
-(pytorch/executorch issue 21686).
+Windows that tile the image are pooled one axis after the other. The gradient goes to the first maximum
+of a window in row-major order, as in torch: within a row the later element must be strictly greater to
+win, and so must the later row. ExecuTorch's own kernel for this gradient does not clear its output
+first (pytorch/executorch issue 21686).
 """
+# ruff: noqa: PLR0917 - the arguments of an ATen operator are positional
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def max_pool2d_with_indices(
     """Pool tiles by slices; the indices, which only the portable kernel can make, are then unused."""
     kernel = _pair(kernel_size)
     if not _tiles(x, kernel, stride, padding) or _pair(dilation) != [1, 1] or x.dim() != 4:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return] # torch then keeps the operator
     nhwc = x.permute(0, 2, 3, 1)
     for axis in (2, 1):
         nhwc = _maximum(_split(nhwc, axis, kernel[axis - 1]))
@@ -72,7 +73,7 @@ def avg_pool2d(
     """Average tiles by slices, one axis after the other."""
     kernel = _pair(kernel_size)
     if not _tiles(x, kernel, stride, padding) or x.dim() != 4:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return] # torch then keeps the operator
     nhwc = x.permute(0, 2, 3, 1)
     for axis in (2, 1):
         first, *rest = _split(nhwc, axis, kernel[axis - 1])
@@ -106,9 +107,9 @@ def avg_pool2d_backward(
             count_include_pad,
             divisor_override,
         )
-    grad = grad_output.permute(0, 2, 3, 1) / float(divisor_override or kernel[0] * kernel[1])
-    grad = _join([grad] * kernel[0], 1)
-    return _join([grad] * kernel[1], 2).permute(0, 3, 1, 2)
+    grad = grad_output.permute(0, 2, 3, 1)
+    grad = _repeat(grad, 1, kernel[0], 1.0 / float(divisor_override or kernel[0] * kernel[1]))
+    return _repeat(grad, 2, kernel[1], 1.0).permute(0, 3, 1, 2)
 
 
 def _pair(values: Sequence[int]) -> list[int]:
@@ -156,6 +157,14 @@ def _join(parts: list[Tensor], axis: int) -> Tensor:
     )
 
 
+def _repeat(nhwc: Tensor, axis: int, times: int, scale: float) -> Tensor:
+    """Repeat each element along an axis and scale it, in one multiplication that broadcasts."""
+    shape = [int(n) for n in nhwc.shape]
+    flat = nhwc.reshape(*shape[: axis + 1], 1, -1)
+    factors = torch.full((times, 1), scale, dtype=nhwc.dtype)
+    return (flat * factors).reshape(*shape[:axis], shape[axis] * times, *shape[axis + 1 :])
+
+
 def _maximum(parts: list[Tensor]) -> Tensor:
     result = parts[0]
     for part in parts[1:]:
@@ -165,12 +174,9 @@ def _maximum(parts: list[Tensor]) -> Tensor:
 
 def _route(grad: Tensor, parts: list[Tensor]) -> list[Tensor]:
     """Hand a gradient to the first maximum of the parts, element by element."""
-    maxima = [parts[0]]
-    for part in parts[1:-1]:
-        maxima.append(torch.maximum(maxima[-1], part))
     shares: list[Tensor] = []
-    for part, before in zip(reversed(parts[1:]), reversed(maxima), strict=True):
-        share = grad * positive(part - before)
+    for index in range(len(parts) - 1, 0, -1):
+        share = grad * positive(parts[index] - _maximum(parts[:index]))
         shares.append(share)
         grad = grad - share
     return [grad, *reversed(shares)]

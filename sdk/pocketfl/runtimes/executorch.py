@@ -97,19 +97,20 @@ def load_library() -> ModuleType:
     try:
         with _quiet_standard_error():
             from executorch.extension.pybindings import _C
+
+            library: ModuleType = _C
+            library._unsafe_reset_threadpool(1)
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"this build of ExecuTorch has no usable Python bindings ({error}): pip install "
             "'pocketfl[export]', or open the plan with the runtime 'onnxruntime'"
         ) from error
-    library: ModuleType = _C
-    library._unsafe_reset_threadpool(1)
     return library
 
 
 @contextmanager
 def _quiet_standard_error() -> Iterator[None]:
-    """Hide what native code prints while it is loaded: notes on CPU features that help nobody."""
+    """Hide what native code prints while it is loaded: notes on processors and threads."""
     try:
         sys.stderr.flush()
         saved = os.dup(2)

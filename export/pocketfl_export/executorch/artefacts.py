@@ -1,0 +1,39 @@
+"""The parts of a plan for ExecuTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pocketfl.runtimes.executorch import METHOD, load_library
+from pocketfl_export.executorch.decompositions import decomposition_table
+from pocketfl_export.executorch.lowering import lower
+from pocketfl_export.problem import TrainingProblem
+from pocketfl_export.tracing import TracedGraph, trace_problem
+
+
+def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
+    """Export the three graphs of a model.
+
+    Returns
+    -------
+    dict of str to bytes
+        ``train``, ``evaluate`` and ``predict``: programs with one method, ``forward``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Naming what ExecuTorch does not have.
+    """
+    traced = trace_problem(problem, decompositions=decomposition_table())
+    return {part: lower(graph) for part, graph in traced.items()}
+
+
+def run_graph(traced: TracedGraph, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Export one graph and run it in ExecuTorch; for finding what makes an artefact differ."""
+    program_data = lower(traced)
+    # Kept in variables: the method reads from the program, and the program from its bytes.
+    program = load_library()._load_program_from_buffer(program_data)
+    method = program.load_method(METHOD)
+    return tuple(method([argument.contiguous() for argument in arguments]))

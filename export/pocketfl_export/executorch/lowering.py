@@ -1,0 +1,98 @@
+"""From a traced graph to the bytes of an ExecuTorch program."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+
+from pocketfl.runtimes.executorch import load_library
+from pocketfl_export.errors import UnsupportedModelError
+from pocketfl_export.executorch.preparation import prepare
+from pocketfl_export.rewrites import rewrite_for
+from pocketfl_export.tracing import TracedGraph
+
+
+def lower(traced: TracedGraph, *, delegate: bool = True) -> bytes:
+    """Compile a graph to a program whose method ``forward`` takes the graph's inputs by position.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+        Traced with :func:`pocketfl_export.executorch.decomposition_table`.
+    delegate : bool
+        Hand what XNNPACK can compute to it; otherwise the portable kernels compute everything, which
+        is far slower and helps to find out whose fault a difference is.
+
+    Returns
+    -------
+    bytes
+        The ``.pte`` program; it holds no parameters, no stack traces and no paths.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Naming the operator that ExecuTorch does not have.
+    """
+    library = load_library()
+    with _quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge
+
+        program = torch.export.export(prepare(traced.graph_module), traced.example, strict=False)
+        # The graph is in core ATen by construction and the gate runs what comes out; the verifier
+        # would check every node again after each of some hundred passes.
+        edge = to_edge(program, compile_config=EdgeCompileConfig(_check_ir_validity=False))
+        if delegate:
+            partitioner = XnnpackPartitioner(force_non_static_weights_for_f32_linear=True)
+            edge = edge.to_backend(partitioner)
+        kernels = frozenset(library._get_operator_names())
+        _refuse_missing_kernels(edge.exported_program().graph_module, kernels)
+        return bytes(edge.to_executorch().buffer)
+
+
+def _refuse_missing_kernels(graph_module: fx.GraphModule, kernels: frozenset[str]) -> None:
+    """Refuse what XNNPACK left to portable kernels that do not exist.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Naming the operator.
+    """
+    from executorch.exir.dialects.edge._ops import EdgeOpOverload
+
+    for node in graph_module.graph.nodes:
+        operator = node.target
+        if not isinstance(operator, EdgeOpOverload):  # A delegate, or a piece of a tuple.
+            continue
+        try:
+            schema = operator.to_out_variant()._schema
+        except RuntimeError:
+            known = False
+        else:
+            overload = f".{schema.overload_name}" if schema.overload_name else ""
+            known = f"{schema.name}{overload}" in kernels
+        if not known:
+            raise UnsupportedModelError(
+                operator=str(operator._op),
+                rewrite=rewrite_for(str(operator._op)),
+                reason="ExecuTorch has no kernel for it",
+                runtime="executorch",
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the compiler's remarks to itself: it logs and warns about its own inner workings."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
