@@ -53,7 +53,7 @@ class Enrolments:
     def __init__(self, *, enrolment_key: str) -> None:
         if len(enrolment_key) < 16:
             raise ValueError("the enrolment key needs at least 16 characters")
-        self._enrolment_key = _digest(enrolment_key)
+        self._enrolment_key = token_digest(enrolment_key)
 
     def enrol(
         self, connection: Connection, key: str, request: EnrolmentRequest, *, now: float
@@ -74,7 +74,7 @@ class Enrolments:
         connection.execute(
             _INSERT,
             {
-                "token_sha256": _digest(token),
+                "token_sha256": token_digest(token),
                 "user": request.user,
                 "sdk": request.sdk,
                 "enrolled_day": int(now // _SECONDS_PER_DAY),
@@ -84,7 +84,7 @@ class Enrolments:
 
     def check_key(self, key: str) -> None:
         """Refuse a wrong enrolment key, in a time that does not depend on how wrong it is."""
-        if not hmac.compare_digest(_digest(key), self._enrolment_key):
+        if not hmac.compare_digest(token_digest(key), self._enrolment_key):
             raise NotAuthenticated("the enrolment key is wrong", code="wrong_enrolment_key")
 
     def authenticate(self, connection: Connection, token: str) -> DeviceIdentity:
@@ -95,11 +95,11 @@ class Enrolments:
         NotAuthenticated
             If no device has it.
         """
-        device = _digest(token)
+        device = token_digest(token)
         # Looking up the hash leaks nothing about the token by its timing.
         user = connection.execute(_FIND, {"token_sha256": device}).scalar()
         if user is None:
-            raise NotAuthenticated("no device has this token; enrol first", code="unknown_token")
+            raise unknown_token()
         return DeviceIdentity(device, user)
 
 
@@ -117,5 +117,11 @@ def check_text(text: str, *, what: str, limit: int) -> str:
     return text
 
 
-def _digest(secret: str) -> bytes:
+def unknown_token() -> NotAuthenticated:
+    """Return the refusal of a token that no device has."""
+    return NotAuthenticated("no device has this token; enrol first", code="unknown_token")
+
+
+def token_digest(secret: str) -> bytes:
+    """Return what is kept of a token: its SHA-256."""
     return sha256(secret.encode("utf-8", "surrogatepass")).digest()

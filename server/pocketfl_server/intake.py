@@ -14,8 +14,8 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, select
 
 from pocketfl.protocol import Assignment, CheckIn, ReportReceipt, RetryWindow
-from pocketfl_server.database import Database, check_ins, reports, round_counts, rounds
-from pocketfl_server.enrolment import Enrolments
+from pocketfl_server.database import Database, check_ins, devices, reports, round_counts, rounds
+from pocketfl_server.enrolment import Enrolments, token_digest, unknown_token
 from pocketfl_server.errors import Conflict, Gone, Malformed, NotFound, TooLarge
 from pocketfl_server.leases import is_genuine, new_lease, round_of
 from pocketfl_server.rounds import RoundFacts, Rounds
@@ -24,9 +24,21 @@ RETRY_SECONDS: Final = (30.0, 300.0)
 """When a device that was turned away may come back; it picks a random time in between."""
 _MAX_RETRY_SECONDS: Final = 30 * 86_400.0
 
+# One statement finds both the round's state and the device, or the receipt; each may be missing.
 # Sharing a lock on the round keeps it from closing under the operation (PostgreSQL; SQLite has one
 # writer anyway).
-_STATE = select(rounds.c.state).where(rounds.c.id == bindparam("id")).with_for_update(read=True)
+_STATE_AND_DEVICE = (
+    select(rounds.c.state, devices.c.token_sha256)
+    .select_from(rounds.outerjoin(devices, devices.c.token_sha256 == bindparam("device")))
+    .where(rounds.c.id == bindparam("id"))
+    .with_for_update(read=True, of=rounds)
+)
+_STATE_AND_RECEIPT = (
+    select(rounds.c.state, reports.c.sha256)
+    .select_from(rounds.outerjoin(reports, reports.c.lease == bindparam("lease")))
+    .where(rounds.c.id == bindparam("id"))
+    .with_for_update(read=True, of=rounds)
+)
 _RECEIPT = select(reports.c.sha256).where(reports.c.lease == bindparam("lease"))
 
 
@@ -80,24 +92,27 @@ class Intake:
             The operation; it raises :class:`NotAuthenticated` or :class:`NotFound` before it writes.
         """
         facts = self._rounds.facts(task, number)
+        device = token_digest(token)
 
         def operation(connection: Connection) -> Assignment | RetryWindow:
-            identity = self._enrolments.authenticate(connection, token)
             if facts is None:
+                self._enrolments.authenticate(connection, token)
                 raise NotFound(
                     f"no round {number} of a task {task[:128]!r} here", code="unknown_round"
                 )
             now = self._clock()
-            state = connection.execute(_STATE, {"id": facts.id}).scalar_one()
+            state, known = connection.execute(
+                _STATE_AND_DEVICE, {"id": facts.id, "device": device}
+            ).one()
+            if known is None:
+                raise unknown_token()
             if state != "open" or now >= facts.closes_at:
                 return self._turn_away(connection, facts, "round_closed")
             if not facts.runtimes.intersection(request.runtimes):
                 return self._turn_away(connection, facts, "runtime_unsupported")
             if facts.plan_schema not in request.plan_schemas:
                 return self._turn_away(connection, facts, "plan_schema_unsupported")
-            inserted = connection.execute(
-                self._check_in, {"round_id": facts.id, "device": identity.device}
-            )
+            inserted = connection.execute(self._check_in, {"round_id": facts.id, "device": device})
             if inserted.rowcount != 1:
                 return self._turn_away(
                     connection, facts, "already_checked_in", after=facts.closes_at - now
@@ -160,9 +175,10 @@ class Intake:
 
         def operation(connection: Connection) -> ReportReceipt:
             # Looking for the receipt first lets a device repeat an upload whose answer was lost.
-            stored = connection.execute(_RECEIPT, {"lease": lease}).scalar()
+            state, stored = connection.execute(
+                _STATE_AND_RECEIPT, {"id": facts.id, "lease": lease}
+            ).one()
             if stored is None:
-                state = connection.execute(_STATE, {"id": facts.id}).scalar_one()
                 if self._clock() >= facts.closes_at:
                     raise Gone("the lease has expired; its round's deadline has passed")
                 if state != "open":

@@ -23,6 +23,7 @@ from pocketfl.protocol import (
 )
 from pocketfl_server import records
 from pocketfl_server.api.device import DEVICE_TOKEN, ENROLMENT_KEY, device_router
+from pocketfl_server.api.fast_routes import FastRoutes, FastRoutesMiddleware
 from pocketfl_server.api.operator import OPERATOR_KEY, operator_router
 from pocketfl_server.api.routes import document, handle_unrouted, in_thread
 from pocketfl_server.back_end import BackEnd
@@ -105,7 +106,9 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.include_router(device_router(back_end, group))
+    fast_routes = FastRoutes()
+    app.include_router(device_router(back_end, group, fast_routes))
+    app.add_middleware(FastRoutesMiddleware, routes=fast_routes)
     app.include_router(operator_router(back_end, operator_key=operator_key))
     handle_unrouted(app)
     document(

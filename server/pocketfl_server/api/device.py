@@ -22,6 +22,7 @@ from pocketfl.protocol import (
     ReportReceipt,
 )
 from pocketfl_server.api.downloads import content, matches, not_modified, unchanged_content
+from pocketfl_server.api.fast_routes import FastRoutes
 from pocketfl_server.api.requests import bearer, number, read_body, read_record
 from pocketfl_server.api.routes import PlainRoute, described, in_thread, json_answer
 from pocketfl_server.back_end import BackEnd
@@ -39,7 +40,7 @@ _REVALIDATE: Final = "no-cache"
 _BYTES: Final = "application/octet-stream"
 
 
-def device_router(back_end: BackEnd, group: GroupCommit) -> APIRouter:
+def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes) -> APIRouter:
     """Return the routes of the device protocol.
 
     Parameters
@@ -48,6 +49,8 @@ def device_router(back_end: BackEnd, group: GroupCommit) -> APIRouter:
         What answers.
     group : GroupCommit
         Where check-ins and uploads share transactions.
+    fast_routes : FastRoutes
+        Gets the routes that come by the thousand, too.
     """
     router = APIRouter(route_class=PlainRoute, prefix="/v1", tags=["device"])
 
@@ -175,4 +178,7 @@ def device_router(back_end: BackEnd, group: GroupCommit) -> APIRouter:
         """Return little-endian float32 parameters by their hash: immutable, with ETag and ranges."""
         return await download(request, "parameters")
 
+    fast_routes.add("POST", "/v1/tasks/{task}/rounds/{round}/check-in", check_in)
+    fast_routes.add("PUT", "/v1/leases/{lease}/report", upload)
+    fast_routes.add("GET", "/v1/notices", notices)
     return router

@@ -58,18 +58,21 @@ class PlainRoute(APIRoute):
 
     def get_route_handler(self) -> Endpoint:
         """Return the endpoint itself, guarded."""
-        endpoint: Endpoint = self.endpoint
-        guard = self.guard
+        return guarded(self.endpoint, key=self.guard)
 
-        async def handle(request: Request) -> Response:
-            try:
-                if guard is not None:
-                    guard.require(request)
-                return await endpoint(request)
-            except Exception as error:
-                return answer_for(error)
 
-        return handle
+def guarded(endpoint: Endpoint, *, key: BearerKey | None = None) -> Endpoint:
+    """Return an endpoint that asks for a key first and answers refusals with a problem."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            if key is not None:
+                key.require(request)
+            return await endpoint(request)
+        except Exception as error:
+            return answer_for(error)
+
+    return handle
 
 
 def answer_for(error: Exception) -> Response:
