@@ -93,6 +93,8 @@ class RuntimeParity:
         Steps compared.
     settled_by_float64 : int
         Steps that differed by more than the tolerance and were settled in double precision.
+    max_settled_error : float or None
+        Largest difference of a parameter from torch at those steps.
     bytes : int
         Size of the runtime's parts together.
     """
@@ -105,6 +107,7 @@ class RuntimeParity:
     max_change_error: float | None = None
     steps: int = 0
     settled_by_float64: int = 0
+    max_settled_error: float | None = None
     bytes: int = 0
 
 
@@ -228,6 +231,7 @@ class _Comparison:
         self._parameters = problem.initial_parameters()
         self.parameter = self.loss = self.norm = self.output = self.change = 0.0
         self.steps = self.settled = 0
+        self.settled_error = 0.0
         self.miss: Miss | None = None
 
     def run(self) -> None:
@@ -266,6 +270,7 @@ class _Comparison:
             step_at = _Step(before, batch, learning_rate, clip_norm)
             if self._settlement.accepts(step_at, expected, found):
                 self.settled += 1
+                self.settled_error = max(self.settled_error, difference.parameter)
                 return None
         self.parameter = max(self.parameter, difference.parameter)
         self.change = max(self.change, difference.change)
@@ -389,6 +394,7 @@ def compare_runtime(
         max_change_error=comparison.change if measured else None,
         steps=comparison.steps,
         settled_by_float64=comparison.settled,
+        max_settled_error=comparison.settled_error if comparison.settled else None,
         bytes=size,
     )
     return result, comparison.miss

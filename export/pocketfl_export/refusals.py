@@ -130,6 +130,28 @@ def refuse_changed_buffers(model: nn.Module) -> Iterator[None]:
             )
 
 
+def refuse_data_dependent_values(graph_module: fx.GraphModule) -> None:
+    """Refuse a graph in which a number or a shape is taken from data.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Naming the operator.
+    """
+    for node in graph_module.graph.nodes:
+        values = torch.utils._pytree.tree_leaves(node.meta.get("val"))
+        for value in values:
+            sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
+            if any(
+                isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool) for size in sizes
+            ):
+                raise UnsupportedModelError(
+                    operator=f"{CONTROL_FLOW} ({node.target})",
+                    rewrite=_CONTROL_FLOW_REWRITE,
+                    reason="the graph would depend on the values of the example",
+                )
+
+
 def refuse_random_operators(graph_module: fx.GraphModule) -> None:
     """Refuse a graph that draws random numbers.
 

@@ -29,7 +29,11 @@ from pocketfl_export.problem import (
     TrainingProblem,
     make_problem,
 )
-from pocketfl_export.refusals import explain_tracing_failure, refuse_random_operators
+from pocketfl_export.refusals import (
+    explain_tracing_failure,
+    refuse_data_dependent_values,
+    refuse_random_operators,
+)
 from pocketfl_export.simplification import simplify
 from pocketfl_export.steps import Function, evaluation, prediction, train_step
 
@@ -163,6 +167,7 @@ def trace(
             # Kernels that torch composes of others (its recurrent cells) change their intermediate
             # results in place, below the level at which the first pass sees them.
             graph_module = _record(graph_module, arguments, decompositions)
+    refuse_data_dependent_values(graph_module)
     refuse_random_operators(graph_module)
     return simplify(graph_module)
 

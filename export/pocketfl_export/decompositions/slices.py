@@ -4,6 +4,8 @@ A slice of step 1 is padded back to its place; a larger step first spreads the e
 a new axis, since no runtime has a strided write.
 """
 
+# ruff: noqa: PLR0917 - the arguments of an ATen operator are positional
+
 from __future__ import annotations
 
 from collections.abc import Sequence

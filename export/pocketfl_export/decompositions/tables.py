@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,9 +24,14 @@ aten = torch.ops.aten
 Table = dict[Any, Callable[..., Any]]
 
 
+@cache
+def _core_table() -> Table:
+    return dict(core_aten_decompositions())  # Takes a third of a second to collect.
+
+
 def shared_table() -> Table:
     """Return torch's decompositions to core ATen, with ours where torch has none or a worse one."""
-    table: Table = dict(core_aten_decompositions())
+    table = dict(_core_table())
     table.update(
         {
             aten.convolution_backward.default: convolution.convolution_backward,

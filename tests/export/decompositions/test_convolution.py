@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from pocketfl_export.decompositions.convolution import (
     convolution_backward,
@@ -13,26 +13,35 @@ from pocketfl_export.decompositions.convolution import (
 aten = torch.ops.aten
 
 CASES = {
-    "plain": dict(image=(3, 2, 9, 8), weight=(4, 2, 3, 3)),
-    "strided": dict(image=(3, 2, 9, 8), weight=(4, 2, 3, 3), stride=(2, 2), padding=(1, 1)),
-    "uneven stride": dict(image=(2, 3, 11, 10), weight=(4, 3, 3, 2), stride=(3, 2)),
-    "dilated": dict(image=(2, 3, 11, 12), weight=(4, 3, 3, 3), dilation=(2, 3), padding=(2, 1)),
-    "1x1": dict(image=(2, 3, 5, 5), weight=(6, 3, 1, 1)),
-    "grouped": dict(image=(2, 6, 7, 7), weight=(4, 3, 3, 3), groups=2, padding=(1, 1)),
-    "depthwise": dict(image=(2, 4, 8, 8), weight=(8, 1, 3, 3), groups=4, stride=(2, 2)),
-    "one dimension": dict(image=(3, 2, 17), weight=(4, 2, 5), stride=(2,), padding=(2,)),
-    "three dimensions": dict(image=(2, 2, 5, 6, 4), weight=(3, 2, 2, 3, 2), padding=(1, 0, 1)),
-    "transposed": dict(
-        image=(2, 3, 5, 5),
-        weight=(3, 4, 3, 3),
-        transposed=True,
-        stride=(2, 2),
-        padding=(1, 1),
-        output_padding=(1, 1),
-    ),
-    "transposed, grouped": dict(
-        image=(2, 4, 5, 5), weight=(4, 3, 3, 3), transposed=True, groups=2, stride=(2, 1)
-    ),
+    "plain": {"image": (3, 2, 9, 8), "weight": (4, 2, 3, 3)},
+    "strided": {"image": (3, 2, 9, 8), "weight": (4, 2, 3, 3), "stride": (2, 2), "padding": (1, 1)},
+    "uneven stride": {"image": (2, 3, 11, 10), "weight": (4, 3, 3, 2), "stride": (3, 2)},
+    "dilated": {
+        "image": (2, 3, 11, 12),
+        "weight": (4, 3, 3, 3),
+        "dilation": (2, 3),
+        "padding": (2, 1),
+    },
+    "1x1": {"image": (2, 3, 5, 5), "weight": (6, 3, 1, 1)},
+    "grouped": {"image": (2, 6, 7, 7), "weight": (4, 3, 3, 3), "groups": 2, "padding": (1, 1)},
+    "depthwise": {"image": (2, 4, 8, 8), "weight": (8, 1, 3, 3), "groups": 4, "stride": (2, 2)},
+    "one dimension": {"image": (3, 2, 17), "weight": (4, 2, 5), "stride": (2,), "padding": (2,)},
+    "three dimensions": {"image": (2, 2, 5, 6, 4), "weight": (3, 2, 2, 3, 2), "padding": (1, 0, 1)},
+    "transposed": {
+        "image": (2, 3, 5, 5),
+        "weight": (3, 4, 3, 3),
+        "transposed": True,
+        "stride": (2, 2),
+        "padding": (1, 1),
+        "output_padding": (1, 1),
+    },
+    "transposed, grouped": {
+        "image": (2, 4, 5, 5),
+        "weight": (4, 3, 3, 3),
+        "transposed": True,
+        "groups": 2,
+        "stride": (2, 1),
+    },
 }
 
 
@@ -89,7 +98,9 @@ def test_both_forms_of_the_weight_gradient_agree() -> None:
     """One big convolution and one matrix product are the same sum."""
     torch.manual_seed(0)
     image = torch.randn(3, 2, 9, 9, dtype=torch.float64)
-    gradient = torch.randn_like(F.conv2d(image, torch.randn(4, 2, 3, 3).double(), stride=2, padding=1))
+    gradient = torch.randn_like(
+        F.conv2d(image, torch.randn(4, 2, 3, 3).double(), stride=2, padding=1)
+    )
     shape = ([3, 3], [2, 2], [1, 1], [1, 1])
     torch.testing.assert_close(
         weight_gradient_as_convolution(image, gradient, *shape),

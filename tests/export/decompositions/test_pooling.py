@@ -2,20 +2,24 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from pocketfl_export.decompositions import pooling
 
 POOLS = {
-    "tiles": dict(size=(8, 6), kernel=(2, 2), stride=(2, 2)),
-    "tiles with a remainder": dict(size=(9, 7), kernel=(2, 3), stride=(2, 3)),
-    "overlapping": dict(size=(9, 8), kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
-    "stride beyond kernel": dict(size=(9, 9), kernel=(2, 2), stride=(3, 3)),
-    "ceil mode": dict(size=(7, 8), kernel=(2, 2), stride=(2, 2), ceil_mode=True),
-    "ceil mode, overlapping": dict(
-        size=(8, 8), kernel=(3, 3), stride=(2, 2), padding=(1, 1), ceil_mode=True
-    ),
-    "one row": dict(size=(1, 12), kernel=(1, 2), stride=(1, 2)),
+    "tiles": {"size": (8, 6), "kernel": (2, 2), "stride": (2, 2)},
+    "tiles with a remainder": {"size": (9, 7), "kernel": (2, 3), "stride": (2, 3)},
+    "overlapping": {"size": (9, 8), "kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)},
+    "stride beyond kernel": {"size": (9, 9), "kernel": (2, 2), "stride": (3, 3)},
+    "ceil mode": {"size": (7, 8), "kernel": (2, 2), "stride": (2, 2), "ceil_mode": True},
+    "ceil mode, overlapping": {
+        "size": (8, 8),
+        "kernel": (3, 3),
+        "stride": (2, 2),
+        "padding": (1, 1),
+        "ceil_mode": True,
+    },
+    "one row": {"size": (1, 12), "kernel": (1, 2), "stride": (1, 2)},
 }
 
 
@@ -76,7 +80,7 @@ def test_adaptive_pooling_equals_torch_both_ways(output_size: tuple[int, int]) -
     output = F.adaptive_avg_pool2d(x, output_size)
     gradient = torch.randn_like(output)
     (expected,) = torch.autograd.grad(output, x, gradient)
-    torch.testing.assert_close(pooling.adaptive_avg_pool2d(x.detach(), output_size), output.detach())
     torch.testing.assert_close(
-        pooling.adaptive_avg_pool2d_backward(gradient, x.detach()), expected
+        pooling.adaptive_avg_pool2d(x.detach(), output_size), output.detach()
     )
+    torch.testing.assert_close(pooling.adaptive_avg_pool2d_backward(gradient, x.detach()), expected)

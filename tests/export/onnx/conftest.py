@@ -55,7 +55,9 @@ def check_operator() -> Callable[..., None]:
             return (value, *pull(weights))
 
         given = (*arguments, cotangent)
-        for ours, theirs in zip(run_graph(make_graph(both, given), given), both(*given), strict=True):
+        for ours, theirs in zip(
+            run_graph(make_graph(both, given), given), both(*given), strict=True
+        ):
             assert ours.dtype == theirs.dtype
             assert ours.shape == theirs.shape
             torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6, equal_nan=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 Check = Callable[..., None]
 
@@ -218,33 +218,49 @@ def test_matrix_products(check_operator: Check) -> None:
     check_operator(torch.mm, values(3, 4), values(4, 5))
     check_operator(lambda a, b: a.t() @ b.t(), values(4, 3), values(5, 4))
     check_operator(F.linear, values(3, 4), values(5, 4), values(5))
-    check_operator(lambda a, b, c: torch.addmm(c, a, b, alpha=0.5, beta=2), values(3, 4), values(4, 5), values(5))
+    check_operator(
+        lambda a, b, c: torch.addmm(c, a, b, alpha=0.5, beta=2),
+        values(3, 4),
+        values(4, 5),
+        values(5),
+    )
     check_operator(torch.bmm, values(2, 3, 4), values(2, 4, 5))
     check_operator(lambda a, b: a @ b.transpose(1, 2), values(2, 3, 4), values(2, 5, 4))
-    check_operator(lambda a, b, c: torch.baddbmm(c, a, b, alpha=2), values(2, 3, 4), values(2, 4, 5), values(2, 3, 5))
+    check_operator(
+        lambda a, b, c: torch.baddbmm(c, a, b, alpha=2),
+        values(2, 3, 4),
+        values(2, 4, 5),
+        values(2, 3, 5),
+    )
     check_operator(torch.mv, values(3, 4), values(4))
     check_operator(torch.dot, values(4), values(4) * 2)
-    check_operator(lambda a, b: torch.einsum("bij,bkj->bik", a, b), values(2, 3, 4), values(2, 5, 4))
+    check_operator(
+        lambda a, b: torch.einsum("bij,bkj->bik", a, b), values(2, 3, 4), values(2, 5, 4)
+    )
 
 
 CONVOLUTIONS = {
     "plain": ((2, 3, 8, 7), (4, 3, 3, 3), {}),
-    "strided": ((2, 3, 8, 7), (4, 3, 3, 3), dict(stride=2, padding=1)),
-    "dilated": ((2, 3, 9, 9), (4, 3, 3, 3), dict(dilation=2, padding=2)),
-    "depthwise": ((2, 4, 6, 6), (4, 1, 3, 3), dict(groups=4, padding=1)),
-    "grouped": ((2, 4, 6, 6), (6, 2, 3, 3), dict(groups=2)),
+    "strided": ((2, 3, 8, 7), (4, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "dilated": ((2, 3, 9, 9), (4, 3, 3, 3), {"dilation": 2, "padding": 2}),
+    "depthwise": ((2, 4, 6, 6), (4, 1, 3, 3), {"groups": 4, "padding": 1}),
+    "grouped": ((2, 4, 6, 6), (6, 2, 3, 3), {"groups": 2}),
 }
 
 
 @pytest.mark.parametrize(("x", "w", "options"), CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
 def test_convolutions(x: tuple, w: tuple, options: dict, check_operator: Check) -> None:
     """Two axes, all gradients."""
-    check_operator(lambda a, b, c: F.conv2d(a, b, c, **options), values(*x), values(*w), values(w[0]))
+    check_operator(
+        lambda a, b, c: F.conv2d(a, b, c, **options), values(*x), values(*w), values(w[0])
+    )
 
 
 def test_other_convolutions(check_operator: Check) -> None:
     """One axis, and transposed."""
-    check_operator(lambda a, b: F.conv1d(a, b, stride=2, padding=2), values(2, 3, 15), values(4, 3, 5))
+    check_operator(
+        lambda a, b: F.conv1d(a, b, stride=2, padding=2), values(2, 3, 15), values(4, 3, 5)
+    )
     check_operator(
         lambda a, b, c: F.conv_transpose2d(a, b, c, stride=2, padding=1, output_padding=1),
         values(2, 3, 4, 4),
