@@ -42,6 +42,9 @@ from pocketfl_server.trusted.messages import (
 
 logger = logging.getLogger(__name__)
 
+BUDGET_EXHAUSTED: Final = "budget_exhausted"
+DIVERGED: Final = "diverged"
+"""Reasons that end a task with its round: no later round could do better."""
 PAGE_BYTES: Final = 32 * 2**20
 """Sealed reports that are held in memory while they are handed over."""
 MAX_PAGE: Final = 4096
@@ -236,7 +239,7 @@ class Coordinator:
     def _release(self, facts: RoundFacts) -> None:
         manifest = self._tasks.manifest(facts.plan_sha256)
         if not self._hand_over(facts):
-            self._start_aborting(facts, "round_full", 0, {})
+            self._start_aborting(facts, "round_full")
             return
         try:
             release = self._trusted.release(facts.task, facts.number, facts.model_version)
@@ -244,17 +247,18 @@ class Coordinator:
             counts = {
                 name: int(value or 0) for name, value in refusal.details.items() if name != "floor"
             }
-            accepted = counts.pop("accepted", 0)
-            self._start_aborting(facts, "floor_not_reached", accepted, counts)
+            accepted = counts.pop("accepted", None)
+            self._start_aborting(facts, "floor_not_reached", accepted=accepted, rejected=counts)
             return
         except BudgetExhausted:
-            self._start_aborting(facts, "budget_exhausted", 0, {})
+            self._start_aborting(facts, BUDGET_EXHAUSTED)
             return
         try:
             following = self._compute_next(facts, manifest, release)
-        except DivergedError as error:
-            logger.warning("round %d of task %s: %s", facts.number, facts.task, error)
-            self._start_aborting(facts, "diverged", release.reports, release.rejected)
+        except DivergedError:
+            self._start_aborting(
+                facts, DIVERGED, accepted=release.reports, rejected=release.rejected
+            )
             return
         self._apply(facts, manifest, following)
 
@@ -317,37 +321,47 @@ class Coordinator:
         self._database.forget_deleted()
 
     def _start_aborting(
-        self, facts: RoundFacts, reason: str, accepted: int, rejected: Mapping[str, int]
+        self,
+        facts: RoundFacts,
+        reason: str,
+        *,
+        accepted: int | None = None,
+        rejected: Mapping[str, int] | None = None,
     ) -> None:
         with self._database.writing() as connection:
             connection.execute(
                 _MOVE,
                 {"this_round": facts.id, "before": "closing", "after": "aborting", "why": reason},
             )
-            self._keep_outcome(connection, facts, accepted, rejected)
+            self._keep_outcome(connection, facts, accepted, rejected or {})
         self._finish_aborting(facts)
 
     def _finish_aborting(self, facts: RoundFacts) -> None:
         reason = self._rounds.result(facts.task, facts.number).reason
-        if reason != "diverged":  # that one has been released, and charged
-            try:
-                self._trusted.abandon(facts.task, facts.number)
-            except TrustedTierError as error:
-                if error.code != "round_released":
-                    raise
-                self._move(facts, "aborting", "closing")
-                raise Conflict(
-                    f"the sum of round {facts.number} of {facts.task!r} has been released and "
-                    "charged already; close the round instead",
-                    code="round_released",
-                ) from None
+        try:
+            self._trusted.abandon(facts.task, facts.number)
+        except TrustedTierError as error:
+            if error.code != "round_released":
+                raise
+            if reason == DIVERGED:  # its reports went with the release
+                self._record_abort(facts, reason)
+                return
+            self._move(facts, "aborting", "closing")
+            raise Conflict(
+                f"the sum of round {facts.number} of {facts.task!r} has been released and charged "
+                "already; close the round instead",
+                code="round_released",
+            ) from None
+        self._record_abort(facts, reason)
+
+    def _record_abort(self, facts: RoundFacts, reason: str | None) -> None:
         with self._database.writing() as connection:
             moved = connection.execute(_ABORT, {"this_round": facts.id, "now": self._clock()})
             if moved.rowcount == 0:
                 return
             self._keep_counts(connection, facts, self._participants(connection, facts))
             self._forget(connection, facts)
-            if reason == "budget_exhausted":
+            if reason in (BUDGET_EXHAUSTED, DIVERGED):
                 self._tasks.finish(connection, facts.task, reason)
         self._database.forget_deleted()
 
@@ -363,11 +377,12 @@ class Coordinator:
         self,
         connection: Connection,
         facts: RoundFacts,
-        accepted: int,
+        accepted: int | None,
         rejected: Mapping[str, int],
     ) -> None:
         counts = self._participants(connection, facts)
-        counts["accepted", ""] = accepted
+        if accepted is not None:
+            counts["accepted", ""] = accepted
         counts |= {("rejected", reason): count for reason, count in rejected.items()}
         self._keep_counts(connection, facts, counts)
 

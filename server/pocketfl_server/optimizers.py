@@ -111,7 +111,7 @@ def apply_update(
     Returns
     -------
     parameters : ndarray of float32, shape (P,)
-        The new model. It is for the caller to check that it is finite.
+        The new model; whether it is finite is for the caller to check.
     state : OptimizerState
         To be given to the next call.
 
@@ -125,7 +125,7 @@ def apply_update(
     for name, shape in shapes.items():
         if shape != parameters.shape:
             raise ValueError(f"{name} has shape {shape}, the parameters have {parameters.shape}")
-    # Overflow becomes an infinity, which the caller finds; it is no reason for a warning.
+    # An overflow becomes an infinity, which the caller finds; it is no reason for a warning.
     with np.errstate(over="ignore", invalid="ignore"):
         move = _sgd if spec.kind == "sgd" else _adam
         change, moments = move(spec, state, update)

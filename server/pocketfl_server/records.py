@@ -31,7 +31,7 @@ class TaskRecord:
     state : {"active", "finished"}
         A finished task opens no further round.
     finished_reason : str or None
-        ``budget_exhausted`` or ``max_rounds_reached``.
+        ``budget_exhausted``, ``max_rounds_reached`` or ``diverged``.
     latest_version : int
         Newest model version; 0 is the one that the task started from.
     aggregator : AggregatorKey
@@ -94,7 +94,7 @@ class RoundResult:
         ``finished`` made a new version, ``aborted`` made none; the others are under way.
     reason : str or None
         Why it was aborted: ``floor_not_reached``, ``budget_exhausted``, ``round_full``
-        (more reports than the plan's population could have sent), ``diverged``, ``operator``.
+        (more reports than the plan's population could have sent), ``diverged`` (parameters would not be finite), ``operator``.
     model_version : int
         Version that devices started from.
     new_version : int or None

@@ -146,11 +146,9 @@ class Registry:
             state = decode_state(encoded, length=length)
         mean = release.values.astype(np.float64) * (release.grid_step / release.expected_cohort)
         moved, new_state = apply_update(optimizer, parameters.astype(np.float32), state, mean)
-        finite = np.isfinite(moved).all() and all(
-            np.isfinite(moment).all() for moment in new_state.moments.values()
-        )
-        if not finite:
-            raise DivergedError("the new parameters would not be finite; lower the learning rate")
+        vectors = (moved, *new_state.moments.values())
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            raise DivergedError("the new parameters would not be finite")
         return NextModel(
             parameters=parameter_bytes(moved),
             optimizer_state=encode_state(new_state),

@@ -195,16 +195,19 @@ def postgresql() -> Iterator[str]:
         if user is not None:
             shutil.chown(directory, user)
         data = directory / "data"
-        run = {"user": user, "cwd": "/", "check": True, "stdout": subprocess.DEVNULL}
-        initdb = [programs / "initdb", "-D", data, "-A", "trust", "-U", "pocketfl"]
-        subprocess.run([*initdb, "--no-sync", "-E", "UTF8", "--locale=C"], **run)
+
+        def run(program: str, *arguments: str | Path) -> None:
+            command = [programs / program, *arguments]
+            subprocess.run(command, user=user, cwd="/", check=True, stdout=subprocess.DEVNULL)
+
+        initial = ["-A", "trust", "-U", "pocketfl", "--no-sync", "-E", "UTF8", "--locale=C"]
+        run("initdb", "-D", data, *initial)
         options = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off"
-        start = ["-D", data, "-l", directory / "log", "-w", "-o", options, "start"]
-        subprocess.run([programs / "pg_ctl", *start], **run)
+        run("pg_ctl", "-D", data, "-l", directory / "log", "-w", "-o", options, "start")
         try:
             yield f"postgresql+psycopg://pocketfl@/postgres?host={directory}"
         finally:
-            subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
 @pytest.fixture
