@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -94,11 +95,39 @@ def wire_tap() -> Iterator[type[WireTap]]:
         tap.close()
 
 
+class Needles:
+    """Many byte strings of 4 bytes or more, searched for in one pass."""
+
+    def __init__(self, needles: Iterable[bytes]) -> None:
+        self._by_start: dict[bytes, list[bytes]] = {}
+        for needle in needles:
+            self._by_start.setdefault(needle[:4], []).append(needle)
+        starts = np.frombuffer(b"".join(self._by_start), dtype="<u2").reshape(-1, 2)
+        # Two look-ups of two bytes each leave few places where Python has to look closer.
+        self._first, self._second = (np.zeros(65536, dtype=bool) for _ in range(2))
+        self._first[starts[:, 0]] = True
+        self._second[starts[:, 1]] = True
+        self.longest = max(len(n) for group in self._by_start.values() for n in group)
+
+    def within(self, content: bytes) -> set[bytes]:
+        """Return those that occur."""
+        if len(content) < 4:
+            return set()
+        octets = np.frombuffer(content, dtype=np.uint8)
+        pairs = octets[:-1] | (octets[1:].astype(np.uint16) << 8)
+        places = np.flatnonzero(self._first[pairs[:-2]] & self._second[pairs[2:]])
+        return {
+            needle
+            for place in places.tolist()
+            for needle in self._by_start.get(content[place : place + 4], ())
+            if content.startswith(needle, place)
+        }
+
+
 def search_memory(pid: int, needles: Iterable[bytes]) -> set[bytes]:
     """Return those needles that lie anywhere in the writable memory of a process (Linux)."""
-    left = set(needles)
+    wanted = Needles(needles)
     found: set[bytes] = set()
-    overlap = max(map(len, left)) - 1
     with (
         Path(f"/proc/{pid}/maps").open() as maps,
         Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory,
@@ -109,7 +138,7 @@ def search_memory(pid: int, needles: Iterable[bytes]) -> set[bytes]:
                 continue
             start, end = (int(edge, 16) for edge in span.split("-"))
             tail = b""
-            while start < end and left:
+            while start < end:
                 memory.seek(start)
                 try:
                     chunk = memory.read(min(1 << 22, end - start))
@@ -117,19 +146,22 @@ def search_memory(pid: int, needles: Iterable[bytes]) -> set[bytes]:
                     break
                 if not chunk:
                     break
-                window = tail + chunk
-                hits = {needle for needle in left if needle in window}
-                found |= hits
-                left -= hits
-                tail = window[-overlap:] if overlap else b""
+                found |= wanted.within(tail + chunk)
+                tail = chunk[-wanted.longest :]
                 start += len(chunk)
     return found
 
 
 @pytest.fixture
-def memory_search() -> object:
+def memory_search() -> Callable[[int, Iterable[bytes]], set[bytes]]:
     """:func:`search_memory`; a parent may read its child's memory."""
     return search_memory
+
+
+@pytest.fixture
+def search() -> Callable[[bytes, Iterable[bytes]], set[bytes]]:
+    """The same search over bytes at hand."""
+    return lambda content, needles: Needles(needles).within(content)
 
 
 @pytest.fixture(scope="session")
