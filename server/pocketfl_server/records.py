@@ -94,7 +94,8 @@ class RoundResult:
         ``finished`` made a new version, ``aborted`` made none; the others are under way.
     reason : str or None
         Why it was aborted: ``floor_not_reached``, ``budget_exhausted``, ``round_full``
-        (more reports than the plan's population could have sent), ``diverged`` (parameters would not be finite), ``operator``.
+        (more reports than the plan's population could have sent), ``diverged`` (parameters would not
+        be finite), ``operator``.
     model_version : int
         Version that devices started from.
     new_version : int or None

@@ -1,0 +1,138 @@
+"""The database is ours, of our version, and durable; anything else is refused with its reason."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from pocketfl_server.database import SCHEMA_VERSION, Database, devices, schema_version
+from pocketfl_server.errors import DatabaseUnusableError
+
+
+def test_the_schema_version_is_on_record(database_url) -> None:
+    """A second opening finds it and changes nothing."""
+    for _ in range(2):
+        database = Database(database_url)
+        with database.reading() as connection:
+            versions = connection.execute(schema_version.select()).scalars().all()
+        assert versions == [SCHEMA_VERSION]
+        database.close()
+
+
+def test_another_schema_version_is_refused(database_url) -> None:
+    """A newer or older layout is not guessed at."""
+    database = Database(database_url)
+    with database.writing() as connection:
+        connection.execute(schema_version.update().values(version=SCHEMA_VERSION + 1))
+    database.close()
+    with pytest.raises(DatabaseUnusableError, match=f"version \\[{SCHEMA_VERSION + 1}\\]"):
+        Database(database_url)
+
+
+def test_somebody_else_s_database_is_left_alone(database_url) -> None:
+    """A database with other tables is refused, and not a table is added."""
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE customers (id INTEGER)"))
+    with pytest.raises(DatabaseUnusableError, match="'customers'"):
+        Database(database_url)
+    engine.dispose()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path) -> None:
+    """The file is named, its contents are kept."""
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database " * 100)
+    with pytest.raises(DatabaseUnusableError, match=r"notes\.txt"):
+        Database(f"sqlite:///{path}")
+    assert path.read_text().startswith("not a database")
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "mysql://host/db", "no url at all", ""]
+)
+def test_urls_that_cannot_serve_are_refused(url) -> None:
+    """In memory nothing is durable; other databases are not tested."""
+    with pytest.raises(DatabaseUnusableError):
+        Database(url)
+
+
+def test_a_password_stays_out_of_messages() -> None:
+    """What is printed about a database that cannot be reached names it without its secret."""
+    url = "postgresql+psycopg://user:hunter2@127.0.0.1:1/none"
+    with pytest.raises(DatabaseUnusableError) as caught:
+        Database(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_sqlite_keeps_its_promises(tmp_path) -> None:
+    """The writing connection waits for the disk, checks references, and logs ahead."""
+    database = Database(f"sqlite:///{tmp_path / 'back_end.db'}")
+    with database.writing() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    database.close()
+
+
+def test_a_failing_transaction_leaves_no_trace(database_url) -> None:
+    """Whatever raises, nothing of the transaction is kept."""
+    database = Database(database_url)
+    row = {"token_sha256": b"x" * 32, "user": "ada", "sdk": "1", "enrolled_day": 1}
+    with pytest.raises(RuntimeError), database.writing() as connection:
+        connection.execute(devices.insert(), row)
+        raise RuntimeError
+    with database.reading() as connection:
+        assert connection.execute(devices.select()).all() == []
+    database.close()
+
+
+def test_many_threads_write_without_losing_anything(database_url) -> None:
+    """Writers queue; none is turned away by another's lock."""
+    database = Database(database_url)
+    failures = []
+
+    def write(thread: int) -> None:
+        try:
+            for index in range(20):
+                with database.writing() as connection:
+                    token = bytes([thread, index]) * 16
+                    row = {"token_sha256": token, "user": "a", "sdk": "1", "enrolled_day": 1}
+                    connection.execute(devices.insert(), row)
+        except Exception as error:  # handed to the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with database.reading() as connection:
+        assert len(connection.execute(devices.select()).all()) == 160
+    database.close()
+
+
+def test_parameters_of_statements_stay_out_of_errors(database_url) -> None:
+    """A failing statement does not quote a token, a user or a report."""
+    database = Database(database_url)
+    row = {"token_sha256": b"x" * 32, "user": "secret-user", "sdk": "1", "enrolled_day": 1}
+    with pytest.raises(Exception, match=r"(?i)unique") as caught, database.writing() as connection:
+        connection.execute(devices.insert(), row)
+        connection.execute(devices.insert(), row)
+    assert "secret-user" not in str(caught.value)
+    database.close()
+
+
+def test_the_file_is_an_ordinary_sqlite_database(tmp_path) -> None:
+    """Anybody's tools can look into it."""
+    path = tmp_path / "back_end.db"
+    Database(f"sqlite:///{path}").close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
