@@ -1,0 +1,186 @@
+"""What a server could train if it held the flights itself: the two models that the demo compares with.
+
+Both go through the same feature pipeline as the devices, have the same architecture, and choose when to
+stop on training aircraft set apart for it; the held-out aircraft are never looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from pocketfl.features import FeaturePipeline
+from pocketfl.store import Examples
+from pocketfl_benchmarks.flights.data import DEVICE_FIELDS, SERVER_FIELDS, FlightTable
+from pocketfl_benchmarks.flights.task import (
+    DEVICE_WIDTH,
+    FEATURES,
+    SERVER_WIDTH,
+    LatenessModel,
+    lateness_loss,
+)
+
+VALIDATION_SHARE: Final = 0.1
+MAX_EPOCHS: Final = 10
+PATIENCE: Final = 2
+"""Epochs without a better validation AUC before training stops."""
+BATCH: Final = 256
+LEARNING_RATE: Final = 2e-3
+
+_ROWS_AT_ONCE: Final = 32_768
+
+
+@dataclass(frozen=True)
+class PooledFlights:
+    """Flights of many aircraft in one place, which no server of a federated run ever has.
+
+    Attributes
+    ----------
+    features : ndarray of float32, shape (n, width)
+        The model's input.
+    target : ndarray of float32, shape (n,)
+        1 for a late arrival.
+    for_validation : ndarray of bool, shape (n,)
+        Rows of the aircraft that decide when to stop.
+    """
+
+    features: NDArray[np.float32]
+    target: NDArray[np.float32]
+    for_validation: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CentralModel:
+    """A trained baseline.
+
+    Attributes
+    ----------
+    score : callable
+        From features, shape (n, width), to logits, shape (n,).
+    validation_auc : float
+        On the training aircraft set apart.
+    epochs : int
+        Passes until that was best.
+    """
+
+    score: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    validation_auc: float
+    epochs: int
+
+
+def is_for_validation(aircraft: str) -> bool:
+    """Return whether a training aircraft decides when the baselines stop; a function of its name."""
+    digest = sha256(f"validation {aircraft}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < VALIDATION_SHARE * 2**64
+
+
+def pool_flights(table: FlightTable, aircraft: Iterable[str]) -> PooledFlights:
+    """Run the flights of some aircraft through the devices' own feature pipeline."""
+    spans = table.spans
+    chosen = list(aircraft)
+    rows = np.concatenate([np.arange(spans[name].start, spans[name].stop) for name in chosen])
+    flags = np.concatenate(
+        [np.full(spans[name].stop - spans[name].start, is_for_validation(name)) for name in chosen]
+    )
+    part = FlightTable(table.rows.iloc[rows], table.archive_sha256)
+    device, server = part.records(DEVICE_FIELDS), part.records(SERVER_FIELDS)
+    starts = part.rows["hour_start"].tolist()
+    times = part.rows["time"].to_numpy(np.float64)
+    pipeline = FeaturePipeline(FEATURES)
+    features, targets = [], []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        span = slice(start, start + _ROWS_AT_ONCE)
+        examples = device[span]
+        # Legs count from 0 in every aircraft; in one pool their keys must differ.
+        keys = [str(number) for number in range(start, start + len(examples))]
+        columns: dict[str, list[Any]] = {
+            name: [row[name] for row in examples] for name in DEVICE_FIELDS
+        }
+        columns["leg"] = list(keys)
+        known = {
+            key: [(float(valid_from), values)]
+            for key, valid_from, values in zip(keys, starts[span], server[span], strict=True)
+        }
+        ids = np.arange(len(examples), dtype=np.int64)
+        arrays = pipeline.arrays(Examples(ids, times[span], columns), known)
+        features.append(arrays["features"])
+        targets.append(arrays["target"])
+    return PooledFlights(
+        features=np.concatenate(features).astype(np.float32, copy=False),
+        target=np.concatenate(targets).astype(np.float32, copy=False),
+        for_validation=flags,
+    )
+
+
+def train_central(
+    flights: PooledFlights,
+    *,
+    server_only: bool,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> CentralModel:
+    """Train one baseline with Adam, a falling learning rate and early stopping.
+
+    Parameters
+    ----------
+    flights : PooledFlights
+        Of the training aircraft.
+    server_only : bool
+        Whether to leave the aircraft's own features out.
+    seed : int
+        Of initial weights and the order of batches.
+    progress : callable, optional
+        Told how many of at most :data:`MAX_EPOCHS` epochs are behind.
+
+    Returns
+    -------
+    CentralModel
+        The weights of the epoch with the best validation AUC.
+    """
+    columns = slice(DEVICE_WIDTH if server_only else 0, DEVICE_WIDTH + SERVER_WIDTH)
+    everything = torch.from_numpy(flights.features)[:, columns]
+    target = torch.from_numpy(flights.target)
+    validation = torch.from_numpy(flights.for_validation)
+    training_rows = torch.nonzero(~validation)[:, 0]
+    validation_rows = torch.nonzero(validation)[:, 0]
+    judged, judged_target = everything[validation_rows], flights.target[flights.for_validation]
+    torch.manual_seed(seed)
+    model = LatenessModel(everything.shape[1])
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    total = MAX_EPOCHS * -(-len(training_rows) // BATCH)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total)
+    best_auc, best_epoch, best = -1.0, 0, model.state_dict()
+    for epoch in range(1, MAX_EPOCHS + 1):
+        model.train()
+        for batch in torch.split(training_rows[torch.randperm(len(training_rows))], BATCH):
+            optimizer.zero_grad()
+            torch.autograd.backward(lateness_loss(model(everything[batch]), target[batch]))
+            optimizer.step()
+            schedule.step()
+        model.eval()
+        with torch.no_grad():
+            auc = float(roc_auc_score(judged_target, model(judged).numpy()))
+        if progress is not None:
+            progress(1)
+        if auc > best_auc:
+            best_auc, best_epoch, best = auc, epoch, copy.deepcopy(model.state_dict())
+        elif epoch - best_epoch >= PATIENCE:
+            if progress is not None:
+                progress(MAX_EPOCHS - epoch)
+            break
+    model.load_state_dict(best)
+
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            logits: NDArray[np.float32] = model(torch.from_numpy(features)[:, columns]).numpy()
+        return logits
+
+    return CentralModel(score=score, validation_auc=best_auc, epochs=best_epoch)

@@ -1,0 +1,135 @@
+"""``pocketfl demo``: the main job, with progress bars, one table and a report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import webbrowser
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from pocketfl_benchmarks.flights.cache import CACHE_VARIABLE, cache_directory
+from pocketfl_benchmarks.flights.data import locate_archive, read_flights
+from pocketfl_benchmarks.flights.report import summary_rows, write_report
+from pocketfl_benchmarks.flights.results import NO_PRIVACY, DemoResult
+from pocketfl_benchmarks.flights.run import Advance, DemoSettings, run_demo
+from pocketfl_benchmarks.flights.task import COHORT, ROUNDS
+
+
+class RuntimeChoice(StrEnum):
+    """Mobile runtimes to train on."""
+
+    ONNXRUNTIME = "onnxruntime"
+    EXECUTORCH = "executorch"
+
+
+class RichStages:
+    """Shows stages as lines with a spinner, a bar where there is something to count, and the time."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        )
+
+    def __enter__(self) -> RichStages:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Show a stage while the block runs."""
+        number = self._progress.add_task(name, total=total)
+        yield lambda by: self._progress.update(number, advance=by)
+        # A stage may have had nothing to do, because the cache had it.
+        end = 1 if total is None else total
+        self._progress.update(number, total=end, completed=end)
+
+
+def demo(
+    *,
+    runtime: Annotated[
+        RuntimeChoice, typer.Option(help="Mobile runtime that trains and scores.")
+    ] = RuntimeChoice.ONNXRUNTIME,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of federated rounds.")] = ROUNDS,
+    cohort: Annotated[int, typer.Option(min=1, help="Expected reports per round.")] = COHORT,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of weights and batches; never of coins or noise.")
+    ] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.")
+    ] = None,
+    no_dp: Annotated[
+        bool, typer.Option("--no-dp", help=f"Train without noise only: {NO_PRIVACY}.")
+    ] = False,
+    no_comparison: Annotated[
+        bool, typer.Option("--no-comparison", help="Leave out the federated run without noise.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Local copy of the data archive, for lack of a network.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache folder.", envvar=CACHE_VARIABLE)] = None,
+    report: Annotated[Path, typer.Option(help="Where to write the HTML report.")] = Path(
+        "pocketfl-demo.html"
+    ),
+    open_report: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the report in a browser.")
+    ] = True,
+) -> None:
+    """Train privately on aircraft that keep their data; compare with a server that has it all."""
+    began = time.perf_counter()
+    console = Console()
+    settings = DemoSettings(
+        runtime=runtime.value,
+        rounds=rounds,
+        cohort=cohort,
+        seed=seed,
+        private=not no_dp,
+        unprotected=no_dp or not no_comparison,
+    )
+    folder = cache_directory(cache)
+    with RichStages(console) as stages:
+        with stages.stage("Fetch the data"):
+            archive = locate_archive(folder, local=data)
+        with stages.stage("Read the data"):
+            table = read_flights(archive)
+        result = run_demo(table, settings, cache=folder, stages=stages, began=began)
+    _print_table(console, result)
+    write_report(result, report)
+    console.print(f"Report: {report.resolve()}")
+    if json_file is not None:
+        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    if open_report and console.is_terminal:
+        webbrowser.open(report.resolve().as_uri())
+
+
+def _print_table(console: Console, result: DemoResult) -> None:
+    table = Table(title="Flights that arrive more than 30 minutes late", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("")
+    for row in summary_rows(result):
+        table.add_row(row.name, row.value, row.note, end_section=row.ends_section)
+    console.print(table)

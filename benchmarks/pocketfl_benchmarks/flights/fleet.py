@@ -1,0 +1,351 @@
+"""The fleet: one real SDK device per aircraft, and the driver that gives each its turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import numpy as np
+
+from pocketfl.device import Device, DeviceLimits, PlanCache, RoundOutcome
+from pocketfl.errors import PocketFLError
+from pocketfl.protocol import FeatureRow, RoundNotice
+from pocketfl.runtimes import FloatVector
+from pocketfl.sealing import PinnedAggregator
+from pocketfl.store import ExampleStore
+from pocketfl.transport import DownloadCache, HttpTransport, Transport
+from pocketfl_benchmarks.flights.stores import TABLE, store_path
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.in_process import InProcessTransport
+from pocketfl_server.local import LocalDeployment
+from pocketfl_server.optimizers import OptimizerSpec
+from pocketfl_server.records import Funnel, ModelVersion, RoundResult, TaskRecord
+from pocketfl_server.trusted.messages import TaskDescription
+
+ROUND_SECONDS: Final = 3600.0
+"""Deadline of a round in seconds: far away, because the driver closes a round once every device has
+had its turn, which depends on nobody's data."""
+
+
+_TURNS: Final = 100
+"""Turns between two words of progress."""
+
+
+class FleetError(PocketFLError):
+    """A round did not end as rounds of the demo end."""
+
+
+class Operator(Protocol):
+    """What the driver asks of a back end, over HTTP or in this process."""
+
+    def create_task(self, name: str, plan_data: bytes, *, optimizer: OptimizerSpec) -> TaskRecord:
+        """Make a task of a plan."""
+
+    def open_round(self, task: str, *, seconds: float) -> RoundNotice:
+        """Open the next round."""
+
+    def close_round(self, task: str, round: int) -> RoundResult:  # noqa: A002
+        """Close a round."""
+
+    def funnel(self, task: str, round: int) -> Funnel:  # noqa: A002
+        """Count how far devices got."""
+
+    def privacy(self, task: str) -> TaskDescription:
+        """Return what the trusted tier says about planned and spent privacy."""
+
+    def models(self, task: str) -> tuple[ModelVersion, ...]:
+        """List every version of the model."""
+
+    def model_parameters(self, task: str, version: int) -> FloatVector:
+        """Return one version's parameters."""
+
+
+class Line(Protocol):
+    """How devices of a fleet reach a back end."""
+
+    name: str
+    operator: Operator
+    enrolment_key: str
+
+    def connect(self) -> Transport:
+        """Return a new device's transport."""
+
+    def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
+        """Give the back end its server-side features."""
+
+    def announce(self) -> None:
+        """Have devices look again which rounds are open."""
+
+
+class HttpLine:
+    """Over HTTP to the two processes of a local deployment.
+
+    Devices share one pool of connections and one cache of downloads, so that a plan is not downloaded
+    three thousand times; each still accounts for the bytes that it would have used alone.
+    """
+
+    name = "HTTP"
+
+    def __init__(self, deployment: LocalDeployment) -> None:
+        self.operator: Operator = deployment.operator
+        self.enrolment_key = deployment.enrolment_key
+        self._client = deployment.operator
+        # Notices change only when the driver opens or closes a round, and it says so.
+        self._cache = DownloadCache(notices_seconds=float("inf"))
+        self._first = HttpTransport(deployment.url, cache=self._cache)
+
+    def connect(self) -> Transport:
+        """Return a new device's transport."""
+        return self._first.for_another_device()
+
+    def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
+        """Give the back end its server-side features."""
+        self._client.put_features(TABLE, rows_of_users)
+
+    def announce(self) -> None:
+        """Have devices look again which rounds are open."""
+        self._cache.expire_notices()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._first.close()
+
+
+class InProcessLine:
+    """To a back end in this process."""
+
+    name = "in process"
+
+    def __init__(self, back_end: BackEnd, *, enrolment_key: str) -> None:
+        self.operator: Operator = back_end
+        self.enrolment_key = enrolment_key
+        self._back_end = back_end
+
+    def connect(self) -> Transport:
+        """Return a new device's transport."""
+        return InProcessTransport(self._back_end)
+
+    def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
+        """Give the back end its server-side features."""
+        self._back_end.put_features_of_users(TABLE, rows_of_users)
+
+    def announce(self) -> None:
+        """Do nothing: these transports ask every time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetRound:
+    """One round as the driver saw it.
+
+    Attributes
+    ----------
+    round : int
+        Its number.
+    turns : dict of str to int
+        Devices by what became of their turn.
+    funnel : Funnel
+        What the back end counted.
+    result : RoundResult
+        How the round ended.
+    version : ModelVersion
+        The model that came of it.
+    device_seconds, overhead_seconds : float
+        Mean over the devices that reported: wall time of the round on the device, and the part of it
+        that was not training steps.
+    bytes_up, bytes_down : float
+        Mean over the same devices.
+    phases : dict of str to float
+        Mean seconds by phase over the same devices.
+    """
+
+    round: int
+    turns: dict[str, int]
+    funnel: Funnel
+    result: RoundResult
+    version: ModelVersion
+    device_seconds: float
+    overhead_seconds: float
+    bytes_up: float
+    bytes_down: float
+    phases: dict[str, float]
+
+
+class Fleet:
+    """Training devices that stay open from round to round; a context manager.
+
+    Parameters
+    ----------
+    folder : Path
+        Their stores, which they may write to.
+    aircraft : iterable of str
+        Tail numbers.
+    line : Line
+        How they reach the back end.
+    plan_key : str
+        The modeller's public key, built into the app.
+    aggregator_key : str
+        The trusted tier's public key, built into the app.
+    runtime : str
+        Which mobile runtime they train with.
+    allow_unprotected : bool
+        Whether the app takes part in tasks without differential privacy.
+    seed : int
+        Of the choice and order of training examples; coins and noise are never seeded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        aircraft: Iterable[str],
+        *,
+        line: Line,
+        plan_key: str,
+        aggregator_key: str,
+        runtime: str,
+        allow_unprotected: bool = False,
+        seed: int,
+    ) -> None:
+        self._line = line
+        self._plans = PlanCache()
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(self._plans.close)
+        self._devices: list[Device] = []
+        limits = DeviceLimits(allow_unprotected=allow_unprotected)
+        aggregator = PinnedAggregator(aggregator_key)
+        try:
+            for name in aircraft:
+                store = self._stack.enter_context(ExampleStore(store_path(folder, name)))
+                device = Device(
+                    store,
+                    server=line.connect(),
+                    plan_keys=[plan_key],
+                    aggregator=aggregator,
+                    enrolment_key=line.enrolment_key,
+                    user=name,
+                    runtime=runtime,
+                    limits=limits,
+                    plans=self._plans,
+                    seed=seed,
+                )
+                self._devices.append(device)
+        except BaseException:
+            self.close()
+            raise
+
+    def run_round(
+        self, task: str, *, threads: int, progress: Callable[[int], None] | None = None
+    ) -> FleetRound:
+        """Open a round, give every device its turn, and close the round.
+
+        Parameters
+        ----------
+        task : str
+            Whose next round.
+        threads : int
+            How many devices are at it at a time.
+        progress : callable, optional
+            Told how many more devices have had their turn.
+
+        Returns
+        -------
+        FleetRound
+            What became of it.
+
+        Raises
+        ------
+        FleetError
+            If a device failed, or the round made no new model.
+        """
+        notice = self._line.operator.open_round(task, seconds=ROUND_SECONDS)
+        self._line.announce()
+        outcomes: list[RoundOutcome] = []
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(self._devices), _TURNS):
+                part = self._devices[start : start + _TURNS]
+                outcomes += pool.map(Device.run_once, part)
+                if progress is not None:
+                    progress(len(part))
+        result = self._line.operator.close_round(task, notice.round)
+        self._line.announce()
+        turns = Counter(str(outcome.status) for outcome in outcomes)
+        unexpected = next(
+            (o for o in outcomes if o.status not in ("completed", "not_sampled", "cap_reached")),
+            None,
+        )
+        if unexpected is not None:
+            raise FleetError(
+                f"round {notice.round}: a device's turn ended as {unexpected.status!r} "
+                f"({unexpected.code}): {unexpected.reason}"
+            )
+        if result.new_version is None:
+            raise FleetError(
+                f"round {notice.round} was {result.state} ({result.reason}) with "
+                f"{turns['completed']} reports"
+            )
+        reports = [outcome for outcome in outcomes if outcome.status == "completed"]
+        return FleetRound(
+            round=notice.round,
+            turns=dict(turns),
+            funnel=self._line.operator.funnel(task, notice.round),
+            result=result,
+            version=self._line.operator.models(task)[result.new_version],
+            device_seconds=_mean(outcome.seconds for outcome in reports),
+            overhead_seconds=_mean(outcome.overhead_seconds for outcome in reports),
+            bytes_up=_mean(outcome.bytes_up for outcome in reports),
+            bytes_down=_mean(outcome.bytes_down for outcome in reports),
+            phases={
+                name: _mean(outcome.phases.get(name, 0.0) for outcome in reports)
+                for name in reports[0].phases
+            },
+        )
+
+    def close(self) -> None:
+        """Close all devices and their stores."""
+        for device in self._devices:
+            device.close()
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def raise_file_limit(devices: int) -> None:
+    """Allow this process as many open files as a fleet needs: a store is a file with two beside it.
+
+    Raises
+    ------
+    FleetError
+        If the system's hard limit is lower.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    needed = 3 * devices + 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise FleetError(
+            f"a fleet of {devices} devices keeps {needed} files open and this machine allows {hard}: "
+            "raise the hard limit (ulimit -Hn) and try again"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

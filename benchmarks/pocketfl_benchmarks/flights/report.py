@@ -1,0 +1,161 @@
+"""The report of a demo run: one HTML file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from pocketfl_benchmarks.flights.data import HELD_OUT_SHARE, PACKAGE, VERSION
+from pocketfl_benchmarks.flights.plots import plot_auc, plot_epsilon, plot_funnel
+from pocketfl_benchmarks.flights.results import NO_PRIVACY, DemoResult
+from pocketfl_benchmarks.flights.task import LATE_MINUTES, MIN_FLIGHTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """One line of the table.
+
+    Attributes
+    ----------
+    name, value, note : str
+        What, how much, and what it rests on.
+    ends_section : bool
+        Whether a rule follows.
+    """
+
+    name: str
+    value: str
+    note: str
+    ends_section: bool = False
+
+
+def summary_rows(result: DemoResult) -> list[SummaryRow]:
+    """Return the one table of the demo, as the terminal and the report show it."""
+    rows = [
+        SummaryRow(
+            name="AUC, server-only",
+            value=f"{result.server_only:.4f}",
+            note="centralised, without the aircraft's own features",
+        ),
+        SummaryRow(
+            name="AUC, server-trained",
+            value=f"{result.server_trained:.4f}",
+            note="centralised, all features pooled",
+        ),
+    ]
+    if result.federated is not None:
+        share = result.federated.auc / result.server_trained
+        rows.append(
+            SummaryRow(
+                name="AUC, FL",
+                value=f"{result.federated.auc:.4f}",
+                note=f"{share:.1%} of server-trained; {NO_PRIVACY}",
+            )
+        )
+    if result.private is not None:
+        gain = result.private.auc - result.server_only
+        rows.append(
+            SummaryRow(
+                name="AUC, FL-DP",
+                value=f"{result.private.auc:.4f}",
+                note=f"{gain:+.4f} against server-only; user-level differential privacy",
+            )
+        )
+    rows[-1] = SummaryRow(
+        name=rows[-1].name, value=rows[-1].value, note=rows[-1].note, ends_section=True
+    )
+    return [*rows, *_privacy_rows(result), *_cost_rows(result)]
+
+
+def _privacy_rows(result: DemoResult) -> list[SummaryRow]:
+    spent = result.main.arm.spent
+    if spent.epsilon is None or spent.epsilon_against_back_end is None or spent.delta is None:
+        return [SummaryRow(name="epsilon", value="none", note=NO_PRIVACY, ends_section=True)]
+    return [
+        SummaryRow(
+            name="epsilon, released models",
+            value=_above(spent.epsilon),
+            note=f"{spent.releases} releases, coin {spent.sampling_probability:.3f}, "
+            f"noise multiplier {spent.noise_multiplier:g}",
+        ),
+        SummaryRow(
+            name="epsilon, back end",
+            value=_above(spent.epsilon_against_back_end),
+            note=f"which also sees who takes part; at most {spent.max_participations} times each",
+        ),
+        SummaryRow(
+            name="delta",
+            value=f"{spent.delta:g}",
+            note=f"for both; {spent.neighbouring_relation.split(':')[0]} of one device",
+            ends_section=True,
+        ),
+    ]
+
+
+def _cost_rows(result: DemoResult) -> list[SummaryRow]:
+    arm = result.main.arm
+    seconds, overhead = arm.mean("device_seconds"), arm.mean("overhead_seconds")
+    return [
+        SummaryRow(
+            name="bytes up",
+            value=f"{arm.mean('bytes_up') / 1e3:.1f} kB",
+            note="per device and round that it takes part in, all of HTTP",
+        ),
+        SummaryRow(
+            name="bytes down",
+            value=f"{arm.mean('bytes_down') / 1e3:.1f} kB",
+            note="likewise; the plan comes with the first",
+        ),
+        SummaryRow(
+            name="device time",
+            value=f"{seconds * 1e3:.1f} ms",
+            note=f"per round, {(seconds - overhead) * 1e3:.1f} ms of it training steps "
+            f"({result.runtime})",
+        ),
+        SummaryRow(
+            name="peak memory",
+            value=f"{result.footprint.peak_memory_mb:.0f} MB",
+            note=f"one device with ONNX Runtime, beyond {result.footprint.bare_mb:.0f} MB "
+            "of Python with numpy",
+        ),
+    ]
+
+
+def _above(epsilon: float) -> str:
+    # Rounded upward: a bound that is rounded downward is none.
+    return f"{math.ceil(epsilon * 100) / 100:.2f}"
+
+
+def render_report(result: DemoResult) -> str:
+    """Return the report as one self-contained HTML page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pocketfl_benchmarks.flights"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        arm=result.main.arm,
+        rows=summary_rows(result),
+        no_privacy=NO_PRIVACY,
+        # Our own drawings, in which nothing comes from outside.
+        auc_plot=Markup(plot_auc(result)),  # noqa: S704
+        epsilon_plot=Markup(plot_epsilon(result)) if result.private else None,  # noqa: S704
+        funnel_plot=Markup(plot_funnel(result)),  # noqa: S704
+        held_out_share=HELD_OUT_SHARE,
+        late_minutes=LATE_MINUTES,
+        min_flights=MIN_FLIGHTS,
+        data=f"{PACKAGE} {VERSION}",
+    )
+
+
+def write_report(result: DemoResult, path: Path) -> None:
+    """Write the report, making the folder if it does not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_report(result), encoding="utf-8")

@@ -1,0 +1,186 @@
+"""What a run of the demo found, as values; and the figures that scripts read."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pocketfl.plan.manifest import AggregationSpec
+from pocketfl.runtimes import FloatVector
+from pocketfl_benchmarks.flights.fleet import FleetRound
+from pocketfl_benchmarks.flights.footprint import Footprint
+from pocketfl_server.trusted.messages import PrivacyStatement
+
+NO_PRIVACY = "no differential privacy"
+"""Goes wherever the arm without noise appears."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One federated training run.
+
+    Attributes
+    ----------
+    rounds : list of FleetRound
+        In order.
+    versions : list of ndarray of float32, shape (P,)
+        Parameters of every version, version 0 first.
+    spent : PrivacyStatement
+        By the trusted tier, after the last round.
+    transport : str
+        How devices reached the back end.
+    wall_seconds : float
+        From opening the devices to the last model.
+    """
+
+    rounds: list[FleetRound]
+    versions: list[FloatVector]
+    spent: PrivacyStatement
+    transport: str
+    wall_seconds: float
+
+    @property
+    def protected(self) -> bool:
+        """Whether differential privacy is claimed."""
+        return self.spent.privacy != "none"
+
+    def mean(self, name: str) -> float:
+        """Return the mean over all reports of a field of the rounds."""
+        return float(np.average([getattr(r, name) for r in self.rounds], weights=self._reports()))
+
+    def phases(self) -> dict[str, float]:
+        """Return mean seconds by phase of a device's round, over all reports."""
+        return {
+            name: float(np.average([r.phases[name] for r in self.rounds], weights=self._reports()))
+            for name in self.rounds[0].phases
+        }
+
+    def _reports(self) -> list[int]:
+        return [entry.turns["completed"] for entry in self.rounds]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedArm:
+    """A run with the quality of its models.
+
+    Attributes
+    ----------
+    arm : Arm
+        The run.
+    auc : float
+        Of the last version, on the held-out devices and the mobile runtime.
+    curve : list of float
+        AUC of every version, version 0 first.
+    """
+
+    arm: Arm
+    auc: float
+    curve: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """Everything that the table, the report and the JSON say.
+
+    Attributes
+    ----------
+    runtime : str
+        Which mobile runtime trained and scored.
+    seed : int
+        Of everything that may be seeded.
+    training_devices, held_out_devices, training_flights, held_out_flights : int
+        The fleet.
+    late_share : float
+        Share of flights with a positive label.
+    aggregation : AggregationSpec
+        Of the plan.
+    private, federated : JudgedArm or None
+        With and without noise; None if not asked for.
+    server_only, server_trained : float
+        AUC of the centralised models.
+    footprint : Footprint
+        Memory of one device.
+    parameters : int
+        Of the model.
+    plan_bytes : int
+        Of the signed plan.
+    wall_seconds : float
+        Of the whole demo.
+    """
+
+    runtime: str
+    seed: int
+    training_devices: int
+    held_out_devices: int
+    training_flights: int
+    held_out_flights: int
+    late_share: float
+    aggregation: AggregationSpec
+    private: JudgedArm | None
+    federated: JudgedArm | None
+    server_only: float
+    server_trained: float
+    footprint: Footprint
+    parameters: int
+    plan_bytes: int
+    wall_seconds: float
+
+    @property
+    def main(self) -> JudgedArm:
+        """The arm that went over HTTP: the private one unless there is none."""
+        judged = self.private or self.federated
+        if judged is None:
+            raise ValueError("a demo has at least one federated arm")
+        return judged
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures under the names that scripts rely on; times in seconds."""
+        arm = self.main.arm
+        return {
+            "auc": {
+                "server_only": self.server_only,
+                "server_trained": self.server_trained,
+                "federated": self.federated.auc if self.federated else None,
+                "private": self.private.auc if self.private else None,
+            },
+            "epsilon": arm.spent.epsilon,
+            "epsilon_against_back_end": arm.spent.epsilon_against_back_end,
+            "delta": arm.spent.delta,
+            "privacy": "differential privacy" if arm.protected else NO_PRIVACY,
+            "rounds": len(arm.rounds),
+            "cohort": round(self.aggregation.expected_cohort),
+            "devices": self.training_devices,
+            "held_out_devices": self.held_out_devices,
+            "bytes_up_per_report": arm.mean("bytes_up"),
+            "bytes_down_per_round": arm.mean("bytes_down"),
+            "device_seconds_per_round": arm.mean("device_seconds"),
+            "overhead_ms_per_device_round": 1e3 * arm.mean("overhead_seconds"),
+            "phase_seconds": arm.phases(),
+            "peak_memory_mb": self.footprint.peak_memory_mb,
+            "process_memory_mb": self.footprint.device_mb,
+            "bare_python_memory_mb": self.footprint.bare_mb,
+            "wall_seconds": self.wall_seconds,
+            "arm_seconds": arm.wall_seconds,
+            "runtime": self.runtime,
+            "model_versions": len(arm.versions),
+            "noise_multiplier": arm.spent.noise_multiplier,
+            "sampling_probability": self.aggregation.sampling_probability,
+            "cohort_floor": self.aggregation.cohort_floor,
+            "max_participations": self.aggregation.max_participations,
+            "auc_by_round": {
+                "federated": self.federated.curve if self.federated else None,
+                "private": self.private.curve if self.private else None,
+            },
+            "parameters": self.parameters,
+            "plan_bytes": self.plan_bytes,
+            "seed": self.seed,
+            "machine": {
+                "platform": platform.platform(),
+                "python": platform.python_version(),
+                "cores": os.cpu_count(),
+            },
+        }

@@ -1,0 +1,319 @@
+"""The demo from the archive to the figures; :mod:`.command` puts a command line in front of it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import torch
+
+from pocketfl.errors import PocketFLError
+from pocketfl.plan import Plan, generate_signing_key, public_key_hex
+from pocketfl.plan.manifest import RuntimeName
+from pocketfl.protocol import FeatureRow
+from pocketfl_benchmarks.flights.baselines import MAX_EPOCHS, pool_flights, train_central
+from pocketfl_benchmarks.flights.data import FlightTable, is_held_out
+from pocketfl_benchmarks.flights.evaluation import HeldOutDevices
+from pocketfl_benchmarks.flights.fleet import (
+    ROUND_SECONDS,
+    Fleet,
+    HttpLine,
+    InProcessLine,
+    Line,
+    raise_file_limit,
+)
+from pocketfl_benchmarks.flights.footprint import Footprint, measure_footprint
+from pocketfl_benchmarks.flights.results import NO_PRIVACY, Arm, DemoResult, JudgedArm
+from pocketfl_benchmarks.flights.stores import (
+    FRESH_FROM,
+    copy_stores,
+    prepare_stores,
+    server_rows,
+    store_path,
+)
+from pocketfl_benchmarks.flights.task import (
+    COHORT,
+    OPTIMIZER,
+    ROUNDS,
+    Schedule,
+    export_task,
+    for_one_device,
+    without_privacy,
+)
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.local import LocalDeployment
+from pocketfl_server.trusted.aggregator import Aggregator
+
+THREADS: Final = 1
+"""Devices at work at a time."""
+
+
+class DemoError(PocketFLError):
+    """The demo was asked for something that it cannot do."""
+
+
+Advance = Callable[[int], None]
+"""Told by how much a stage has come forward."""
+
+
+class Stages(Protocol):
+    """Shows how far the demo has come."""
+
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """Show a stage while the block runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What the command line chooses.
+
+    Attributes
+    ----------
+    runtime : {"onnxruntime", "executorch"}
+        Which mobile runtime trains and scores.
+    rounds, cohort : int
+        How long and how widely; noise and floor follow from them.
+    seed : int
+        Of initial weights, batches and baselines; never of coins or noise.
+    private, unprotected : bool
+        Which arms to run; at least one.
+    """
+
+    runtime: RuntimeName = "onnxruntime"
+    rounds: int = ROUNDS
+    cohort: int = COHORT
+    seed: int = 0
+    private: bool = True
+    unprotected: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.private or self.unprotected):
+            raise DemoError("nothing to run: leave out --no-dp or --no-comparison")
+
+
+def run_demo(
+    table: FlightTable,
+    settings: DemoSettings,
+    *,
+    cache: Path,
+    stages: Stages,
+    began: float | None = None,
+) -> DemoResult:
+    """Train privately, without noise, and centrally; compare.
+
+    Parameters
+    ----------
+    table : FlightTable
+        All flights.
+    settings : DemoSettings
+        What to run.
+    cache : Path
+        Keeps the stores between runs.
+    stages : Stages
+        Shows progress.
+    began : float, optional
+        ``time.perf_counter()`` of the start, if that was before this call.
+
+    Returns
+    -------
+    DemoResult
+        Everything that was found.
+
+    Raises
+    ------
+    DemoError
+        If rounds or cohort do not fit the fleet.
+    """
+    began = time.perf_counter() if began is None else began
+    torch.set_num_threads(1)
+    training = [name for name in table.aircraft if not is_held_out(name)]
+    held_out = [name for name in table.aircraft if is_held_out(name)]
+    if not training or not held_out:
+        raise DemoError("the data leave no aircraft on one side of the split")
+    try:
+        schedule = Schedule(
+            rounds=settings.rounds, cohort=settings.cohort, population=len(training)
+        )
+    except ValueError as error:
+        raise DemoError(str(error)) from None
+    raise_file_limit(len(training))
+    with stages.stage("Fill example stores", len(table.aircraft)) as advance:
+        stores = prepare_stores(table, cache, progress=advance)
+    with (
+        tempfile.TemporaryDirectory(prefix="pocketfl-demo-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        with stages.stage("Export the model and check parity"):
+            key = generate_signing_key()
+            plan = export_task(
+                Path(folder, "flights.plan"), schedule=schedule, signing_key=key, seed=settings.seed
+            )
+            unprotected = without_privacy(plan, signing_key=key)
+        with stages.stage("Start back end and trusted tier"):
+            deployment = stack.enter_context(
+                LocalDeployment(Path(folder, "deployment"), plan_keys=[public_key_hex(key)])
+            )
+            http = stack.enter_context(contextlib.closing(HttpLine(deployment)))
+            fresh = server_rows(table, since=FRESH_FROM)
+            http.put_features(fresh)
+        place = _Place(
+            folder=Path(folder), stores=stores, plan_key=public_key_hex(key), stages=stages
+        )
+        with stages.stage("Measure one device alone"):
+            alone = for_one_device(plan, signing_key=key)
+            footprint = _measure(deployment, alone, place, aircraft=_busiest(table, training))
+        private: Arm | None = None
+        federated: Arm | None = None
+        if settings.private:
+            private = _train(plan, training, settings, line=http, place=place)
+        if settings.unprotected and settings.private:
+            with _in_process(place, fresh) as line:
+                federated = _train(unprotected, training, settings, line=line, place=place)
+        elif settings.unprotected:
+            federated = _train(unprotected, training, settings, line=http, place=place)
+        with stages.stage("Prepare the held-out devices", len(held_out)) as advance:
+            copies = place.copy_stores("held-out")
+            evaluation = HeldOutDevices(copies, held_out, plan=plan, line=http, progress=advance)
+            shutil.rmtree(copies)
+    with stages.stage("Train the centralised models", 2 * MAX_EPOCHS) as advance:
+        pooled = pool_flights(table, training)
+        server_only, server_trained = (
+            train_central(pooled, server_only=limited, seed=settings.seed, progress=advance)
+            for limited in (True, False)
+        )
+    with stages.stage("Score the held-out devices"):
+        return DemoResult(
+            runtime=settings.runtime,
+            seed=settings.seed,
+            training_devices=len(training),
+            held_out_devices=evaluation.devices,
+            training_flights=len(pooled.target),
+            held_out_flights=evaluation.flights,
+            late_share=table.late_share,
+            aggregation=plan.manifest.aggregation,
+            private=_judge(private, evaluation, settings),
+            federated=_judge(federated, evaluation, settings),
+            server_only=evaluation.auc_of(server_only.score),
+            server_trained=evaluation.auc_of(server_trained.score),
+            footprint=footprint,
+            parameters=plan.manifest.model.parameter_count,
+            plan_bytes=len(plan.data),
+            wall_seconds=time.perf_counter() - began,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a run happens."""
+
+    folder: Path
+    stores: Path
+    plan_key: str
+    stages: Stages
+
+    def copy_stores(self, name: str) -> Path:
+        """Return a fresh copy of all stores."""
+        copies = self.folder / name
+        copy_stores(self.stores, copies)
+        return copies
+
+
+def _busiest(table: FlightTable, aircraft: list[str]) -> str:
+    spans = table.spans
+    return max(aircraft, key=lambda name: spans[name].stop - spans[name].start)
+
+
+def _measure(deployment: LocalDeployment, plan: Plan, place: _Place, *, aircraft: str) -> Footprint:
+    """Return the memory of the device with most examples, in a round of its own."""
+    task = deployment.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
+    notice = deployment.operator.open_round(task.name, seconds=ROUND_SECONDS)
+    store = place.folder / "alone.sqlite"
+    shutil.copyfile(store_path(place.stores, aircraft), store)
+    footprint = measure_footprint(
+        store,
+        url=deployment.url,
+        plan_key=place.plan_key,
+        aggregator_key=task.aggregator.public_key,
+        enrolment_key=deployment.enrolment_key,
+        user=aircraft,
+        task=task.name,
+    )
+    deployment.operator.close_round(task.name, notice.round)
+    return footprint
+
+
+@contextlib.contextmanager
+def _in_process(place: _Place, features: dict[str, list[FeatureRow]]) -> Iterator[InProcessLine]:
+    """Run a second back end with a trusted tier of its own in this process."""
+    folder = place.folder / "in-process"
+    folder.mkdir()
+    keys = [place.plan_key]
+    enrolment_key = secrets.token_urlsafe(32)
+    with (
+        Aggregator(folder / "ledger.db", plan_keys=keys) as trusted,
+        BackEnd(
+            f"sqlite:///{folder / 'back_end.db'}",
+            trusted=trusted,
+            plan_keys=keys,
+            enrolment_key=enrolment_key,
+        ) as back_end,
+    ):
+        line = InProcessLine(back_end, enrolment_key=enrolment_key)
+        line.put_features(features)
+        yield line
+
+
+def _train(
+    plan: Plan, aircraft: list[str], settings: DemoSettings, *, line: Line, place: _Place
+) -> Arm:
+    """Run all rounds of one arm; its quality is judged later."""
+    began = time.perf_counter()
+    unprotected = plan.manifest.privacy == "none"
+    label = f"Federated rounds, {NO_PRIVACY}" if unprotected else "Private federated rounds"
+    task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
+    copies = place.copy_stores(plan.manifest.name)
+    with place.stages.stage(label, settings.rounds * len(aircraft)) as advance:
+        with Fleet(
+            copies,
+            aircraft,
+            line=line,
+            plan_key=place.plan_key,
+            aggregator_key=task.aggregator.public_key,
+            runtime=settings.runtime,
+            allow_unprotected=unprotected,
+            seed=settings.seed,
+        ) as fleet:
+            rounds = [
+                fleet.run_round(task.name, threads=THREADS, progress=advance)
+                for _ in range(settings.rounds)
+            ]
+        versions = [
+            line.operator.model_parameters(task.name, model.version)
+            for model in line.operator.models(task.name)
+        ]
+    shutil.rmtree(copies)
+    return Arm(
+        rounds=rounds,
+        versions=versions,
+        spent=line.operator.privacy(task.name).spent,
+        transport=line.name,
+        wall_seconds=time.perf_counter() - began,
+    )
+
+
+def _judge(arm: Arm | None, evaluation: HeldOutDevices, settings: DemoSettings) -> JudgedArm | None:
+    if arm is None:
+        return None
+    return JudgedArm(
+        arm=arm,
+        auc=evaluation.auc(arm.versions[-1], runtime=settings.runtime),
+        curve=evaluation.curve(arm.versions),
+    )
