@@ -35,7 +35,5 @@ with ExampleStore(f"example-site/{user}.db") as store:
     keys = {"plan_keys": [site["modeller_key"]], "enrolment_key": site["enrolment_key"]}
     with Device(store, server=site["server"], aggregator=pinned, user=user, **keys) as device:
         outcome = device.run_once()
-        print(
-            f"round {outcome.round}: {outcome.status} ({outcome.reason}), {outcome.bytes_up} bytes"
-        )
+        print(f"round {outcome.round}: {outcome.status} ({outcome.bytes_up} bytes sent)")
         print("the global model says", device.predict({"heart_rate": 150.0, "activity": "run"}))
