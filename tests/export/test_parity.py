@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import pocketfl_export.onnx.artefacts as onnx_artefacts
 from pocketfl_benchmarks.models import MODELS
-from pocketfl_export import ParitySettings, check_model
+from pocketfl_export import ParitySettings, check_model, steps
 from pocketfl_export.backends import BACK_ENDS
 from pocketfl_export.decompositions import onnx_table
 from pocketfl_export.gate import CandidatePlan
@@ -95,8 +95,6 @@ def test_the_operator_that_the_runtime_computes_wrongly_is_named(
 
 def test_padding_that_leaks_into_the_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short batch must equal a true shorter batch; a graph that ignores weights is refused."""
-    from pocketfl_export import steps
-
     monkeypatch.setattr(steps, "weighted_mean", lambda losses, weight: losses.mean())
     report = check_model(dense(), F.cross_entropy, X, Y, runtimes=["onnxruntime"])
     assert not report.ok
@@ -104,8 +102,6 @@ def test_padding_that_leaks_into_the_loss_is_found(monkeypatch: pytest.MonkeyPat
 
 def test_clipping_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second step clips, so a graph without clipping is refused."""
-    from pocketfl_export import steps
-
     original = steps.train_step
 
     def without_clipping(problem: object) -> Callable:
@@ -117,6 +113,24 @@ def test_clipping_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) ->
         return never
 
     monkeypatch.setattr("pocketfl_export.tracing.train_step", without_clipping)
+    report = check_model(dense(), F.cross_entropy, X, Y, runtimes=["onnxruntime"])
+    assert not report.ok
+
+
+def test_a_wrong_gradient_norm_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm is compared for itself: right parameters with a wrong norm do not pass."""
+    original = steps.train_step
+
+    def with_wrong_norm(problem: object) -> Callable:
+        step = original(problem)
+
+        def report(*arguments: Tensor) -> tuple[Tensor, ...]:
+            parameters, loss, norm = step(*arguments)
+            return parameters, loss, norm * 1.0001
+
+        return report
+
+    monkeypatch.setattr("pocketfl_export.tracing.train_step", with_wrong_norm)
     report = check_model(dense(), F.cross_entropy, X, Y, runtimes=["onnxruntime"])
     assert not report.ok
 

@@ -17,6 +17,7 @@ from pocketfl_export.decompositions import (
     norms,
     pooling,
     slices,
+    sums,
 )
 
 aten = torch.ops.aten
@@ -57,4 +58,4 @@ def onnx_table() -> Table:
 
 def executorch_table() -> Table:
     """Return the decompositions for ExecuTorch; its package adds what only it needs."""
-    return shared_table()
+    return {**shared_table(), aten.sum.dim_IntList: sums.sum_in_stages}
