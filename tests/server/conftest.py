@@ -7,14 +7,20 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from json import dumps
 from pathlib import Path
 
 import numpy as np
 import pytest
+import urllib3
+import uvicorn
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
@@ -37,6 +43,7 @@ from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.protocol import Assignment, CheckIn, EnrolmentRequest
 from pocketfl.reports import SealedReport, make_report
 from pocketfl.sealing import ReportContext
+from pocketfl_server.api import create_app
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.database import metadata
 from pocketfl_server.optimizers import OptimizerSpec
@@ -45,6 +52,7 @@ from pocketfl_server.trusted.client import TrustedTier
 
 SIGNING_KEY = generate_signing_key()
 ENROLMENT_KEY = "an-enrolment-key-of-the-app"
+OPERATOR_KEY = "an-operator-key-of-this-test"
 AVERAGING = OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
 CHECK_IN = CheckIn(sdk="0.1.0", plan_schemas=(1,), runtimes=("onnxruntime",))
 
@@ -287,3 +295,71 @@ def everything_in(back_end: BackEnd) -> dict[str, list[tuple[object, ...]]]:
             else sorted(map(repr, connection.execute(table.select())))
             for table in metadata.sorted_tables
         }
+
+
+@dataclass
+class Served:
+    """A back end behind real HTTP."""
+
+    url: str
+    back_end: BackEnd
+    pool: urllib3.PoolManager
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        json: object = None,
+        body: bytes | Iterable[bytes] | None = None,
+        media_type: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> urllib3.BaseHTTPResponse:
+        """Send one request as it is, without retries or redirects."""
+        sent = dict(headers or {})
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        if json is not None:
+            body = dumps(json).encode()
+            media_type = media_type or "application/json"
+        if media_type is not None:
+            sent["Content-Type"] = media_type
+        return self.pool.request(
+            method, self.url + path, body=body, headers=sent, retries=False, redirect=False
+        )
+
+
+class ServerInThread(uvicorn.Server):
+    """Uvicorn that leaves signals to the test runner."""
+
+    def install_signal_handlers(self) -> None:
+        """Install none."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def serve(back_end: BackEnd, **settings: object) -> Iterator[Served]:
+    """Serve a back end on a free port of loopback, in a thread of this process."""
+    app = create_app(back_end, operator_key=OPERATOR_KEY, end_rounds_every=None)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, **settings)
+    server = ServerInThread(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener, urllib3.PoolManager() as pool:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            port = listener.getsockname()[1]
+            yield Served(url=f"http://127.0.0.1:{port}", back_end=back_end, pool=pool)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def served(back_end: BackEnd) -> Iterator[Served]:
+    """The back end behind real HTTP."""
+    with serve(back_end) as running:
+        yield running

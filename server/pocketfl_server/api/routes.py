@@ -45,6 +45,13 @@ _REASONS: Final = {
     502: "The trusted tier refused or answered nonsense",
     503: "The trusted tier cannot be reached",
 }
+_UNROUTED: Final = {
+    404: (
+        "no_such_path",
+        "this back end has no such path; /v1/openapi.json lists those that it has",
+    ),
+    405: ("method_not_allowed", "this path does not take this method; see /v1/openapi.json"),
+}
 # Refusals of the trusted tier that are the operator's to act on keep their status; with any other, two
 # of our own processes disagree.
 _PASSED_ON: Final = frozenset({403, 409, 422, 503})
@@ -108,8 +115,8 @@ def handle_unrouted(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> Response:
         del request
-        code = {404: "no_such_path", 405: "method_not_allowed"}.get(error.status_code, "refused")
-        problem = Problem(code=code, message=str(error.detail))
+        code, message = _UNROUTED.get(error.status_code, ("refused", str(error.detail)))
+        problem = Problem(code=code, message=message)
         return _problem(problem, error.status_code, dict(error.headers or {}))
 
 
