@@ -1,0 +1,38 @@
+"""The commands ``pocketfl demo`` and ``pocketfl bench``; what they need is imported when they run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from pocketfl_benchmarks.step import step
+
+
+class _DemoWhenAsked(TyperGroup):
+    """Becomes the demo's command once it is called: its libraries take seconds to import."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Hand the arguments to the command itself."""
+        from pocketfl_benchmarks.flights.command import demo as command
+
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command()(command)
+        return typer.main.get_command(app).make_context(info_name, args, parent, **extra)
+
+
+demo = typer.Typer(
+    cls=_DemoWhenAsked,
+    help="Train privately on aircraft that keep their data; compare with a server that has it all.",
+)
+
+bench = typer.Typer(help="Measure PocketFL on this machine.", no_args_is_help=True)
+bench.command()(step)
+
+
+@bench.callback()
+def group() -> None:
+    """Measure PocketFL on this machine."""
