@@ -29,10 +29,22 @@ def report(deployment, plan, names, *, update):
         transport.close()
 
 
+def check_secrets(deployment: LocalDeployment) -> None:
+    for name in ("operator-key", "enrolment-key", "trusted-token"):
+        path = deployment.directory / name
+        assert path.stat().st_mode & 0o077 == 0
+        for process in deployment._processes.values():
+            assert path.read_text() not in " ".join(map(str, process.args))
+
+
 def test_a_deployment_survives_kill_9_of_both_processes(tmp_path, make_plan, plan_keys) -> None:
-    """Reports with a receipt are in the release that a restarted deployment makes of the round."""
+    """Reports with a receipt are in the release that a restarted deployment makes of the round.
+
+    And its secrets are readable by their owner only, and on nobody's command line.
+    """
     plan = make_plan(privacy="none")
     with LocalDeployment(tmp_path / "local", plan_keys=plan_keys) as deployment:
+        check_secrets(deployment)
         deployment.operator.create_task("clicks", plan.data, optimizer=AVERAGING)
         deployment.operator.open_round("clicks", seconds=600)
         report(deployment, plan, ["a", "b"], update=np.full(5, 0.4))
@@ -66,16 +78,6 @@ def test_a_deadline_ends_a_round_without_anybody_asking(tmp_path, make_plan, pla
             time.sleep(0.1)
         for log in ("run", "trusted"):
             assert "POST" not in deployment.log(log)  # no access log: addresses beside leases
-
-
-def test_secrets_are_readable_by_their_owner_only(tmp_path, plan_keys) -> None:
-    """And none of them is on a command line."""
-    with LocalDeployment(tmp_path, plan_keys=plan_keys) as deployment:
-        for name in ("operator-key", "enrolment-key", "trusted-token"):
-            path = tmp_path / name
-            assert path.stat().st_mode & 0o077 == 0
-            for process in deployment._processes.values():
-                assert path.read_text() not in " ".join(map(str, process.args))
 
 
 def test_a_deployment_that_cannot_start_says_why(tmp_path) -> None:
