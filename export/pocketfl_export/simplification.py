@@ -102,6 +102,7 @@ def simplify(graph_module: fx.GraphModule) -> fx.GraphModule:
     fold_constants(graph_module)
     fold_filled_tensors(graph)
     remove_neutral_operations(graph)
+    sum_what_was_scattered(graph)
     for _ in range(2):  # Each of these makes work for the others.
         merge_moves(graph)
         share_common_nodes(graph)
@@ -251,6 +252,35 @@ def remove_neutral_operations(graph: fx.Graph) -> None:
                 node.replace_all_uses_with(kept)
                 graph.erase_node(node)
                 break
+
+
+def sum_what_was_scattered(graph: fx.Graph) -> None:
+    """Sum values directly instead of after spreading them over zeros along the same axis.
+
+    The backward pass of a softmax does this with the gradient of picking one class.
+    """
+    for node in list(graph.nodes):
+        if node.target is not aten.sum.dim_IntList or len(node.args) < 2:
+            continue
+        scattered, axes = node.args[0], _axes(node.args[1])
+        if not isinstance(scattered, fx.Node) or scattered.target is not aten.scatter_add.default:
+            continue
+        zeros, axis, index, source = scattered.args
+        if not isinstance(source, fx.Node) or not isinstance(index, fx.Node):
+            continue
+        wide, narrow = scattered.meta["val"].shape, list(source.meta["val"].shape)
+        along = _axes(axis)[0] % len(wide)
+        if filled_with(zeros) != 0 or [a % len(wide) for a in axes] != [along]:
+            continue
+        # Only if the values cover the other axes has each of their sums its place.
+        covered = all(wide[d] == narrow[d] for d in range(len(wide)) if d != along)
+        if covered and list(index.meta["val"].shape) == narrow:
+            node.args = (source, *node.args[1:])
+
+
+def _axes(argument: object) -> list[int]:
+    listed = argument if isinstance(argument, (list, tuple)) else [argument]
+    return [axis for axis in listed if isinstance(axis, int)]
 
 
 def fold_constants(graph_module: fx.GraphModule) -> None:

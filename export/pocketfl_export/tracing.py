@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,8 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from pocketfl.plan.manifest import TensorSpec
-from pocketfl_export.errors import UnsupportedModelError
 from pocketfl_export.problem import (
     DTYPES,
     ExampleInputs,
@@ -36,6 +34,7 @@ from pocketfl_export.refusals import (
 )
 from pocketfl_export.simplification import simplify
 from pocketfl_export.steps import Function, evaluation, prediction, train_step
+from pocketfl_export.substitutions import Substitutions
 
 DecompositionTable = Mapping[Any, Callable[..., Any]]
 
@@ -192,31 +191,6 @@ def _changes_in_place(graph_module: fx.GraphModule) -> bool:
     )
 
 
-class _Substitutions(TorchFunctionMode):
-    """Functions of torch that look at values for their checks, by ones that do not."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.nn.functional.one_hot:
-            return _one_hot(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
-    if num_classes <= 0:
-        raise UnsupportedModelError(
-            operator="one_hot without num_classes",
-            rewrite="pass num_classes to torch.nn.functional.one_hot",
-            reason="its shape would depend on the values of the example",
-        )
-    return (tensor.unsqueeze(-1) == torch.arange(num_classes)).long()
-
-
 @contextlib.contextmanager
 def _portable_kernels() -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -228,7 +202,7 @@ def _portable_kernels() -> Iterator[None]:
             with (
                 torch.backends.mkldnn.flags(enabled=False),
                 sdpa_kernel(SDPBackend.MATH),
-                _Substitutions(),
+                Substitutions(),
             ):
                 yield
     finally:

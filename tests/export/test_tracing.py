@@ -143,6 +143,40 @@ def test_simplification_keeps_the_meaning(function: Callable, expected: list[str
     assert "aten.expand.default" not in targets(graph)
 
 
+def test_a_sum_over_scattered_values_is_their_sum() -> None:
+    """Only where the values cover the other axes; else the sum over the zeros stays."""
+    index = torch.tensor([[1], [0], [1]])
+    values = torch.tensor([[1.0], [2.0], [3.0]])
+
+    def covering(v: Tensor) -> tuple[Tensor]:
+        return (torch.zeros(3, 4).scatter_add(1, index, v).sum(1),)
+
+    def partly(v: Tensor) -> tuple[Tensor]:
+        return (torch.zeros(5, 4).scatter_add(1, index, v).sum(1),)
+
+    for function, is_short in ((covering, True), (partly, False)):
+        graph = trace(function, (values,), decompositions=onnx_table())
+        torch.testing.assert_close(graph(values)[0], function(values)[0])
+        assert ("aten.scatter_add.default" not in targets(graph)) == is_short
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"label_smoothing": 0.1}, {"ignore_index": 1}, {"reduction": "sum"}],
+    ids=["plain", "smoothed", "ignoring", "summed"],
+)
+def test_cross_entropy_keeps_its_options(options: dict) -> None:
+    """The short form of one example is taken only where it is the same."""
+    torch.manual_seed(0)
+    logits, target = torch.randn(1, 5), torch.tensor([3])
+
+    def function(x: Tensor) -> tuple[Tensor]:
+        return (F.cross_entropy(x, target, **options),)
+
+    graph = trace(function, (logits,), decompositions=onnx_table())
+    torch.testing.assert_close(graph(logits)[0], function(logits)[0])
+
+
 def test_simplification_tells_numbers_of_different_types_apart() -> None:
     """``1`` and ``True`` and ``1.0`` are equal in Python, not in a graph."""
 

@@ -9,13 +9,16 @@ gradient in which stride and dilation change places.
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 aten = torch.ops.aten
+
+FEW_TAPS = 9
+"""Kernels up to this size train faster by matrix products of patches than by one large convolution."""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -53,13 +56,14 @@ def convolution_backward(
     if output_mask[1]:
         # A transposed convolution is the gradient of a plain one: input and output change places.
         image, kernel = (grad_output, x) if transposed else (x, grad_output)
-        if groups == 1:
+        size = list(weight.shape[2:])
+        if groups == 1 and math.prod(size) > FEW_TAPS:
             grad_weight = weight_gradient_as_convolution(
-                image, kernel, list(weight.shape[2:]), stride, padding, dilation
+                image, kernel, size, stride, padding, dilation
             )
         else:
             grad_weight = weight_gradient_as_products(
-                image, kernel, list(weight.shape[2:]), stride, padding, dilation, groups
+                image, kernel, size, stride, padding, dilation, groups
             )
     if output_mask[2]:
         grad_bias = grad_output.sum([0, *range(2, 2 + dims)])
@@ -132,39 +136,38 @@ def weight_gradient_as_products(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """Return the weight gradient by one batched matrix product over groups."""
-    rows = int(image.shape[0])
-    columns = patches(image, kernel_size, list(kernel.shape[2:]), stride, padding, dilation)
+    """Return the weight gradient as one matrix product per row and group, summed over rows."""
+    rows, out = int(image.shape[0]), int(kernel.shape[1]) // groups
+    columns = patches(image, kernel_size, stride, padding, dilation)
     _, channels, taps, positions = columns.shape
-    per_group = channels // groups
-    out = int(kernel.shape[1]) // groups
-    left = kernel.reshape(rows, groups, out, positions).permute(1, 2, 0, 3)
-    right = columns.reshape(rows, groups, per_group * taps, positions).permute(1, 0, 3, 2)
-    product = torch.bmm(
-        left.reshape(groups, out, rows * positions),
-        right.reshape(groups, rows * positions, per_group * taps),
-    )
-    return product.reshape(groups * out, per_group, *kernel_size)
+    per_group = int(channels) // groups
+    left = kernel.reshape(rows * groups, out, positions)
+    right = columns.reshape(rows * groups, per_group * taps, positions)
+    products = torch.bmm(left, right.transpose(1, 2))
+    summed = products.reshape(rows, groups * out, per_group * taps).sum(0)
+    return summed.reshape(groups * out, per_group, *kernel_size)
 
 
 def patches(
     image: Tensor,
     kernel_size: Sequence[int],
-    output_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """Return what each kernel tap sees, ``[N, C, taps, positions]``, by one strided slice per tap."""
-    if any(padding):
-        amounts = [p for size in reversed(list(padding)) for p in (size, size)]
-        image = aten.constant_pad_nd.default(image, amounts, 0.0)
-    columns = []
-    for tap in itertools.product(*(range(size) for size in kernel_size)):
-        view = image
-        for d, position in enumerate(tap):
-            start = position * dilation[d]
-            stop = start + (int(output_size[d]) - 1) * stride[d] + 1
-            view = aten.slice.Tensor(view, 2 + d, start, stop, stride[d])
-        columns.append(view.reshape(view.shape[0], view.shape[1], -1))
-    return torch.stack(columns, 2)
+    """Return what each tap of a kernel sees, ``[N, C, taps, positions]``.
+
+    One convolution of every channel by itself with the unit kernels: a product with 1 and sums with 0,
+    so exact, and many times faster than a strided slice per tap.
+    """
+    rows, channels = int(image.shape[0]), int(image.shape[1])
+    taps = math.prod(kernel_size)
+    if taps == 1 and set(stride) == {1} and not any(padding):
+        return image.reshape(rows, channels, 1, -1)
+    unit = torch.eye(taps, dtype=image.dtype).reshape(taps, 1, *kernel_size)
+    planes = image.reshape(rows * channels, 1, *image.shape[2:])
+    seen = aten.convolution.default(
+        planes, unit, None, stride, padding, dilation, False, [0] * len(kernel_size), 1
+    )
+    columns: Tensor = seen.reshape(rows, channels, taps, -1)
+    return columns

@@ -59,9 +59,8 @@ def _max_pool_tiles(grad_output: Tensor, x: Tensor, kernel: list[int]) -> Tensor
     tall, wide = kernel
     used = x[..., : rows * tall, : columns * wide].reshape(*lead, rows, tall, columns, wide)
     slices = [used[..., i, :, j] for i in range(tall) for j in range(wide)]
-    maximum = slices[0]
-    for part in slices[1:]:
-        maximum = torch.maximum(maximum, part)
+    # The forward pass again, which the simplifier shares with the one that was traced.
+    maximum = aten.max_pool2d_with_indices.default(x, kernel, kernel)[0]
     pieces: list[Tensor] = []
     taken: Tensor | None = None
     for part in slices:

@@ -27,6 +27,8 @@ CASES = {
     "depthwise": {"image": (2, 4, 8, 8), "weight": (8, 1, 3, 3), "groups": 4, "stride": (2, 2)},
     "one dimension": {"image": (3, 2, 17), "weight": (4, 2, 5), "stride": (2,), "padding": (2,)},
     "three dimensions": {"image": (2, 2, 5, 6, 4), "weight": (3, 2, 2, 3, 2), "padding": (1, 0, 1)},
+    "large kernel": {"image": (2, 3, 11, 9), "weight": (4, 3, 5, 3), "padding": (2, 1)},
+    "1x1, strided": {"image": (2, 3, 6, 6), "weight": (4, 3, 1, 1), "stride": (2, 2)},
     "transposed": {
         "image": (2, 3, 5, 5),
         "weight": (3, 4, 3, 3),

@@ -79,7 +79,6 @@ _UNARY = {
     "relu": "Relu",
     "exp": "Exp",
     "log": "Log",
-    "sqrt": "Sqrt",
     "neg": "Neg",
     "sigmoid": "Sigmoid",
     "tanh": "Tanh",

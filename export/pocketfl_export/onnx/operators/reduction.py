@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import fx
 
 from pocketfl_export.onnx.registry import Call, Untranslatable, translates
 
@@ -33,6 +34,28 @@ def total(call: Call) -> str:
     if len(axes) == len(call.shape_of("self")) and not _keepdim(call):
         return call.add("ReduceSum", x, keepdims=0)
     return call.add("ReduceSum", x, call.builder.integers(axes), keepdims=_keepdim(call))
+
+
+@translates(aten.sqrt.default)
+def square_root(call: Call) -> str:
+    """The root of a sum of squares is a norm, in one pass over the data."""
+    squared = _sum_of_squares_of(call.argument("self"))
+    if squared is not None:
+        return call.add("ReduceL2", call.value(squared), keepdims=0)
+    return call.add("Sqrt", call.input("self", call.dtype))
+
+
+def _sum_of_squares_of(node: object) -> fx.Node | None:
+    """Return x if the node is the sum of all of ``x * x``."""
+    if not isinstance(node, fx.Node) or node.target is not aten.sum.dim_IntList:
+        return None
+    product = node.args[0]
+    if len(node.args) != 2 or node.args[1] or not isinstance(product, fx.Node):
+        return None
+    if product.target is not aten.mul.Tensor or product.args[0] is not product.args[1]:
+        return None
+    x = product.args[0]
+    return x if isinstance(x, fx.Node) and x.meta["val"].is_floating_point() else None
 
 
 @translates(aten.mean.dim, aten.mean.default)
