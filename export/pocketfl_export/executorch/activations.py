@@ -1,7 +1,8 @@
-"""Gradients of activations in the operators that XNNPACK has; it has no comparison and no choice."""
+"""Activations and their gradients in the operators that XNNPACK computes, and computes rightly."""
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -17,7 +18,21 @@ def positive(x: Tensor) -> Tensor:
 
 
 def threshold_backward(grad_output: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """Gradient of ReLU: ``grad`` where ``x > threshold``, 0 elsewhere, 0 at the kink as in torch."""
+    """Gradient of ReLU: ``grad`` where ``x > threshold``, 0 elsewhere, 0 at the kink as in torch.
+
+    XNNPACK has no comparison and no choice, hence the arithmetic.
+    """
     if x.dtype != torch.float32:
         return torch.where(x > threshold, grad_output, 0.0)
     return grad_output * positive(x if threshold == 0 else x - threshold)
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """GELU by its approximation with tanh (Hendrycks and Gimpel, arXiv 1606.08415, section 2).
+
+    XNNPACK's delegate computes the exact form whichever is asked for.
+    """
+    if approximate != "tanh":
+        return NotImplemented  # type: ignore[no-any-return] # torch then keeps the operator
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    return 0.5 * x * (1 + torch.tanh(inner))

@@ -21,6 +21,7 @@ def decomposition_table() -> Table:
             aten.max_pool2d_with_indices_backward.default: pooling.max_pool2d_backward,
             aten.avg_pool2d.default: pooling.avg_pool2d,
             aten.avg_pool2d_backward.default: pooling.avg_pool2d_backward,
+            aten.gelu.default: activations.gelu,
             aten.threshold_backward.default: activations.threshold_backward,
         }
     )

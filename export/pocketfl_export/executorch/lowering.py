@@ -93,7 +93,7 @@ def _passes_that_apply() -> Iterator[None]:
     """Run those of XNNPACK's passes that can change a graph of ours.
 
     Each of the seventeen retraces every delegated piece, together half the time of an export. Ours have
-    no convolution, normalisation, attention, quantisation, resize or PReLU left that the others look for.
+    no convolution, normalisation, attention, quantisation, resize or PReLU left for the others.
     """
     from executorch.backends.transforms.remove_getitem_op import RemoveGetItemPass
     from executorch.backends.xnnpack import _passes, xnnpack_preprocess
