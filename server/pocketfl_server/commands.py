@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pocketfl.errors import PocketFLError
+from pocketfl_server.lifeline import end_with_stdin
 
 app = typer.Typer(
     name="server", help="Run the back end and the trusted tier.", no_args_is_help=True
@@ -26,6 +27,9 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 UrlFile = Annotated[
     Path | None,
     typer.Option(help="Write the URL here once connections are accepted (with --port 0)."),
+]
+UntilStdinCloses = Annotated[
+    bool, typer.Option(help="Stop once standard input is closed: end with the starting process.")
 ]
 
 
@@ -56,6 +60,7 @@ def run_back_end(
         typer.Option(help="Holds the trusted tier's token; or POCKETFL_TRUSTED_TOKEN."),
     ] = None,
     url_file: UrlFile = None,
+    until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
     """Serve devices and the operator.
 
@@ -64,6 +69,8 @@ def run_back_end(
     """
     from pocketfl_server.serving import serve
 
+    if until_stdin_closes:
+        end_with_stdin()
     serve(
         database_url=database,
         trusted_url=trusted_url,
@@ -89,10 +96,13 @@ def run_trusted_tier(
         typer.Option(help="Holds the token of the back end; or POCKETFL_TRUSTED_TOKEN."),
     ] = None,
     url_file: UrlFile = None,
+    until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
     """Serve the trusted tier: the one process in which a device's report is ever in the clear."""
     from pocketfl_server.trusted.process import serve
 
+    if until_stdin_closes:
+        end_with_stdin()
     serve(
         ledger,
         plan_key,

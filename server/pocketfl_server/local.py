@@ -142,6 +142,8 @@ class LocalDeployment:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
     def log(self, command: str) -> str:
         """Return what a process has written so far."""
@@ -156,8 +158,8 @@ class LocalDeployment:
             arguments += ["--plan-key", key]
         with self._log_path(command).open("ab") as log:
             self._processes[command] = subprocess.Popen(  # noqa: S603 - our own program
-                [*arguments, "--url-file", str(url_file)],
-                stdin=subprocess.DEVNULL,
+                [*arguments, "--url-file", str(url_file), "--until-stdin-closes"],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the driver, which then stops them in order

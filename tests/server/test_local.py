@@ -144,4 +144,37 @@ def test_the_trusted_tier_loads_nothing_of_the_back_end() -> None:
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
-    assert eval(result.stdout) == ["pocketfl_server", "pocketfl_server.commands"]
+    assert sorted(eval(result.stdout)) == [
+        "pocketfl_server",
+        "pocketfl_server.commands",
+        "pocketfl_server.lifeline",
+    ]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_killed_driver_leaves_no_server_behind(tmp_path, plan_keys) -> None:
+    """SIGKILL gives the driver no time to stop anything; both processes still end by themselves."""
+    script = (
+        "import sys, time\n"
+        "from pocketfl_server.local import LocalDeployment\n"
+        f"with LocalDeployment({str(tmp_path)!r}, plan_keys={list(plan_keys)!r}) as running:\n"
+        "    print(*[p.pid for p in running._processes.values()], flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as driver:
+        assert driver.stdout is not None
+        pids = [int(pid) for pid in driver.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(map(is_running, pids))
+        driver.kill()
+    deadline = time.monotonic() + 30
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
