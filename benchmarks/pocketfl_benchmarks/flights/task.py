@@ -166,16 +166,25 @@ def lateness_loss(logit: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return nn.functional.binary_cross_entropy_with_logits(logit, target)
 
 
+# Chosen by vectorised simulation on the training aircraft's round schedule, two seeds each, AUC of the
+# private model after about 12,000 device-rounds (each costs some milliseconds, so fewer is better).
+# Compared: at most 96, 192, 256 or 320 flights a round (96 is worse by 0.004, beyond 192 nothing
+# changes); local rates 0.2 to 1; batches of 8, 16, 32; one epoch or two (two is worse by 0.006); clip
+# norms 0.13 to 0.6 (a median update has norm 0.2, and bounds well above that only add noise); hidden
+# units 16 to 64 (16 is worse by 0.006); Adam with beta1 0.5 to 0.95 and rates 0.03 to 0.1 against SGD
+# with momentum (within 0.002); 240 to 640 reports a round. Buckets for the weather raise all four
+# AUCs by about 0.005 to 0.02, the server-only one most of all; they are left out to keep the model
+# small.
 TRAINING: Final = TrainingSpec(
-    epochs=1, max_examples=192, learning_rate=0.3, max_gradient_norm=1000.0
+    epochs=1, max_examples=192, learning_rate=0.4, max_gradient_norm=1000.0
 )
 CLIP_NORM: Final = 0.2
 OPTIMIZER: Final = OptimizerSpec(
-    kind="adam", learning_rate=0.06, beta1=0.8, beta2=0.99, epsilon=1e-3
+    kind="adam", learning_rate=0.1, beta1=0.6, beta2=0.99, epsilon=1e-3, bias_correction=True
 )
+ROUNDS: Final = 32
+COHORT: Final = 400
 
-ROUNDS: Final = 40
-COHORT: Final = 480
 EPSILON: Final = 8.0
 DELTA: Final = 1e-5
 COMPLETION_RATE: Final = 1.0
