@@ -23,7 +23,8 @@ class BackEnd:
     name : str
         The runtime, as devices call it.
     package : str
-        The package with ``export_parts(problem) -> {"train": bytes, "evaluate": ..., "predict": ...}``.
+        The package with ``export_parts(problem) -> {"train": bytes, "evaluate": ..., "predict": ...}``,
+        and for finding faults ``decomposition_table()`` and ``run_graph(traced, arguments)``.
     suffix : str
         Of the parts' names.
     minimum_version : str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -144,16 +145,17 @@ def run_gate(
 
 def _explain(problem: TrainingProblem, back_end: BackEnd, miss: Miss) -> Refusal:
     operator = None
-    package = importlib.import_module(back_end.package)
-    run_graph: RunGraph | None = getattr(package, "run_graph", None)
-    if miss.arguments is not None and run_graph is not None:
+    if miss.arguments is not None:
+        package = importlib.import_module(back_end.package)
+        run_graph: RunGraph = package.run_graph
         traced = trace_problem(problem, decompositions=package.decomposition_table())
-        operator = find_operator(traced.train, miss.arguments, run_graph)
+        with contextlib.suppress(Exception):  # The refusal stands; only its operator stays unnamed.
+            operator = find_operator(traced.train, miss.arguments, run_graph)
     if operator is None:
         return Refusal(
             operator="the graph as a whole",
             rewrite=GENERAL_REWRITE,
-            reason=f"{miss.reason}; no single operator differs",
+            reason=f"{miss.reason}; no single operator shows it",
             runtime=back_end.name,
         )
     return Refusal(

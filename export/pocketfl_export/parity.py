@@ -143,9 +143,12 @@ class ParityReport:
             raise ParityError(self.refused)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as what ``json.dumps`` takes."""
+        """Return the report as what ``json.dumps`` takes; an infinite error becomes null."""
         return {
-            "runtimes": {name: dict(vars(result)) for name, result in self.runtimes.items()},
+            "runtimes": {
+                name: {key: _finite(value) for key, value in vars(result).items()}
+                for name, result in self.runtimes.items()
+            },
             "refused": [
                 {
                     "runtime": refusal.runtime,
@@ -156,6 +159,10 @@ class ParityReport:
                 for refusal in self.refused
             ],
         }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,11 @@ def make_problem(
         raise ExportError(
             f"loss is {type(loss).__name__}; it must be callable: loss(outputs, target)"
         )
+    if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
+        raise ExportError(
+            "the loss has parameters of its own; devices train the model's: move them into the "
+            "model, or freeze them with requires_grad_(False)"
+        )
     if not isinstance(example_target, torch.Tensor):
         raise ExportError(f"the example target is {type(example_target).__name__}, not a tensor")
     inputs = _name_inputs(model, example_inputs)
@@ -164,11 +169,7 @@ def make_problem(
         ) from error
     parameters = _parameter_specs(ours)
     refuse_stateful_modules(ours)
-    arguments = {name: value.detach().clone() for name, value in inputs.items()}
-    with torch.no_grad():
-        with refuse_changed_buffers(ours):
-            ours(**arguments)
-        outputs = flatten_outputs(evaluation_model(**arguments))
+    outputs = _run(ours, evaluation_model, inputs)
     for name, value in outputs.items():
         if value.dim() == 0 or value.shape[0] != rows:
             raise ExportError(
@@ -194,6 +195,19 @@ def make_problem(
         output_names=tuple(outputs),
         spec=spec,
     )
+
+
+def _run(
+    model: nn.Module, evaluation_model: nn.Module, inputs: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    arguments = {name: value.detach().clone() for name, value in inputs.items()}
+    with torch.no_grad(), refuse_changed_buffers(model):
+        try:
+            model(**arguments)
+            outputs = evaluation_model(**arguments)
+        except Exception as error:
+            raise ExportError(f"forward fails on the example inputs: {error}") from error
+    return flatten_outputs(outputs)
 
 
 def _name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, torch.Tensor]:

@@ -59,6 +59,15 @@ class Words(nn.Module):
         return self.layer(x), "hello"
 
 
+class Learned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self.scale * F.cross_entropy(outputs, target)
+
+
 DENSE, SCALE, TARGET = torch.randn(4, 3), torch.randn(4), torch.tensor([0, 1, 1, 0])
 
 
@@ -128,6 +137,14 @@ BAD = {
     "integer input": (
         (nn.Embedding(5, 2), F.cross_entropy, torch.zeros(4, dtype=torch.int32), TARGET),
         "torch.int32",
+    ),
+    "forward fails": (
+        (nn.Linear(5, 2), F.cross_entropy, DENSE, TARGET),
+        "forward fails on the example",
+    ),
+    "loss with parameters": (
+        (LINEAR, Learned(), DENSE, TARGET),
+        "parameters of its own",
     ),
     "nothing to train": (
         (nn.Linear(3, 2).requires_grad_(False), F.cross_entropy, DENSE, TARGET),
