@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pocketfl_export.decompositions.tables import Table, executorch_table
-from pocketfl_export.executorch import activations, convolution, pooling
+from pocketfl_export.executorch import activations, convolution, padding, pooling
 
 aten = torch.ops.aten
 
@@ -21,6 +21,7 @@ def decomposition_table() -> Table:
             aten.max_pool2d_with_indices_backward.default: pooling.max_pool2d_backward,
             aten.avg_pool2d.default: pooling.avg_pool2d,
             aten.avg_pool2d_backward.default: pooling.avg_pool2d_backward,
+            aten.constant_pad_nd.default: padding.constant_pad_nd,
             aten.gelu.default: activations.gelu,
             aten.threshold_backward.default: activations.threshold_backward,
         }
