@@ -174,6 +174,21 @@ class Participation:
             )
             return Toss(state=state, heads=heads + (state == "tossed"), is_new=True)
 
+    def would_be_heads(
+        self,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+        manifest_sha256: str,
+        aggregation: AggregationSpec,
+    ) -> bool:
+        """Return what the coin of a round shows, without asking or changing the database.
+
+        Spares a device whose coin comes up tails, which is most of them, any further work.
+        """
+        value = coin(self._secret, task=task, round=round, manifest_sha256=manifest_sha256)
+        return value < aggregation.sampling_probability
+
     def advance(self, *, task: str, round: int, state: ParticipationState) -> None:  # noqa: A002
         """Record how far a round has come; on disk before it returns.
 

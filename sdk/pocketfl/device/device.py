@@ -195,15 +195,23 @@ class Device:
             raise RoundEnd("no_round", "round_closed", "the round's deadline has passed")
         with attempt.phase("plan"):
             opened = self._open_plan(notice.plan_sha256)
+        self._limits.check(opened.plan.manifest)
         with attempt.phase("eligibility"):
-            self._check_eligibility(opened)
+            heads = self._participation.would_be_heads(
+                task=notice.task,
+                round=notice.round,
+                manifest_sha256=opened.manifest_sha256,
+                aggregation=opened.plan.manifest.aggregation,
+            )
+            # Tails need no look into the store; heads are recorded only for a device that can train.
+            if heads:
+                self._check_eligibility(opened)
         with attempt.phase("coin"):
             self._toss(notice, opened)
         return opened
 
     def _check_eligibility(self, opened: OpenPlan) -> None:
         manifest = opened.plan.manifest
-        self._limits.check(manifest)
         if self._runtime not in manifest.runtimes:
             raise RoundEnd(
                 "ineligible",
