@@ -64,8 +64,10 @@ class Intake:
         self._enrolments = enrolments
         self._rounds = round_list
         self._clock = clock
-        self._check_in = database.insert_or_ignore(check_ins)
-        self._store = database.insert_or_ignore(reports)
+        self._state_and_device = database.prepare(_STATE_AND_DEVICE)
+        self._check_in = database.prepare(database.insert_or_ignore(check_ins))
+        self._state_and_receipt = database.prepare(_STATE_AND_RECEIPT)
+        self._store = database.prepare(database.insert_or_ignore(reports))
         insert = database.insert(round_counts)
         self._count = insert.on_conflict_do_update(
             index_elements=list(round_counts.primary_key.columns),
@@ -101,9 +103,9 @@ class Intake:
                     f"no round {number} of a task {task[:128]!r} here", code="unknown_round"
                 )
             now = self._clock()
-            state, known = connection.execute(
-                _STATE_AND_DEVICE, {"id": facts.id, "device": device}
-            ).one()
+            state, known = self._state_and_device.one(
+                connection, {"id": facts.id, "device": device}
+            )
             if known is None:
                 raise unknown_token()
             if state != "open" or now >= facts.closes_at:
@@ -112,8 +114,8 @@ class Intake:
                 return self._turn_away(connection, facts, "runtime_unsupported")
             if facts.plan_schema not in request.plan_schemas:
                 return self._turn_away(connection, facts, "plan_schema_unsupported")
-            inserted = connection.execute(self._check_in, {"round_id": facts.id, "device": device})
-            if inserted.rowcount != 1:
+            inserted = self._check_in.count(connection, {"round_id": facts.id, "device": device})
+            if inserted != 1:
                 return self._turn_away(
                     connection, facts, "already_checked_in", after=facts.closes_at - now
                 )
@@ -175,16 +177,16 @@ class Intake:
 
         def operation(connection: Connection) -> ReportReceipt:
             # Looking for the receipt first lets a device repeat an upload whose answer was lost.
-            state, stored = connection.execute(
-                _STATE_AND_RECEIPT, {"id": facts.id, "lease": lease}
-            ).one()
+            state, stored = self._state_and_receipt.one(
+                connection, {"id": facts.id, "lease": lease}
+            )
             if stored is None:
                 if self._clock() >= facts.closes_at:
                     raise Gone("the lease has expired; its round's deadline has passed")
                 if state != "open":
                     raise Gone("the lease's round is closed", code="round_closed")
-                inserted = connection.execute(
-                    self._store,
+                inserted = self._store.count(
+                    connection,
                     {
                         "lease": lease,
                         "round_id": facts.id,
@@ -193,7 +195,7 @@ class Intake:
                         "submitted": False,
                     },
                 )
-                if inserted.rowcount == 1:
+                if inserted == 1:
                     return ReportReceipt(lease=lease, sha256=digest.hex())
                 stored = connection.execute(_RECEIPT, {"lease": lease}).scalar_one()
             if not hmac.compare_digest(bytes(stored), digest):

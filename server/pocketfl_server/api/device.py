@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ from starlette.responses import Response
 from pocketfl.decoding import encode_json
 from pocketfl.protocol import (
     PROTOCOL,
+    Assignment,
     CheckIn,
     CheckInReply,
     Enrolment,
@@ -20,10 +23,17 @@ from pocketfl.protocol import (
     FeaturePage,
     Notices,
     ReportReceipt,
+    RetryWindow,
 )
 from pocketfl_server.api.downloads import content, matches, not_modified, unchanged_content
 from pocketfl_server.api.fast_routes import FastRoutes
-from pocketfl_server.api.requests import bearer, number, read_body, read_record
+from pocketfl_server.api.requests import (
+    bearer,
+    decode_body,
+    number,
+    read_body,
+    read_record,
+)
 from pocketfl_server.api.routes import PlainRoute, described, in_thread, json_answer
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.blobs import BlobKind
@@ -38,6 +48,23 @@ DEVICE_TOKEN: Final = "device token"  # noqa: S105 - the name of a scheme
 
 _REVALIDATE: Final = "no-cache"
 _BYTES: Final = "application/octet-stream"
+
+
+_to_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@lru_cache(maxsize=256)
+def _check_in(body: bytes) -> CheckIn:
+    """Decode a check-in; devices of one app version all send the same bytes."""
+    return decode_body(CheckIn, body, limit=RECORD_LIMIT)
+
+
+def _reply(answer: Assignment | RetryWindow) -> bytes:
+    """Return the JSON of a ``CheckInReply``, made without looking at each field's type."""
+    fields = dict(vars(answer))
+    if isinstance(answer, Assignment):
+        fields["aggregator"] = vars(answer.aggregator)
+    return _to_json({"answer": fields}).encode()
 
 
 def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes) -> APIRouter:
@@ -109,12 +136,13 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
     async def check_in(request: Request) -> Response:
         """Give a place in the round under a random lease, or a time at which to come back."""
         token = bearer(request)
-        record = await read_record(request, CheckIn, limit=RECORD_LIMIT)
+        body = await read_body(request, limit=RECORD_LIMIT, media_type="application/json")
         operation = back_end.prepare_check_in(
-            token, request.path_params["task"], number(request, "round"), record
+            token, request.path_params["task"], number(request, "round"), _check_in(body)
         )
         answer = await group.run(operation)
-        return json_answer(CheckInReply(answer=answer), headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store"}
+        return Response(_reply(answer), 200, headers, media_type="application/json")
 
     @router.put(
         **described(

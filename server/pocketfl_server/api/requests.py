@@ -108,6 +108,11 @@ async def read_record(request: Request, kind: type[T], *, limit: int) -> T:
         Naming the field that is missing, unknown or of the wrong type.
     """
     body = await read_body(request, limit=limit, media_type="application/json")
+    return decode_body(kind, body, limit=limit)
+
+
+def decode_body(kind: type[T], body: bytes, *, limit: int) -> T:
+    """Decode a JSON body into a record, strictly; raises :class:`Malformed`."""
     try:
         return decode_json(kind, body, what="body", limit=limit)
     except DecodeError as error:
