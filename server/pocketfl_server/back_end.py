@@ -122,9 +122,17 @@ class BackEnd:
 
     def enrol(self, key: str, request: EnrolmentRequest) -> Enrolment:
         """Exchange the app's enrolment key for a device token; see :class:`.Enrolments`."""
-        self._enrolments.check_key(key)
+        operation = self.prepare_enrol(key, request)
         with self.database.writing() as connection:
-            return self._enrolments.enrol(connection, key, request, now=self._clock())
+            return operation(connection)
+
+    def prepare_enrol(
+        self, key: str, request: EnrolmentRequest
+    ) -> Callable[[Connection], Enrolment]:
+        """Return :meth:`enrol` as an operation for a shared transaction."""
+        self._enrolments.check(key, request)
+        now = self._clock()
+        return lambda connection: self._enrolments.add(connection, request, now=now)
 
     def notices(self) -> Notices:
         """Return all open rounds, the same answer for everybody."""
@@ -133,9 +141,13 @@ class BackEnd:
     def check_in(
         self, token: str, task: str, round: int, request: CheckIn
     ) -> Assignment | RetryWindow:
-        """Give a device a lease in a round, or a time at which to come back."""
-        with self.database.writing() as connection:
-            return self.prepare_check_in(token, task, round, request)(connection)
+        """Give a device a lease in a round, or a time at which to come back.
+
+        Nothing is promised that a loss of power could break: a lease is good without any record of it.
+        """
+        operation = self.prepare_check_in(token, task, round, request)
+        with self.database.writing(durable=False) as connection:
+            return operation(connection)
 
     def prepare_check_in(
         self, token: str, task: str, round: int, request: CheckIn

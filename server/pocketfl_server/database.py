@@ -224,8 +224,7 @@ class Prepared:
 class Database:
     """Engines for one database: many readers, and transactions that are durable when they end.
 
-    SQLite runs in WAL mode. There is one writing connection with ``synchronous=FULL``: what a device is
-    promised has reached the disk. Reading connections never wait for it.
+    SQLite runs in WAL mode with one writing connection, for which reading ones never wait.
 
     Parameters
     ----------
@@ -248,6 +247,7 @@ class Database:
         self.in_process = parsed.get_backend_name() == "sqlite"
         self._shown = parsed.render_as_string(hide_password=True)
         self._writer, self._reader = _engines(parsed)
+        self._prompt_writer = self._writer.execution_options(durable=False)
         try:
             self._prepare_schema()
         except DBAPIError as error:
@@ -266,9 +266,17 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """Give a connection in a transaction that commits durably, or leaves no trace on an error."""
-        with self._writer.begin() as connection:
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        """Give a connection in a transaction that commits, or leaves no trace on an error.
+
+        Parameters
+        ----------
+        durable : bool
+            Whether the commit waits for the disk. One that does not survives the end of the process,
+            and a loss of power once a later durable one has been committed.
+        """
+        engine = self._writer if durable else self._prompt_writer
+        with engine.begin() as connection:
             yield connection
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
@@ -343,6 +351,7 @@ def _engines(url: URL) -> tuple[Engine, Engine]:
         engine = create_engine(
             url, pool_size=8, max_overflow=8, pool_pre_ping=True, hide_parameters=True
         )
+        event.listen(engine, "begin", _begin_on_postgresql)
         return engine, engine.execution_options(isolation_level="AUTOCOMMIT")
     # Parameters stay out of error messages, for they are tokens, users and reports.
     arguments: dict[str, Any] = {
@@ -355,7 +364,7 @@ def _engines(url: URL) -> tuple[Engine, Engine]:
         url, pool_size=4, max_overflow=12, isolation_level="AUTOCOMMIT", **arguments
     )
     event.listen(writer, "connect", _set_up_sqlite)
-    event.listen(writer, "begin", _begin_immediate)
+    event.listen(writer, "begin", _begin_on_sqlite)
     event.listen(reader, "connect", _set_up_sqlite)
     return writer, reader
 
@@ -375,5 +384,13 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.connection.cursor().execute("BEGIN IMMEDIATE")
+def _begin_on_sqlite(connection: Connection) -> None:
+    durable = connection.get_execution_options().get("durable", True)
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA synchronous=FULL" if durable else "PRAGMA synchronous=NORMAL")
+    cursor.execute("BEGIN IMMEDIATE")
+
+
+def _begin_on_postgresql(connection: Connection) -> None:
+    if not connection.get_execution_options().get("durable", True):
+        connection.connection.cursor().execute("SET LOCAL synchronous_commit TO OFF")

@@ -55,10 +55,8 @@ class Enrolments:
             raise ValueError("the enrolment key needs at least 16 characters")
         self._enrolment_key = token_digest(enrolment_key)
 
-    def enrol(
-        self, connection: Connection, key: str, request: EnrolmentRequest, *, now: float
-    ) -> Enrolment:
-        """Make a device token bound to a user.
+    def check(self, key: str, request: EnrolmentRequest) -> None:
+        """Refuse a request that must not or cannot become a device.
 
         Raises
         ------
@@ -67,9 +65,14 @@ class Enrolments:
         Malformed
             If the user or the SDK's version has an impossible length.
         """
-        self.check_key(key)
+        if not hmac.compare_digest(token_digest(key), self._enrolment_key):
+            raise NotAuthenticated("the enrolment key is wrong", code="wrong_enrolment_key")
         check_text(request.user, what="user", limit=MAX_USER_CHARACTERS)
         check_text(request.sdk, what="sdk", limit=MAX_SDK_CHARACTERS)
+
+    @staticmethod
+    def add(connection: Connection, request: EnrolmentRequest, *, now: float) -> Enrolment:
+        """Make a device token bound to a user, for a request that was checked."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         connection.execute(
             _INSERT,
@@ -81,11 +84,6 @@ class Enrolments:
             },
         )
         return Enrolment(token=token)
-
-    def check_key(self, key: str) -> None:
-        """Refuse a wrong enrolment key, in a time that does not depend on how wrong it is."""
-        if not hmac.compare_digest(token_digest(key), self._enrolment_key):
-            raise NotAuthenticated("the enrolment key is wrong", code="wrong_enrolment_key")
 
     def authenticate(self, connection: Connection, token: str) -> DeviceIdentity:
         """Return whose token this is.

@@ -31,6 +31,13 @@ class _Outcome:
     error: BaseException | None = None
 
 
+@dataclass(frozen=True)
+class _Request:
+    operation: Operation
+    future: asyncio.Future[Any]
+    durable: bool
+
+
 class GroupCommit:
     """Runs operations of one event loop, in the order in which they came, on a thread of its own.
 
@@ -42,12 +49,19 @@ class GroupCommit:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._pending: deque[tuple[Operation, asyncio.Future[Any]]] = deque()
+        self._pending: deque[_Request] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="group-commit")
         self._committing = False
 
-    async def run(self, operation: Callable[[Connection], T]) -> T:
-        """Return what the operation returned once its transaction is durable.
+    async def run(self, operation: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """Return what the operation returned once its transaction is committed.
+
+        Parameters
+        ----------
+        operation : callable
+            Works on an open transaction.
+        durable : bool
+            Whether the commit has to wait for the disk; it does if any of the batch asks for it.
 
         Raises
         ------
@@ -56,7 +70,7 @@ class GroupCommit:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._pending.append((operation, future))
+        self._pending.append(_Request(operation, future, durable))
         if not self._committing:
             self._start(loop)
         return await future
@@ -73,40 +87,46 @@ class GroupCommit:
 
     def _commit_and_tell(
         self,
-        batch: list[tuple[Operation, asyncio.Future[Any]]],
+        batch: list[_Request],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        outcomes = commit_together(self._database, [operation for operation, _ in batch])
+        outcomes = commit_together(
+            self._database,
+            [request.operation for request in batch],
+            durable=any(request.durable for request in batch),
+        )
         loop.call_soon_threadsafe(self._tell, batch, outcomes, loop)
 
     def _tell(
         self,
-        batch: list[tuple[Operation, asyncio.Future[Any]]],
+        batch: list[_Request],
         outcomes: list[_Outcome],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._committing = False
         if self._pending:
             self._start(loop)
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
-            if future.cancelled():
+        for request, outcome in zip(batch, outcomes, strict=True):
+            if request.future.cancelled():
                 continue
             if outcome.error is not None:
-                future.set_exception(outcome.error)
+                request.future.set_exception(outcome.error)
             else:
-                future.set_result(outcome.value)
+                request.future.set_result(outcome.value)
 
 
-def commit_together(database: Database, operations: list[Operation]) -> list[_Outcome]:
+def commit_together(
+    database: Database, operations: list[Operation], *, durable: bool
+) -> list[_Outcome]:
     """Run operations in one transaction, or each in its own if that transaction fails."""
     try:
-        with database.writing() as connection:
+        with database.writing(durable=durable) as connection:
             return [_attempt(operation, connection) for operation in operations]
     except Exception as error:
         if len(operations) == 1:
             return [_Outcome(error=error)]
     # Something unforeseen undid the transaction. Alone, only the guilty operation fails.
-    return [commit_together(database, [operation])[0] for operation in operations]
+    return [commit_together(database, [one], durable=durable)[0] for one in operations]
 
 
 def _attempt(operation: Operation, connection: Connection) -> _Outcome:

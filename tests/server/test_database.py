@@ -68,15 +68,27 @@ def test_a_password_stays_out_of_messages() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_sqlite_keeps_its_promises(tmp_path) -> None:
-    """The writing connection waits for the disk, checks references, and logs ahead."""
+def test_a_promise_waits_for_the_disk(database_url) -> None:
+    """A durable commit is flushed; one that promises nothing need not be, and neither sticks."""
+    database = Database(database_url)
+    if database.in_process:
+        setting, waits, waits_not = "PRAGMA synchronous", 2, 1
+    else:
+        setting, waits, waits_not = "SHOW synchronous_commit", "on", "off"
+    for durable in (True, False, True, False):
+        with database.writing(durable=durable) as connection:
+            assert connection.exec_driver_sql(setting).scalar() == (waits if durable else waits_not)
+    database.close()
+
+
+def test_sqlite_checks_references_and_logs_ahead(tmp_path) -> None:
+    """Readers never wait for the writer, and no row refers to nothing."""
     database = Database(f"sqlite:///{tmp_path / 'back_end.db'}")
     with database.writing() as connection:
-        pragmas = {
-            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys")
-        }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        with database.reading() as reader:
+            assert reader.execute(devices.select()).all() == []
     database.close()
 
 

@@ -108,7 +108,7 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
         """Exchange the app's enrolment key for a device token, which is shown this once."""
         key = bearer(request)
         record = await read_record(request, EnrolmentRequest, limit=RECORD_LIMIT)
-        enrolment = await in_thread(back_end.enrol, key, record)
+        enrolment = await group.run(back_end.prepare_enrol(key, record))
         return json_answer(enrolment, status=201, headers={"Cache-Control": "no-store"})
 
     @router.get(
@@ -140,7 +140,7 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
         operation = back_end.prepare_check_in(
             token, request.path_params["task"], number(request, "round"), _check_in(body)
         )
-        answer = await group.run(operation)
+        answer = await group.run(operation, durable=False)
         headers = {"Cache-Control": "no-store"}
         return Response(_reply(answer), 200, headers, media_type="application/json")
 
