@@ -61,12 +61,12 @@ def test_operations_share_transactions(database, monkeypatch) -> None:
     transactions = []
     writing = Database.writing
 
-    def counted(self):
+    def counted(self, *, durable):
         transactions.append(threading.current_thread().name)
-        return writing(self)
+        return writing(self, durable=durable)
 
     monkeypatch.setattr(Database, "writing", counted)
-    run(database, [insert(number) for number in range(100)])
+    assert run(database, [insert(number) for number in range(100)]) == list(range(100))
     assert len(transactions) == 2  # the first alone, all others together
     assert all(name.startswith("group-commit") for name in transactions)
 
@@ -114,3 +114,27 @@ def test_a_request_that_went_away_disturbs_nobody(database) -> None:
         return answers
 
     assert asyncio.run(check()) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
+def test_one_promise_makes_the_whole_batch_durable(database, monkeypatch) -> None:
+    """A batch waits for the disk if anything in it has to, and only then."""
+    asked = []
+    writing = Database.writing
+
+    def noted(self, *, durable):
+        asked.append(durable)
+        return writing(self, durable=durable)
+
+    async def check() -> None:
+        group = GroupCommit(database)
+        for durable in ([False, False], [False, True]):
+            waiting = [
+                group.run(insert(len(asked) * 10 + index), durable=wanted)
+                for index, wanted in enumerate([False, *durable])
+            ]
+            await asyncio.gather(*waiting)
+        group.close()
+
+    monkeypatch.setattr(Database, "writing", noted)
+    asyncio.run(check())
+    assert asked == [False, False, False, True]
