@@ -13,7 +13,17 @@ import math
 import types
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pocketfl.errors import DecodeError
 
@@ -21,6 +31,21 @@ T = TypeVar("T")
 
 MAX_DEPTH = 24
 """Deepest nesting of JSON that :func:`parse_json` accepts; our own records need 7."""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"the number {name} is not allowed")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return result
+
+
+# One decoder for all: `json.loads` would build a new one for every call that brings hooks.
+_JSON: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
 
 
 def parse_json(data: bytes, *, what: str, limit: int) -> Any:
@@ -49,19 +74,8 @@ def parse_json(data: bytes, *, what: str, limit: int) -> Any:
     if len(data) > limit:
         raise DecodeError(f"{what}: {len(data)} bytes, more than the {limit} allowed")
 
-    def refuse_constant(name: str) -> NoReturn:
-        raise DecodeError(f"{what}: the number {name} is not allowed")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise DecodeError(f"{what}: an object has the same key twice")
-        return result
-
     try:
-        value = json.loads(
-            data.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique
-        )
+        value = _JSON.decode(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
         raise DecodeError(f"{what}: not valid JSON ({error})") from None
     _check_value(value, what=what, depth=0)
