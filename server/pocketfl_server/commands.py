@@ -41,7 +41,12 @@ class MissingSecretError(PocketFLError):
 def run_back_end(
     *,
     database: Annotated[
-        str, typer.Option(help="sqlite:///FILE or postgresql+psycopg://...")
+        str,
+        typer.Option(
+            envvar="POCKETFL_DATABASE_URL",
+            help="sqlite:///FILE or postgresql+psycopg://...; one with a password belongs into the "
+            "environment.",
+        ),
     ] = "sqlite:///pocketfl.db",
     trusted_url: Annotated[str, typer.Option(help="Where the trusted tier listens.")] = (
         "http://127.0.0.1:8001"

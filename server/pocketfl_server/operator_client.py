@@ -28,14 +28,13 @@ from pocketfl_server.records import (
     ModelVersion,
     OpenRound,
     PlanStored,
-    PutFeatures,
     RoundList,
     RoundResult,
     TaskList,
     TaskRecord,
-    UserFeatures,
 )
 from pocketfl_server.trusted.messages import TaskDescription
+from pocketfl_server.user_features import encode_put
 
 T = TypeVar("T")
 
@@ -167,21 +166,22 @@ class OperatorClient:
         One user's rows go in one request, so that they are stored together or not at all.
         """
         stored = 0
-        batch: list[UserFeatures] = []
+        batch: dict[str, list[FeatureRow]] = {}
         count = 0
         for user, rows in rows_of_users.items():
-            batch.append(UserFeatures(user=user, rows=tuple(rows)))
-            count += len(batch[-1].rows)
+            batch[user] = list(rows)
+            count += len(batch[user])
             if count >= FEATURES_BATCH:
                 stored += self._put_batch(table, batch)
-                batch, count = [], 0
+                batch, count = {}, 0
         return stored + (self._put_batch(table, batch) if batch else 0)
 
-    def _put_batch(self, table: str, batch: list[UserFeatures]) -> int:
-        body = encode_json(PutFeatures(users=tuple(batch)))
+    def _put_batch(self, table: str, batch: dict[str, list[FeatureRow]]) -> int:
+        body = encode_put(batch)
         if len(body) > FEATURES_LIMIT and len(batch) > 1:
-            half = len(batch) // 2
-            return self._put_batch(table, batch[:half]) + self._put_batch(table, batch[half:])
+            users = list(batch)
+            halves = (users[: len(users) // 2], users[len(users) // 2 :])
+            return sum(self._put_batch(table, {user: batch[user] for user in h}) for h in halves)
         path = f"/features/{quote(table, safe='')}"
         return self._ask(FeaturesStored, "PUT", path, body=body).rows
 

@@ -7,6 +7,7 @@ everything up to a number (its cursor) asks only for what came later.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -16,17 +17,25 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 
-from pocketfl.decoding import decode_json, encode_json
-from pocketfl.protocol import FeaturePage, FeatureRow, check_identifier
+from pocketfl.decoding import decode, decode_json, parse_json
+from pocketfl.protocol import FEATURES_LIMIT, FeaturePage, FeatureRow, check_identifier
 from pocketfl_server.database import Database, user_features
 from pocketfl_server.enrolment import MAX_USER_CHARACTERS, check_text
 from pocketfl_server.errors import Conflict, Malformed
+from pocketfl_server.records import PutFeatures
 
 PAGE_ROWS: Final = 5_000
 PAGE_BYTES: Final = 8 * 2**20
 MAX_KEY_CHARACTERS: Final = 256
 MAX_ROW_BYTES: Final = 64 * 2**10
 MAX_FIELDS: Final = 512
+
+# Rows come by the hundred thousand, so they skip the general encoder of records.
+_to_json: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+_ROW_FIELDS: Final = {"key", "valid_from", "values"}
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 _CURSOR = re.compile(r"[0-9]{1,18}\Z")
 _PAGE = (
@@ -178,6 +187,56 @@ class UserFeatures:
         )
 
 
+def encode_put(rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> bytes:
+    """Return the JSON of a :class:`~pocketfl_server.records.PutFeatures`."""
+    users = [
+        {"user": user, "rows": [vars(row) for row in rows]} for user, rows in rows_of_users.items()
+    ]
+    return _to_json({"users": users}).encode()
+
+
+def decode_put(body: bytes) -> dict[str, list[FeatureRow]]:
+    """Read what :func:`encode_put` made, as strictly as every record is read.
+
+    Raises
+    ------
+    DecodeError
+        Naming the place that is not as it should be.
+    Malformed
+        If a user is named twice.
+    """
+    value = parse_json(body, what="body", limit=FEATURES_LIMIT)
+    users = value.get("users") if type(value) is dict else None
+    rows: list[list[object]] = []
+    if type(users) is list and all(type(u) is dict and type(u.get("rows")) is list for u in users):
+        rows = [user["rows"] for user in users]
+        value = {**value, "users": [{**user, "rows": []} for user in users]}
+    # All but the rows; or everything, to say what is wrong with it.
+    frame = decode(PutFeatures, value, what="body")
+    rows_of_users: dict[str, list[FeatureRow]] = {}
+    for index, (user, given) in enumerate(zip(frame.users, rows, strict=True)):
+        if user.user in rows_of_users:
+            raise Malformed(f"the user {user.user[:60]!r} is named twice")
+        rows_of_users[user.user] = [
+            _row(row, what=f"body.users[{index}].rows[{position}]")
+            for position, row in enumerate(given)
+        ]
+    return rows_of_users
+
+
+def _row(value: Any, *, what: str) -> FeatureRow:
+    plain = (
+        type(value) is dict
+        and value.keys() == _ROW_FIELDS
+        and type(value["key"]) is str
+        and type(value["valid_from"]) is float
+        and type(value["values"]) is dict
+        and all(type(item) in _SCALARS for item in value["values"].values())
+    )
+    # The general decoder knows what is wrong with a row that is not as most are.
+    return FeatureRow(**value) if plain else decode(FeatureRow, value, what=what)
+
+
 def _check_table(table: str) -> None:
     try:
         check_identifier(table, what="table")
@@ -200,8 +259,9 @@ def _encode(row: FeatureRow) -> dict[str, Any]:
             raise Malformed(f"the row of key {key!r} has a number that is not finite")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise Malformed(f"the row of key {key!r} has a whole number beyond 64 bits")
+    fields = {"key": key, "valid_from": row.valid_from, "values": row.values}
     try:
-        payload = encode_json(row)
+        payload = _to_json(fields).encode()
     except UnicodeEncodeError:
         raise Malformed(f"the row of key {key!r} has text that is not valid Unicode") from None
     if len(payload) > MAX_ROW_BYTES:

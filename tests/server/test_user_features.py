@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pocketfl.decoding import decode_json
+from pocketfl.errors import DecodeError
 from pocketfl.protocol import FeatureRow
 from pocketfl_server import user_features
 from pocketfl_server.errors import Malformed, NotAuthenticated
+from pocketfl_server.records import PutFeatures
+from pocketfl_server.user_features import encode_put
 
 from .conftest import everything_in
 
@@ -109,6 +115,62 @@ def test_features_need_a_token(back_end) -> None:
         back_end.features("x" * 43, "weather")
 
 
+JSON_VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-5, 5),
+        st.floats(allow_nan=False),
+        st.text(max_size=3),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(st.sampled_from(["user", "rows", "key", "x"]), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+ROWS = st.fixed_dictionaries(
+    {"key": st.text(max_size=3), "valid_from": st.one_of(st.floats(-1, 1), st.integers(0, 3))},
+    optional={"values": st.dictionaries(st.text(max_size=3), JSON_VALUES, max_size=3)},
+)
+BODIES = st.one_of(
+    JSON_VALUES,
+    st.fixed_dictionaries(
+        {
+            "users": st.lists(
+                st.fixed_dictionaries(
+                    {"user": st.text(max_size=3), "rows": st.lists(ROWS, max_size=3)},
+                    optional={"x": JSON_VALUES},
+                ),
+                max_size=3,
+            )
+        }
+    ),
+)
+
+
+@given(BODIES)
+def test_the_fast_decoder_of_rows_is_as_strict_as_the_general_one(value) -> None:
+    """Both refuse, or both read the same rows, whatever the JSON."""
+    body = json.dumps(value).encode()
+
+    def general() -> dict[str, list[FeatureRow]] | None:
+        try:
+            put = decode_json(PutFeatures, body, what="body", limit=10**6)
+        except DecodeError:
+            return None
+        rows = {user.user: list(user.rows) for user in put.users}
+        return rows if len(rows) == len(put.users) else None
+
+    def fast() -> dict[str, list[FeatureRow]] | None:
+        try:
+            return user_features.decode_put(body)
+        except (DecodeError, Malformed):
+            return None
+
+    assert repr(fast()) == repr(general())
+
+
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
@@ -125,7 +187,7 @@ VALUES = st.one_of(
 def test_every_row_survives_exactly(back_end, fleet, values, valid_from) -> None:
     """Types and values come back as they were put: 1 stays 1, 1.0 stays 1.0, True stays True."""
     wanted = FeatureRow(key="k", valid_from=valid_from, values=values)
-    back_end.put_features("ada", "any", [wanted])
+    back_end.put_features_of_users("any", user_features.decode_put(encode_put({"ada": [wanted]})))
     found = next(
         found
         for found in all_rows(back_end, fleet.token("ada"), "any")

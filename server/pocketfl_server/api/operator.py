@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from pocketfl.plan.archive import PLAN_LIMIT
 from pocketfl.protocol import FEATURES_LIMIT, RoundNotice
+from pocketfl_server import user_features
 from pocketfl_server.api.requests import BearerKey, number, read_body, read_record
 from pocketfl_server.api.routes import Endpoint, PlainRoute, described, in_thread, json_answer
 from pocketfl_server.back_end import BackEnd
@@ -218,12 +219,11 @@ def operator_router(back_end: BackEnd, *, operator_key: str) -> APIRouter:
     )
     async def put_features(request: Request) -> Response:
         """Add rows to users' tables, or replace those with the same key and time."""
-        wanted = await read_record(request, PutFeatures, limit=FEATURES_LIMIT)
-        users = [features.user for features in wanted.users]
-        if len(set(users)) != len(users):
-            raise Malformed("a user is named twice")
-        rows = {features.user: features.rows for features in wanted.users}
-        stored = await in_thread(back_end.put_features_of_users, request.path_params["table"], rows)
+        body = await read_body(request, limit=FEATURES_LIMIT, media_type="application/json")
+        table = request.path_params["table"]
+        stored = await in_thread(
+            lambda: back_end.put_features_of_users(table, user_features.decode_put(body))
+        )
         return json_answer(FeaturesStored(rows=stored))
 
     return router
