@@ -7,7 +7,7 @@ stop on training aircraft set apart for it; the held-out aircraft are never look
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -63,17 +63,46 @@ class CentralModel:
 
     Attributes
     ----------
-    score : callable
-        From features, shape (n, width), to logits, shape (n,).
+    server_only : bool
+        Whether it leaves the aircraft's own features out.
+    weights : dict of str to ndarray
+        Of a :class:`LatenessModel`.
     validation_auc : float
         On the training aircraft set apart.
     epochs : int
         Passes until that was best.
+    flights : int
+        How many it could learn from, validation included.
     """
 
-    score: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    server_only: bool
+    weights: dict[str, NDArray[np.float32]]
     validation_auc: float
     epochs: int
+    flights: int
+
+    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits, shape (n,), for features of shape (n, width)."""
+        inputs = torch.from_numpy(features)[:, _columns(server_only=self.server_only)]
+        model = LatenessModel(inputs.shape[1])
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in self.weights.items()})
+        with torch.no_grad():
+            logits: NDArray[np.float32] = model(inputs).numpy()
+        return logits
+
+
+def _columns(*, server_only: bool) -> slice:
+    return slice(DEVICE_WIDTH if server_only else 0, DEVICE_WIDTH + SERVER_WIDTH)
+
+
+def train_baselines(
+    table: FlightTable, aircraft: Iterable[str], *, seed: int
+) -> tuple[CentralModel, CentralModel]:
+    """Return the server-only and the server-trained model of some aircraft's flights."""
+    torch.set_num_threads(1)
+    pooled = pool_flights(table, aircraft)
+    server_only = train_central(pooled, server_only=True, seed=seed)
+    return server_only, train_central(pooled, server_only=False, seed=seed)
 
 
 def is_for_validation(aircraft: str) -> bool:
@@ -120,13 +149,7 @@ def pool_flights(table: FlightTable, aircraft: Iterable[str]) -> PooledFlights:
     )
 
 
-def train_central(
-    flights: PooledFlights,
-    *,
-    server_only: bool,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
-) -> CentralModel:
+def train_central(flights: PooledFlights, *, server_only: bool, seed: int) -> CentralModel:
     """Train one baseline with Adam, a falling learning rate and early stopping.
 
     Parameters
@@ -137,16 +160,13 @@ def train_central(
         Whether to leave the aircraft's own features out.
     seed : int
         Of initial weights and the order of batches.
-    progress : callable, optional
-        Told how many of at most :data:`MAX_EPOCHS` epochs are behind.
 
     Returns
     -------
     CentralModel
         The weights of the epoch with the best validation AUC.
     """
-    columns = slice(DEVICE_WIDTH if server_only else 0, DEVICE_WIDTH + SERVER_WIDTH)
-    everything = torch.from_numpy(flights.features)[:, columns]
+    everything = torch.from_numpy(flights.features)[:, _columns(server_only=server_only)]
     target = torch.from_numpy(flights.target)
     validation = torch.from_numpy(flights.for_validation)
     training_rows = torch.nonzero(~validation)[:, 0]
@@ -168,19 +188,14 @@ def train_central(
         model.eval()
         with torch.no_grad():
             auc = float(roc_auc_score(judged_target, model(judged).numpy()))
-        if progress is not None:
-            progress(1)
         if auc > best_auc:
             best_auc, best_epoch, best = auc, epoch, copy.deepcopy(model.state_dict())
         elif epoch - best_epoch >= PATIENCE:
-            if progress is not None:
-                progress(MAX_EPOCHS - epoch)
             break
-    model.load_state_dict(best)
-
-    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            logits: NDArray[np.float32] = model(torch.from_numpy(features)[:, columns]).numpy()
-        return logits
-
-    return CentralModel(score=score, validation_auc=best_auc, epochs=best_epoch)
+    return CentralModel(
+        server_only=server_only,
+        weights={name: value.numpy() for name, value in best.items()},
+        validation_auc=best_auc,
+        epochs=best_epoch,
+        flights=len(flights.target),
+    )

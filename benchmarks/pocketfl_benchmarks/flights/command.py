@@ -39,9 +39,13 @@ class RuntimeChoice(StrEnum):
 
 
 class RichStages:
-    """Shows stages as lines with a spinner, a bar where there is something to count, and the time."""
+    """Shows stages as lines with a spinner, a bar where there is something to count, and the time.
+
+    Where the output is no terminal, a line is written when a stage ends.
+    """
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
@@ -49,6 +53,7 @@ class RichStages:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
 
     def __enter__(self) -> RichStages:
@@ -61,11 +66,14 @@ class RichStages:
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """Show a stage while the block runs."""
+        began = time.perf_counter()
         number = self._progress.add_task(name, total=total)
         yield lambda by: self._progress.update(number, advance=by)
         # A stage may have had nothing to do, because the cache had it.
         end = 1 if total is None else total
         self._progress.update(number, total=end, completed=end)
+        if not self._console.is_terminal:
+            self._console.print(f"{name}: {time.perf_counter() - began:.1f} s")
 
 
 def demo(

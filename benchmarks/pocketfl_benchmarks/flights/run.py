@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from pocketfl.errors import PocketFLError
 from pocketfl.plan import Plan, generate_signing_key, public_key_hex
 from pocketfl.plan.manifest import RuntimeName
 from pocketfl.protocol import FeatureRow
-from pocketfl_benchmarks.flights.baselines import MAX_EPOCHS, pool_flights, train_central
+from pocketfl_benchmarks.flights.baselines import CentralModel, train_baselines
 from pocketfl_benchmarks.flights.data import FlightTable, is_held_out
 from pocketfl_benchmarks.flights.evaluation import HeldOutDevices
 from pocketfl_benchmarks.flights.fleet import (
@@ -170,32 +172,33 @@ def run_demo(
         with stages.stage("Measure one device alone"):
             alone = for_one_device(plan, signing_key=key)
             footprint = _measure(deployment, alone, place, aircraft=_busiest(table, training))
-        private: Arm | None = None
-        federated: Arm | None = None
-        if settings.private:
-            private = _train(plan, training, settings, line=http, place=place)
-        if settings.unprotected and settings.private:
-            with _in_process(place, fresh) as line:
-                federated = _train(unprotected, training, settings, line=line, place=place)
-        elif settings.unprotected:
-            federated = _train(unprotected, training, settings, line=http, place=place)
-        with stages.stage("Prepare the held-out devices", len(held_out)) as advance:
-            copies = place.copy_stores("held-out")
-            evaluation = HeldOutDevices(copies, held_out, plan=plan, line=http, progress=advance)
-            shutil.rmtree(copies)
-    with stages.stage("Train the centralised models", 2 * MAX_EPOCHS) as advance:
-        pooled = pool_flights(table, training)
-        server_only, server_trained = (
-            train_central(pooled, server_only=limited, seed=settings.seed, progress=advance)
-            for limited in (True, False)
+        main = _train(
+            plan if settings.private else unprotected,
+            training,
+            settings,
+            line=http,
+            place=place,
         )
+        other: Arm | None = None
+        with _training_baselines(table, training, settings, stages) as baselines:
+            if settings.private and settings.unprotected:
+                with _in_process(place, fresh) as line:
+                    other = _train(unprotected, training, settings, line=line, place=place)
+            with stages.stage("Prepare the held-out devices", len(held_out)) as advance:
+                copies = place.copy_stores("held-out")
+                evaluation = HeldOutDevices(
+                    copies, held_out, plan=plan, line=http, progress=advance
+                )
+                shutil.rmtree(copies)
+            server_only, server_trained = baselines.result()
+    private, federated = (main, other) if settings.private else (None, main)
     with stages.stage("Score the held-out devices"):
         return DemoResult(
             runtime=settings.runtime,
             seed=settings.seed,
             training_devices=len(training),
             held_out_devices=evaluation.devices,
-            training_flights=len(pooled.target),
+            training_flights=server_trained.flights,
             held_out_flights=evaluation.flights,
             late_share=table.late_share,
             aggregation=plan.manifest.aggregation,
@@ -248,6 +251,23 @@ def _measure(deployment: LocalDeployment, plan: Plan, place: _Place, *, aircraft
     )
     deployment.operator.close_round(task.name, notice.round)
     return footprint
+
+
+@contextlib.contextmanager
+def _training_baselines(
+    table: FlightTable, aircraft: list[str], settings: DemoSettings, stages: Stages
+) -> Iterator[Future[tuple[CentralModel, CentralModel]]]:
+    """Train the centralised models in another process, while this one goes on.
+
+    Not while the private arm runs: its device times should be those of a machine that does nothing
+    else.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        stages.stage("Train the centralised models"),
+        ProcessPoolExecutor(1, mp_context=context) as pool,
+    ):
+        yield pool.submit(train_baselines, table, aircraft, seed=settings.seed)
 
 
 @contextlib.contextmanager
