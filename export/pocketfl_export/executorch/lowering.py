@@ -45,9 +45,11 @@ def lower(traced: TracedGraph, *, delegate: bool = True) -> bytes:
         from executorch.exir import EdgeCompileConfig, to_edge
 
         program = torch.export.export(prepare(traced.graph_module), traced.example, strict=False)
+        _forget_history(program.graph_module)
         # The graph is in core ATen by construction and the gate runs what comes out; the verifier
         # would check every node again after each of some hundred passes.
         edge = to_edge(program, compile_config=EdgeCompileConfig(_check_ir_validity=False))
+        _forget_history(edge.exported_program().graph_module)
         if delegate:
             with _passes_that_apply():
                 edge = edge.to_backend(
@@ -56,6 +58,15 @@ def lower(traced: TracedGraph, *, delegate: bool = True) -> bytes:
         kernels = frozenset(library._get_operator_names())
         _refuse_missing_kernels(edge.exported_program().graph_module, kernels)
         return bytes(edge.to_executorch().buffer)
+
+
+def _forget_history(graph_module: fx.GraphModule) -> None:
+    """Drop each node's record of the nodes it came from.
+
+    Every pass copies that record and appends to it, which in the end is a good part of the work.
+    """
+    for node in graph_module.graph.nodes:
+        node.meta.pop("from_node", None)
 
 
 def _refuse_missing_kernels(graph_module: fx.GraphModule, kernels: frozenset[str]) -> None:
