@@ -26,21 +26,21 @@ def test_every_enrolment_gives_another_token(back_end) -> None:
     assert len({back_end.enrol(ENROLMENT_KEY, request).token for _ in range(20)}) == 20
 
 
-@pytest.mark.parametrize("key", ["", "wrong", ENROLMENT_KEY + " ", ENROLMENT_KEY.upper(), "é" * 20])
-def test_a_wrong_enrolment_key_enrols_nobody(back_end, key) -> None:
+def test_a_wrong_enrolment_key_enrols_nobody(back_end) -> None:
     """Refused with its own code, and nothing is written."""
     before = everything_in(back_end)
-    with pytest.raises(NotAuthenticated) as caught:
-        back_end.enrol(key, EnrolmentRequest(user="ada", sdk="0.1.0"))
-    assert caught.value.code == "wrong_enrolment_key"
+    for key in ["", "wrong", ENROLMENT_KEY + " ", ENROLMENT_KEY.upper(), "é" * 20]:
+        with pytest.raises(NotAuthenticated) as caught:
+            back_end.enrol(key, EnrolmentRequest(user="ada", sdk="0.1.0"))
+        assert caught.value.code == "wrong_enrolment_key"
     assert everything_in(back_end) == before
 
 
-@pytest.mark.parametrize("user", ["", "x" * 257, "a\0b", "\ud800"])
-def test_an_impossible_user_is_refused(back_end, user) -> None:
+def test_an_impossible_user_is_refused(back_end) -> None:
     """Text that not every database can hold never gets there."""
-    with pytest.raises(Malformed, match="user"):
-        back_end.enrol(ENROLMENT_KEY, EnrolmentRequest(user=user, sdk="0.1.0"))
+    for user in ["", "x" * 257, "a\0b", "\ud800"]:
+        with pytest.raises(Malformed, match="user"):
+            back_end.enrol(ENROLMENT_KEY, EnrolmentRequest(user=user, sdk="0.1.0"))
 
 
 def test_an_enrolment_key_has_to_be_long() -> None:

@@ -60,41 +60,40 @@ def with_summary(**changes):
     return change
 
 
-@pytest.mark.parametrize(
-    ("substitute", "reason"),
-    [
-        (unprotected, "not by a UnprotectedRelease"),
-        (disguised, "not by a Disguised"),
-        (lambda release: release.values, "not by a ndarray"),
-        (lambda release: release.summary, "not by a ReleaseSummary"),
-        (with_summary(round=9), "round 9"),
-        (with_summary(model_version=3), "model_version 3"),
-        (with_summary(task="other"), "task 'other'"),
-        (with_summary(plan_sha256="0" * 64), "plan_sha256"),
-        (with_summary(policy_hash="0" * 64), "policy_hash"),
-        (with_summary(grid_step=1.0), "grid_step"),
-        (with_summary(expected_cohort=1.0), "expected_cohort"),
-        (
-            lambda release: NoisedRelease(
-                summary=release.summary, values=release.values[:-1].copy()
-            ),
-            "4 values",
-        ),
-    ],
-)
+SUBSTITUTES = [
+    (unprotected, "not by a UnprotectedRelease"),
+    (disguised, "not by a Disguised"),
+    (lambda release: release.values, "not by a ndarray"),
+    (lambda release: release.summary, "not by a ReleaseSummary"),
+    (with_summary(round=9), "round 9"),
+    (with_summary(model_version=3), "model_version 3"),
+    (with_summary(task="other"), "task 'other'"),
+    (with_summary(plan_sha256="0" * 64), "plan_sha256"),
+    (with_summary(policy_hash="0" * 64), "policy_hash"),
+    (with_summary(grid_step=1.0), "grid_step"),
+    (with_summary(expected_cohort=1.0), "expected_cohort"),
+    (
+        lambda release: NoisedRelease(summary=release.summary, values=release.values[:-1].copy()),
+        "4 values",
+    ),
+]
+
+
 def test_a_private_model_moves_by_its_own_noised_release_only(
-    open_back_end, trusted, fleet, make_plan, substitute, reason
+    open_back_end, trusted, fleet, make_plan
 ) -> None:
     """Anything else is refused with the model as it was; the true release still applies later."""
     plan = make_plan()
     fleet.back_end.create_task("clicks", plan.data, optimizer=AVERAGING)
     fleet.back_end.open_round("clicks", seconds=60)
     fleet.reports(4, "clicks", 1, np.full(5, 0.5), plan)
-    cheated = open_back_end(trusted_tier=Substituting(trusted, substitute))
-    with pytest.raises(ReleaseRefusedError, match=reason):
-        cheated.close_round("clicks")
-    assert [model.version for model in cheated.models("clicks")] == [0]
-    assert cheated.round("clicks", 1).state == "closing"
+    for substitute, reason in SUBSTITUTES:
+        cheated = open_back_end(trusted_tier=Substituting(trusted, substitute))
+        with pytest.raises(ReleaseRefusedError, match=reason):
+            cheated.close_round("clicks")
+        assert [model.version for model in cheated.models("clicks")] == [0]
+        assert cheated.round("clicks", 1).state == "closing"
+        cheated.close()
     assert fleet.back_end.close_round("clicks").new_version == 1
 
 

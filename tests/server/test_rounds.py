@@ -307,12 +307,12 @@ def test_a_released_round_cannot_be_aborted_either(back_end, trusted, fleet, mak
     assert back_end.close_round("clicks", 1).new_version == 1
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), 31 * 86400])
-def test_a_round_needs_a_sensible_length(back_end, make_plan, seconds) -> None:
+def test_a_round_needs_a_sensible_length(back_end, make_plan) -> None:
     """A round that never ends, or has ended before it began, is refused."""
     back_end.create_task("clicks", make_plan().data, optimizer=AVERAGING)
-    with pytest.raises(Malformed):
-        back_end.open_round("clicks", seconds=seconds)
+    for seconds in (0, -1, float("inf"), float("nan"), 31 * 86400):
+        with pytest.raises(Malformed):
+            back_end.open_round("clicks", seconds=seconds)
 
 
 def test_what_does_not_exist_is_named(back_end, make_plan) -> None:

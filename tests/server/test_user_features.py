@@ -77,36 +77,36 @@ def test_putting_the_same_rows_again_doubles_nothing(back_end, fleet) -> None:
     assert all_rows(back_end, fleet.token("ada")) == rows
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        row(""),
-        row("x" * 257),
-        row("\ud800"),
-        row("a\0"),
-        row("k", float("nan")),
-        row("k", wind=float("inf")),
-        row("k", count=2**63),
-        row("k", text="\udfff"),
-        row("k", text="x" * 70_000),
-        row("k", **{f"f{index}": 1 for index in range(513)}),
-    ],
-    ids=range(10),
-)
-def test_an_impossible_row_is_refused_with_all_that_came_with_it(back_end, bad) -> None:
+IMPOSSIBLE_ROWS = [
+    row(""),
+    row("x" * 257),
+    row("\ud800"),
+    row("a\0"),
+    row("k", float("nan")),
+    row("k", wind=float("inf")),
+    row("k", count=2**63),
+    row("k", text="\udfff"),
+    row("k", text="x" * 70_000),
+    row("k", **{f"f{index}": 1 for index in range(513)}),
+]
+
+
+def test_an_impossible_row_is_refused_with_all_that_came_with_it(back_end) -> None:
     """All rows of a request are stored, or none."""
     before = everything_in(back_end)
-    with pytest.raises(Malformed):
-        back_end.put_features_of_users("weather", {"bob": [row("fine")], "ada": [row("a"), bad]})
-    assert everything_in(back_end) == before
+    for bad in IMPOSSIBLE_ROWS:
+        together = {"bob": [row("fine")], "ada": [row("a"), bad]}
+        with pytest.raises(Malformed):
+            back_end.put_features_of_users("weather", together)
+        assert everything_in(back_end) == before
 
 
-@pytest.mark.parametrize("cursor", ["", "-1", "1.5", "abc", "9" * 19, "1; DROP TABLE tasks"])
-def test_a_made_up_cursor_is_refused(back_end, fleet, cursor) -> None:
+def test_a_made_up_cursor_is_refused(back_end, fleet) -> None:
     """Only what a page gave out is a cursor."""
-    with pytest.raises(Malformed) as caught:
-        back_end.features(fleet.token("ada"), "weather", cursor)
-    assert caught.value.code == "bad_cursor"
+    for cursor in ("", "-1", "1.5", "abc", "9" * 19, "1; DROP TABLE tasks"):
+        with pytest.raises(Malformed) as caught:
+            back_end.features(fleet.token("ada"), "weather", cursor)
+        assert caught.value.code == "bad_cursor"
 
 
 def test_features_need_a_token(back_end) -> None:
