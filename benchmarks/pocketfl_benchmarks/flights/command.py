@@ -27,7 +27,7 @@ from pocketfl_benchmarks.flights.cache import CACHE_VARIABLE, cache_directory
 from pocketfl_benchmarks.flights.data import locate_archive, read_flights
 from pocketfl_benchmarks.flights.report import summary_rows, write_report
 from pocketfl_benchmarks.flights.results import NO_PRIVACY, DemoResult
-from pocketfl_benchmarks.flights.run import Advance, DemoSettings, run_demo
+from pocketfl_benchmarks.flights.run import Advance, DemoError, DemoSettings, run_demo
 from pocketfl_benchmarks.flights.task import COHORT, ROUNDS
 
 
@@ -100,7 +100,7 @@ def demo(
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Cache folder.", envvar=CACHE_VARIABLE)] = None,
     report: Annotated[Path, typer.Option(help="Where to write the HTML report.")] = Path(
-        "pocketfl-demo.html"
+        "demo-report/index.html"
     ),
     open_report: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the report in a browser.")
@@ -117,6 +117,9 @@ def demo(
         private=not no_dp,
         unprotected=no_dp or not no_comparison,
     )
+    for path in (report, json_file):
+        if path is not None:
+            _check_writable(path)
     folder = cache_directory(cache)
     with RichStages(console) as stages:
         with stages.stage("Fetch the data"):
@@ -131,6 +134,16 @@ def demo(
         json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")
     if open_report and console.is_terminal:
         webbrowser.open(report.resolve().as_uri())
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that could not be written: better now than in five minutes."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise DemoError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _print_table(console: Console, result: DemoResult) -> None:

@@ -128,6 +128,8 @@ class FlightTable:
     def spans(self) -> dict[str, slice]:
         """Rows of each aircraft, by tail number."""
         names = self.rows["aircraft"].to_numpy()
+        if len(names) == 0:
+            return {}
         starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]]).tolist()
         ends = [*starts[1:], len(names)]
         return {

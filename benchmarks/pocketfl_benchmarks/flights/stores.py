@@ -164,14 +164,16 @@ def server_rows(
     There is one row per flight, valid from the full hour of its departure, when its weather was
     observed; ``since`` and ``until`` (excluded) bound that hour, in Unix seconds.
     """
-    starts = table.rows["hour_start"].tolist()
-    legs = table.rows["leg"].tolist()
-    values = table.records(SERVER_FIELDS)
-    return {
-        aircraft: [
-            FeatureRow(key=legs[row], valid_from=float(starts[row]), values=values[row])
-            for row in range(span.start, span.stop)
-            if since <= starts[row] < until
-        ]
-        for aircraft, span in table.spans.items()
-    }
+    hours = table.rows["hour_start"]
+    part = FlightTable(table.rows[(hours >= since) & (hours < until)], table.archive_sha256)
+    rows = [
+        FeatureRow(key=leg, valid_from=float(hour), values=values)
+        for leg, hour, values in zip(
+            part.rows["leg"].tolist(),
+            part.rows["hour_start"].tolist(),
+            part.records(SERVER_FIELDS),
+            strict=True,
+        )
+    ]
+    found = {aircraft: rows[span] for aircraft, span in part.spans.items()}
+    return {aircraft: found.get(aircraft, []) for aircraft in table.aircraft}
