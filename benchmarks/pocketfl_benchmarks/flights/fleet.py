@@ -238,6 +238,15 @@ class Fleet:
             self.close()
             raise
 
+    def enrol(self, *, threads: int, progress: Callable[[int], None] | None = None) -> None:
+        """Give every device its token, as apps do at install: before the first round, not in it."""
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(self._devices), _TURNS):
+                part = self._devices[start : start + _TURNS]
+                list(pool.map(Device.enrol, part))
+                if progress is not None:
+                    progress(len(part))
+
     def run_round(
         self, task: str, *, threads: int, progress: Callable[[int], None] | None = None
     ) -> FleetRound:

@@ -56,6 +56,8 @@ from pocketfl_server.trusted.aggregator import Aggregator
 
 THREADS: Final = 1
 """Devices at work at a time."""
+ENROLMENT_THREADS: Final = 4
+"""Devices that enrol at a time: the back end makes tokens durable for several at once."""
 
 
 class DemoError(PocketFLError):
@@ -311,6 +313,7 @@ def _train(
             allow_unprotected=unprotected,
             seed=settings.seed,
         ) as fleet:
+            fleet.enrol(threads=ENROLMENT_THREADS)
             rounds = [
                 fleet.run_round(task.name, threads=THREADS, progress=advance)
                 for _ in range(settings.rounds)

@@ -280,6 +280,21 @@ class Device:
         self._participation.advance(task=notice.task, round=notice.round, state="training")
         return answer
 
+    def enrol(self) -> None:
+        """Get this device's token now, as an app does at install, not at the first check-in.
+
+        Does nothing when the device has one.
+
+        Raises
+        ------
+        TransportError
+            If the server cannot be reached or refuses, or there is no enrolment key.
+        """
+        try:
+            self._token()
+        except RoundEnd as end:
+            raise TransportError(str(end), code=end.code) from None
+
     def _token(self) -> str:
         kept = self._store.database.read_state(_TOKEN_STATE)
         if kept is not None:
