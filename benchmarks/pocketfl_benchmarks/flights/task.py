@@ -225,7 +225,7 @@ class Schedule:
 
     @property
     def max_participations(self) -> int:
-        """Cap that one coin in a hundred exceeds: it costs few reports and bounds the back end's view."""
+        """Cap that one coin in a hundred exceeds: few reports fewer, a firm bound for the back end."""
         from scipy.stats import binom
 
         if self.sampling_probability == 1.0:

@@ -149,7 +149,7 @@ def test_task_names_are_checked(aggregator, make_plan, name):
     ),
     order=st.randoms(use_true_random=False),
 )
-def test_sums_are_exact_and_order_free(  # noqa: PLR0917 - fixtures
+def test_sums_are_exact_and_order_free(
     tmp_path_factory, make_plan, plan_keys, sealed_vector, vectors, order
 ):
     """Without noise the release is the integer sum, whatever the order of arrival."""

@@ -177,7 +177,7 @@ BAD_REQUESTS = [
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status", "code"), BAD_REQUESTS)
-def test_bad_requests_get_their_reason(  # noqa: PLR0917 - a table
+def test_bad_requests_get_their_reason(
     url, aggregator, make_plan, method, path, headers, body, status, code
 ):
     """Each is a Problem with its status and code, and leaves nothing behind."""
