@@ -15,7 +15,7 @@ import numpy as np
 
 from pocketfl.device import Device, DeviceLimits, PlanCache, RoundOutcome
 from pocketfl.errors import PocketFLError
-from pocketfl.protocol import FeatureRow, RoundNotice
+from pocketfl.protocol import FeatureRow, Notices, RoundNotice
 from pocketfl.runtimes import FloatVector
 from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
@@ -117,26 +117,42 @@ class HttpLine:
         self._first.close()
 
 
+class _NeighbourTransport(InProcessTransport):
+    """A device's line within the process; what is the same for everybody is asked for once."""
+
+    def __init__(self, line: InProcessLine, back_end: BackEnd) -> None:
+        super().__init__(back_end)
+        self._line = line
+
+    def notices(self) -> Notices:
+        """Return the open rounds, as the first device of the round found them."""
+        if self._line.notices is None:
+            self._line.notices = super().notices()
+        return self._line.notices
+
+
 class InProcessLine:
-    """To a back end in this process."""
+    """To a back end in this process. Bytes of notices are counted for one device only."""
 
     name = "in process"
 
     def __init__(self, back_end: BackEnd, *, enrolment_key: str) -> None:
         self.operator: Operator = back_end
         self.enrolment_key = enrolment_key
+        self.notices: Notices | None = None
         self._back_end = back_end
 
     def connect(self) -> Transport:
         """Return a new device's transport."""
-        return InProcessTransport(self._back_end)
+        return _NeighbourTransport(self, self._back_end)
 
     def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
         """Give the back end its server-side features."""
         self._back_end.put_features_of_users(TABLE, rows_of_users)
 
     def announce(self) -> None:
-        """Do nothing: these transports ask every time."""
+        """Have devices look again which rounds are open."""
+        self.notices = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,7 +182,7 @@ CLIP_NORM: Final = 0.2
 OPTIMIZER: Final = OptimizerSpec(
     kind="adam", learning_rate=0.1, beta1=0.6, beta2=0.99, epsilon=1e-3, bias_correction=True
 )
-ROUNDS: Final = 24
+ROUNDS: Final = 22
 COHORT: Final = 400
 
 EPSILON: Final = 8.0
