@@ -45,7 +45,7 @@ def plot_epsilon(result: DemoResult) -> str:
     axes.plot(rounds, seen, color=_PRIVATE, linewidth=2.2, label="who sees released models")
     axes.plot(rounds, back_end, color=_MUTED, linestyle="--", label="the back end")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    axes.legend(frameon=False, fontsize=9, loc="center right")
     return _svg(figure, "epsilon by round")
 
 

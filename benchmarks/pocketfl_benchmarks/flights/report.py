@@ -146,6 +146,7 @@ def render_report(result: DemoResult) -> str:
         no_privacy=NO_PRIVACY,
         # Our own drawings, in which nothing comes from outside.
         auc_plot=Markup(plot_auc(result)),  # noqa: S704
+        above=_above,
         epsilon_plot=Markup(plot_epsilon(result)) if result.private else None,  # noqa: S704
         funnel_plot=Markup(plot_funnel(result)),  # noqa: S704
         held_out_share=HELD_OUT_SHARE,
