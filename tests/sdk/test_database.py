@@ -1,7 +1,8 @@
 """The device's file: made once, recognised, never overwritten when it is not ours."""
 
-import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -204,19 +205,21 @@ def test_threads_share_one_connection(tmp_path):
         assert database.read_state("n") == b"200"
 
 
-def _create_and_write(arguments):
-    path, name = arguments
-    with Database(path) as database:
-        database.write_state(name, b"here")
-
-
 def test_processes_may_create_the_same_file_at_once(tmp_path):
     """Racing first opens all succeed, and none undoes another's write."""
-    names = [f"n{i}" for i in range(8)]
-    paths = [tmp_path / f"{i}.db" for i in range(20)]
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        tasks = [(path, name) for path in paths for name in names]
-        pool.map(_create_and_write, tasks, chunksize=1)
-    for path in paths:
-        with Database(path) as database:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from pocketfl.database import Database\n"
+        "for number in range(20):\n"
+        "    with Database(Path(sys.argv[1]) / f'{number}.db') as database:\n"
+        "        database.write_state(sys.argv[2], b'here')\n"
+    )
+    names = [f"n{i}" for i in range(4)]
+    racers = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path), name]) for name in names
+    ]
+    assert [racer.wait(timeout=120) for racer in racers] == [0] * len(racers)
+    for number in range(20):
+        with Database(tmp_path / f"{number}.db") as database:
             assert all(database.read_state(name) == b"here" for name in names)
