@@ -128,10 +128,10 @@ def demo(
             table = read_flights(archive)
         result = run_demo(table, settings, cache=folder, stages=stages, began=began)
     _print_table(console, result)
-    write_report(result, report)
-    console.print(f"Report: {report.resolve()}")
     if json_file is not None:
         json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    write_report(result, report)
+    console.print(f"Report: {report.resolve()}")
     if open_report and console.is_terminal:
         webbrowser.open(report.resolve().as_uri())
 

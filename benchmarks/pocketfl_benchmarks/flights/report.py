@@ -85,7 +85,8 @@ def _privacy_rows(result: DemoResult) -> list[SummaryRow]:
         SummaryRow(
             name="epsilon, back end",
             value=_above(spent.epsilon_against_back_end),
-            note=f"which also sees who takes part; at most {spent.max_participations} times each",
+            note="which also sees who takes part; each device in at most "
+            f"{spent.max_participations} of them",
         ),
         SummaryRow(
             name="delta",
