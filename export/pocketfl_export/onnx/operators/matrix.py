@@ -66,6 +66,11 @@ def batch_product_and_sum(call: Call) -> str:
 
 @translates(aten.mv.default, aten.dot.default)
 def product_with_vector(call: Call) -> str:
-    """A matrix or a vector with a vector."""
+    """A matrix or a vector with a vector.
+
+    The vector becomes a column: ONNX Runtime 1.28 optimises a transposed matrix times a vector of one
+    dimension into something that computes wrong numbers.
+    """
     second = "vec" if call.overload == "mv" else "tensor"
-    return call.add("MatMul", call.input("self"), call.input(second))
+    column = call.reshape(call.input(second), [-1, 1])
+    return call.reshape(call.add("MatMul", call.input("self"), column), call.shape)
