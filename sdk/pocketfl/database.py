@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -70,6 +71,23 @@ _SCHEMA: Final = (
     ) WITHOUT ROWID
     """,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Tables that one module owns, and how every version of them came about.
+
+    Attributes
+    ----------
+    name : str
+        The module's own name, such as ``ledger``.
+    steps : tuple of tuple of str
+        SQL statements; step *i* brings version *i* to version *i + 1*. A step that was ever released
+        never changes: what comes later is another step.
+    """
+
+    name: str
+    steps: tuple[tuple[str, ...], ...]
 
 
 class Database:
@@ -239,6 +257,43 @@ class Database:
                     self._depth -= 1
             except sqlite3.Error as error:
                 raise self._failure(error) from error
+
+    def ensure(self, tables: Tables) -> None:
+        """Make a module's tables, or bring older ones to the present version: all of it, or nothing.
+
+        Raises
+        ------
+        StoreError
+            If they were written by a newer version of the module.
+        """
+        newest = len(tables.steps)
+        if self._version_of(tables) == newest:
+            return
+        with self.transaction() as connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS table_versions(name TEXT PRIMARY KEY, version INTEGER)"
+            )
+            # Another process may have been quicker between our look and our lock.
+            version = self._version_of(tables)
+            if version > newest:
+                raise StoreError(
+                    f"{self.path} has version {version} of the {tables.name} tables, this pocketfl "
+                    f"reads up to {newest}: it was written by a newer version; update the app"
+                )
+            for step in tables.steps[version:]:
+                for statement in step:
+                    connection.execute(statement)
+            connection.execute(
+                "INSERT INTO table_versions(name, version) VALUES(?, ?) "
+                "ON CONFLICT(name) DO UPDATE SET version = excluded.version",
+                (tables.name, newest),
+            )
+
+    def _version_of(self, tables: Tables) -> int:
+        if not self.query("SELECT 1 FROM sqlite_schema WHERE name = 'table_versions'"):
+            return 0
+        rows = self.query("SELECT version FROM table_versions WHERE name = ?", (tables.name,))
+        return int(rows[0][0]) if rows else 0
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one reading statement and return all of its rows.

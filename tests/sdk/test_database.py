@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pocketfl.database import APPLICATION_ID, Database
+from pocketfl.database import APPLICATION_ID, Database, Tables
 from pocketfl.errors import StoreError
 
 
@@ -223,3 +223,39 @@ def test_processes_may_create_the_same_file_at_once(tmp_path):
     for number in range(20):
         with Database(tmp_path / f"{number}.db") as database:
             assert all(database.read_state(name) == b"here" for name in names)
+
+
+NOTES = Tables(name="notes", steps=(("CREATE TABLE notes(text TEXT)",),))
+LONGER_NOTES = Tables(
+    name="notes", steps=(*NOTES.steps, ("ALTER TABLE notes ADD COLUMN author TEXT",))
+)
+
+
+def test_module_tables_are_made_once_and_brought_up_to_date(tmp_path):
+    """A newer module adds its steps to what an older one wrote, and loses none of it."""
+    with Database(tmp_path / "a.db") as database:
+        database.ensure(NOTES)
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO notes VALUES('kept')")
+        database.ensure(NOTES)
+        database.ensure(LONGER_NOTES)
+        assert database.query("SELECT text, author FROM notes") == [("kept", None)]
+
+
+def test_module_tables_of_a_newer_version_are_refused(tmp_path):
+    """An older app does not write into tables that it does not know."""
+    with Database(tmp_path / "a.db") as database:
+        database.ensure(LONGER_NOTES)
+        with pytest.raises(StoreError, match="notes tables.*newer version"):
+            database.ensure(NOTES)
+
+
+def test_failed_step_leaves_the_version_before(tmp_path):
+    """A step happens as a whole or not at all."""
+    broken = Tables(name="notes", steps=(*NOTES.steps, ("CREATE TABLE more(x)", "NONSENSE")))
+    with Database(tmp_path / "a.db") as database:
+        database.ensure(NOTES)
+        with pytest.raises(StoreError, match="syntax error"):
+            database.ensure(broken)
+        assert not database.query("SELECT 1 FROM sqlite_schema WHERE name = 'more'")
+        database.ensure(LONGER_NOTES)
