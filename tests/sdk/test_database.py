@@ -246,7 +246,7 @@ def test_module_tables_of_a_newer_version_are_refused(tmp_path):
     """An older app does not write into tables that it does not know."""
     with Database(tmp_path / "a.db") as database:
         database.ensure(LONGER_NOTES)
-        with pytest.raises(StoreError, match="notes tables.*newer version"):
+        with pytest.raises(StoreError, match=r"notes tables.*newer version"):
             database.ensure(NOTES)
 
 
