@@ -11,13 +11,14 @@ import dataclasses
 import json
 import math
 import types
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import (
     Any,
     Final,
     Literal,
     NoReturn,
+    TypeAlias,
     TypeVar,
     Union,
     get_args,
@@ -78,28 +79,35 @@ def parse_json(data: bytes, *, what: str, limit: int) -> Any:
         value = _JSON.decode(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
         raise DecodeError(f"{what}: not valid JSON ({error})") from None
-    _check_value(value, what=what, depth=0)
+    # JSON can escape half a surrogate pair, and such a text cannot be written to a file or database;
+    # UTF-8 without escapes cannot.
+    _check_values(value, what=what, texts=b"\\u" in data)
     return value
 
 
-def _check_value(value: Any, *, what: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise DecodeError(f"{what}: nested deeper than {MAX_DEPTH}")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check_text(key, what=what)
-            _check_value(item, what=what, depth=depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_value(item, what=what, depth=depth + 1)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise DecodeError(f"{what}: a number is too large")
-    elif isinstance(value, str):
-        _check_text(value, what=what)
+def _check_values(value: Any, *, what: str, texts: bool) -> None:
+    """Check everything in a parsed value, one level of nesting after the other."""
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise DecodeError(f"{what}: nested deeper than {MAX_DEPTH}")
+        deeper: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                deeper.extend(item.values())
+                if texts:
+                    deeper.extend(item)
+            elif kind is list:
+                deeper.extend(item)
+            elif kind is float and not math.isfinite(item):
+                raise DecodeError(f"{what}: a number is too large")
+            elif texts and kind is str:
+                _check_text(item, what=what)
+        level, depth = deeper, depth + 1
 
 
 def _check_text(value: str, *, what: str) -> None:
-    # JSON can escape half a surrogate pair; such a text cannot be written to a file or database.
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -130,7 +138,7 @@ def decode(kind: type[T], value: Any, *, what: str) -> T:
     DecodeError
         Naming the path and what was expected there.
     """
-    return _convert(kind, value, what)  # type: ignore[no-any-return]
+    return _converter(kind)(value, what)  # type: ignore[arg-type, no-any-return]
 
 
 def decode_json(kind: type[T], data: bytes, *, what: str, limit: int) -> T:
@@ -160,9 +168,15 @@ def encode_json(record: Any) -> bytes:
     ).encode()
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+_Converter: TypeAlias = Callable[[Any, str], Any]
+"""Checks one parsed value, whose path is given for messages, and returns what the record holds."""
+
+_SCALARS: Final = {
+    str: "a string",
+    int: "a whole number of 64 bits",
+    float: "a number",
+    bool: "true or false",
+}
 
 
 def _fail(path: str, expected: str, value: Any) -> NoReturn:
@@ -170,33 +184,30 @@ def _fail(path: str, expected: str, value: Any) -> NoReturn:
     raise DecodeError(f"{path}: expected {expected}, got {shown[:60]}")
 
 
-def _convert(kind: Any, value: Any, path: str) -> Any:
+@cache
+def _converter(kind: Any) -> _Converter:
+    """Return the converter of an annotation; looking at annotations costs more than at values."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return _convert_union(get_args(kind), value, path)
+        return _union_converter(get_args(kind))
     if origin is Literal:
-        allowed = get_args(kind)
-        # bool is an int in Python: 1 must not pass for True, nor True for 1.
-        if not any(value == item and type(value) is type(item) for item in allowed):
-            _fail(path, "one of " + ", ".join(map(repr, allowed)), value)
-        return value
+        return _literal_converter(get_args(kind))
     if origin is tuple:
-        item_kind = get_args(kind)[0]
-        if not isinstance(value, list):
-            _fail(path, "a list", value)
-        return tuple(_convert(item_kind, item, f"{path}[{i}]") for i, item in enumerate(value))
+        return _tuple_converter(get_args(kind)[0])
     if origin is dict:
-        item_kind = get_args(kind)[1]
-        if not isinstance(value, dict):
-            _fail(path, "an object", value)
-        return {key: _convert(item_kind, item, f"{path}.{key}") for key, item in value.items()}
+        return _dict_converter(get_args(kind)[1])
     if dataclasses.is_dataclass(kind):
-        return _convert_record(kind, value, path)
+        return _record_converter(kind)
     if kind is type(None):
-        if value is not None:
-            _fail(path, "null", value)
-        return None
-    return _convert_scalar(kind, value, path)
+        return _convert_none
+    if kind in _SCALARS:
+        return partial(_convert_scalar, kind)
+    raise TypeError(f"records cannot hold {kind!r}")
+
+
+def _convert_none(value: Any, path: str) -> None:
+    if value is not None:
+        _fail(path, "null", value)
 
 
 def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
@@ -210,62 +221,106 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     # Wider ones fit no database and no tensor.
     if kind is int and type(value) is int and -(2**63) <= value < 2**63:
         return value
-    names = {
-        str: "a string",
-        int: "a whole number of 64 bits",
-        float: "a number",
-        bool: "true or false",
-    }
-    if kind not in names:
-        raise TypeError(f"{path}: records cannot hold {kind!r}")
-    _fail(path, names[kind], value)
+    _fail(path, _SCALARS[kind], value)
 
 
-def _convert_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
-    if value is None:
-        if type(None) in kinds:
-            return None
-        _fail(path, "a value", value)
-    records = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
-    if records and isinstance(value, dict):
+def _literal_converter(allowed: tuple[Any, ...]) -> _Converter:
+    # bool is an int in Python: 1 must not pass for True, nor True for 1.
+    typed = {(type(item), item) for item in allowed}
+
+    def convert(value: Any, path: str) -> Any:
+        if isinstance(value, (dict, list)) or (type(value), value) not in typed:
+            _fail(path, "one of " + ", ".join(map(repr, allowed)), value)
+        return value
+
+    return convert
+
+
+def _tuple_converter(item_kind: Any) -> _Converter:
+    convert_item = _converter(item_kind)
+
+    def convert(value: Any, path: str) -> Any:
+        if not isinstance(value, list):
+            _fail(path, "a list", value)
+        return tuple([convert_item(item, f"{path}[{i}]") for i, item in enumerate(value)])
+
+    return convert
+
+
+def _dict_converter(item_kind: Any) -> _Converter:
+    convert_item = _converter(item_kind)
+
+    def convert(value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            _fail(path, "an object", value)
+        return {key: convert_item(item, f"{path}.{key}") for key, item in value.items()}
+
+    return convert
+
+
+def _union_converter(kinds: tuple[Any, ...]) -> _Converter:
+    records: list[Any] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    others = [k for k in kinds if k is not type(None) and not dataclasses.is_dataclass(k)]
+    by_kind = (
+        {get_args(get_type_hints(kind)["kind"])[0]: _converter(kind) for kind in records}
+        if len(records) > 1
+        else {}
+    )
+
+    def convert_record(value: dict[str, Any], path: str) -> Any:
         if len(records) == 1:
-            return _convert(records[0], value, path)
-        by_kind = {get_args(_hints(kind)["kind"])[0]: kind for kind in records}  # type: ignore[arg-type]
+            return _converter(records[0])(value, path)
         tag = value.get("kind")
         if not isinstance(tag, str) or tag not in by_kind:
             _fail(f"{path}.kind", "one of " + ", ".join(sorted(by_kind)), tag)
-        return _convert(by_kind[tag], value, path)
-    failures = []
-    for kind in kinds:
-        if kind is type(None) or dataclasses.is_dataclass(kind):
-            continue
-        if kind is float and int in kinds and type(value) is int:
-            # Where both are allowed, a whole number is never turned into a float.
-            continue
+        return by_kind[tag](value, path)
+
+    def convert(value: Any, path: str) -> Any:
+        if value is None:
+            if type(None) in kinds:
+                return None
+            _fail(path, "a value", value)
+        if records and isinstance(value, dict):
+            return convert_record(value, path)
+        failures = []
+        for kind in others:
+            if kind is float and int in kinds and type(value) is int:
+                # Where both are allowed, a whole number is never turned into a float.
+                continue
+            try:
+                return _converter(kind)(value, path)
+            except DecodeError as error:
+                failures.append(str(error))
+        raise DecodeError("; or ".join(failures) or f"{path}: unexpected value")
+
+    return convert
+
+
+def _record_converter(kind: Any) -> _Converter:
+    fields = dataclasses.fields(kind)
+    hints = get_type_hints(kind)
+    converters = {field.name: _converter(hints[field.name]) for field in fields}
+    required = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+
+    def convert(value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            _fail(path, "an object", value)
+        if not value.keys() <= converters.keys():
+            unknown = sorted(value.keys() - converters.keys())
+            raise DecodeError(
+                f"{path}: unknown field {unknown[0]!r}; a newer format may need a newer pocketfl"
+            )
+        for name in required:
+            if name not in value:
+                raise DecodeError(f"{path}: the field {name!r} is missing")
+        arguments = {name: converters[name](item, f"{path}.{name}") for name, item in value.items()}
         try:
-            return _convert(kind, value, path)
-        except DecodeError as error:
-            failures.append(str(error))
-    raise DecodeError("; or ".join(failures) or f"{path}: unexpected value")
+            return kind(**arguments)
+        except ValueError as error:
+            raise DecodeError(f"{path}: {error}") from None
 
-
-def _convert_record(kind: Any, value: Any, path: str) -> Any:
-    if not isinstance(value, dict):
-        _fail(path, "an object", value)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
-        raise DecodeError(
-            f"{path}: unknown field {unknown[0]!r}; a newer format may need a newer pocketfl"
-        )
-    hints = _hints(kind)
-    arguments = {}
-    for name, field in fields.items():
-        if name in value:
-            arguments[name] = _convert(hints[name], value[name], f"{path}.{name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise DecodeError(f"{path}: the field {name!r} is missing")
-    try:
-        return kind(**arguments)
-    except ValueError as error:
-        raise DecodeError(f"{path}: {error}") from None
+    return convert
