@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 __all__ = ["Reason"]
+
+_OPPOSITE: Final = {">=": "<", "<=": ">", ">": "<=", "<": ">="}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,4 +33,8 @@ class Reason:
     retry_seconds: tuple[float, float] | None = None
 
     def __str__(self) -> str:
+        # "battery 24 % < 30 %" where both sides are quantities; in words otherwise.
+        comparison, _, bound = self.required.partition(" ")
+        if comparison in _OPPOSITE and self.observed[:1].isdigit():
+            return f"{self.condition} {self.observed} {_OPPOSITE[comparison]} {bound}"
         return f"{self.condition} {self.observed}, required {self.required}"
