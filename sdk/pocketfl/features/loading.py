@@ -12,7 +12,12 @@ from pocketfl.store.examples import ExampleStore
 
 
 def load_arrays(
-    store: ExampleStore, pipeline: FeaturePipeline, *, limit: int, seed: int
+    store: ExampleStore,
+    pipeline: FeaturePipeline,
+    *,
+    limit: int,
+    seed: int,
+    up_to: int | None = None,
 ) -> dict[str, NDArray[np.generic]]:
     """Select examples and make the model's inputs and ``target`` of them.
 
@@ -26,6 +31,8 @@ def load_arrays(
         Most examples to take.
     seed : int
         Decides which, when there are more.
+    up_to : int, optional
+        Highest id of an example to take; see :meth:`ExampleStore.select`.
 
     Returns
     -------
@@ -41,7 +48,7 @@ def load_arrays(
     """
     spec = pipeline.spec
     pipeline.check(store.collection(spec.collection))
-    examples = store.select(spec.collection, limit=limit, seed=seed)
+    examples = store.select(spec.collection, limit=limit, seed=seed, up_to=up_to)
     table = spec.server_table
     if table is None:
         return pipeline.arrays(examples)

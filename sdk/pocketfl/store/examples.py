@@ -29,6 +29,8 @@ ServerFeatures: TypeAlias = Mapping[str, list[tuple[float, dict[str, FeatureValu
 MAX_FEATURE_BYTES: Final = 64 * 2**10
 """Largest row of server-side features in bytes of JSON."""
 
+_LARGEST_ID: Final = 2**63 - 1
+
 _CHUNK: Final = 500
 """Ids per statement: old SQLite builds on phones take 999 parameters at most."""
 
@@ -185,7 +187,15 @@ class ExampleStore:
         rows = self.database.query("SELECT count(*) FROM examples WHERE collection = ?", (number,))
         return int(rows[0][0])
 
-    def select(self, name: str, *, limit: int, seed: int) -> Examples:
+    def last_id(self, name: str) -> int:
+        """Return the highest id of a collection's examples, 0 without any; ids are never used again."""
+        number = self._find(name)[0]
+        rows = self.database.query("SELECT max(id) FROM examples WHERE collection = ?", (number,))
+        return int(rows[0][0] or 0)
+
+    def select(
+        self, name: str, *, limit: int, seed: int, up_to: int | None = None
+    ) -> Examples:
         """Take examples by chance, the same ones for the same contents and seed.
 
         They come in the order in which they were appended, and only those taken are read.
@@ -198,6 +208,9 @@ class ExampleStore:
             Most examples to take; all are taken when there are no more.
         seed : int
             Not negative.
+        up_to : int, optional
+            Take no example with a higher id: what is appended later changes nothing (see
+            :meth:`last_id`).
 
         Returns
         -------
@@ -213,7 +226,7 @@ class ExampleStore:
             raise StoreError(f"select from {name!r}: limit and seed cannot be negative")
         number, _, codec = self._find(name)
         with self.database.snapshot():
-            rows = self._read(number, limit=limit, seed=seed)
+            rows = self._read(number, limit=limit, seed=seed, up_to=up_to)
         ids, times, payloads = zip(*rows, strict=True) if rows else ((), (), ())
         return Examples(
             np.array(ids, dtype=np.int64),
@@ -221,25 +234,31 @@ class ExampleStore:
             codec.decode(payloads),
         )
 
-    def _read(self, collection: int, *, limit: int, seed: int) -> list[tuple[Any, ...]]:
+    def _read(
+        self, collection: int, *, limit: int, seed: int, up_to: int | None
+    ) -> list[tuple[Any, ...]]:
         query = self.database.query
+        asked = (collection, _LARGEST_ID if up_to is None else up_to)
         # Three look-ups in the index; one statement with all three would walk it instead.
         ((count, first, last),) = query(
-            "SELECT (SELECT count(*) FROM examples WHERE collection = ?1), "
-            "(SELECT min(id) FROM examples WHERE collection = ?1), "
-            "(SELECT max(id) FROM examples WHERE collection = ?1)",
-            (collection,),
+            "SELECT (SELECT count(*) FROM examples WHERE collection = ?1 AND id <= ?2), "
+            "(SELECT min(id) FROM examples WHERE collection = ?1 AND id <= ?2), "
+            "(SELECT max(id) FROM examples WHERE collection = ?1 AND id <= ?2)",
+            asked,
         )
         if limit >= count:
             return query(
-                "SELECT id, time, payload FROM examples WHERE collection = ? ORDER BY id",
-                (collection,),
+                "SELECT id, time, payload FROM examples WHERE collection = ? AND id <= ? "
+                "ORDER BY id",
+                asked,
             )
         places = choose(count, limit=limit, seed=seed)
         if last - first + 1 == count:
             ids = (places + first).tolist()
         else:
-            known = query("SELECT id FROM examples WHERE collection = ? ORDER BY id", (collection,))
+            known = query(
+                "SELECT id FROM examples WHERE collection = ? AND id <= ? ORDER BY id", asked
+            )
             ids = [known[place][0] for place in places.tolist()]
         rows: list[tuple[Any, ...]] = []
         for start in range(0, len(ids), _CHUNK):

@@ -298,3 +298,15 @@ def test_damaged_server_rows_are_refused(store, payload):
         connection.execute(f"UPDATE server_features SET payload = {payload}")
     with pytest.raises(StoreError, match="damaged"):
         store.server_features("weather")
+
+
+def test_what_is_appended_later_changes_no_selection_up_to_an_id(store):
+    """A bounded selection is the same before and after an append, whether it takes some or all."""
+    assert store.last_id("flights") == 0
+    store.append("flights", flights(30))
+    last = store.last_id("flights")
+    before = [store.select("flights", limit=n, seed=3, up_to=last).ids.tolist() for n in (7, 99)]
+    store.append("flights", flights(30))
+    after = [store.select("flights", limit=n, seed=3, up_to=last).ids.tolist() for n in (7, 99)]
+    assert before == after
+    assert len(after[1]) == 30 < len(store.select("flights", limit=99, seed=3))
