@@ -20,7 +20,7 @@ from pocketfl.protocol import (
     RetryWindow,
 )
 from pocketfl.reports import SealedReport
-from pocketfl.transport import Traffic
+from pocketfl.transport import RequestKind, Traffic
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.errors import Refusal
 
@@ -56,13 +56,13 @@ class InProcessTransport:
     def enrol(self, enrolment_key: str, request: EnrolmentRequest) -> Enrolment:
         """Exchange the app's enrolment key for a device token."""
         enrolment = self._ask(lambda: self._back_end.enrol(enrolment_key, request))
-        self._count(sent=encode_json(request), received=encode_json(enrolment))
+        self._count("enrol", sent=encode_json(request), received=encode_json(enrolment))
         return enrolment
 
     def notices(self) -> Notices:
         """Return the open rounds."""
         notices = self._ask(self._back_end.notices)
-        self._count(received=encode_json(notices))
+        self._count("notices", received=encode_json(notices))
         return notices
 
     def check_in(
@@ -70,45 +70,40 @@ class InProcessTransport:
     ) -> Assignment | RetryWindow:
         """Ask for a place in a round."""
         answer = self._ask(lambda: self._back_end.check_in(token, task, round, request))
-        self._count(sent=encode_json(request), received=encode_json(answer))
+        self._count("check_in", sent=encode_json(request), received=encode_json(answer))
         return answer
 
     def plan(self, sha256: str) -> bytes:
         """Return a plan's archive."""
-        return self._download(self._back_end.plan, sha256)
+        return self._download("plan", self._back_end.plan, sha256)
 
     def parameters(self, sha256: str) -> bytes:
         """Return flat little-endian float32 parameters."""
-        return self._download(self._back_end.parameters, sha256)
+        return self._download("parameters", self._back_end.parameters, sha256)
 
     def upload(self, lease: str, report: SealedReport) -> ReportReceipt:
         """Hand over a report under its lease."""
         if report.lease != lease:
             raise ValueError("the report is sealed for another lease")
         receipt = self._ask(lambda: self._back_end.upload(lease, report.data))
-        self._count(sent=report.data, received=encode_json(receipt))
+        self._count("upload", sent=report.data, received=encode_json(receipt))
         return receipt
 
     def features(self, token: str, table: str, cursor: str | None) -> FeaturePage:
         """Return the user's own server-side features after a cursor."""
         page = self._ask(lambda: self._back_end.encoded_features(token, table, cursor))
-        self._count(received=page.to_json())
+        self._count("features", received=page.to_json())
         return page.decode()
 
-    def _download(self, get: Callable[[str], bytes], digest: str) -> bytes:
+    def _download(self, kind: RequestKind, get: Callable[[str], bytes], digest: str) -> bytes:
         data = self._ask(lambda: get(digest))
         if digest not in self._downloaded:
             self._downloaded.add(digest)
-            self._count(received=data)
+            self._count(kind, received=data)
         return data
 
-    def _count(self, *, sent: bytes = b"", received: bytes = b"") -> None:
-        earlier = self._traffic
-        self._traffic = Traffic(
-            bytes_up=earlier.bytes_up + len(sent),
-            bytes_down=earlier.bytes_down + len(received),
-            requests=earlier.requests + 1,
-        )
+    def _count(self, kind: RequestKind, *, sent: bytes = b"", received: bytes = b"") -> None:
+        self._traffic = self._traffic.with_request(kind, up=len(sent), down=len(received))
 
     @staticmethod
     def _ask(call: Callable[[], T]) -> T:

@@ -2,12 +2,14 @@
 
 from pocketfl.transport.downloads import DownloadCache
 from pocketfl.transport.http import HttpTransport, Timeouts
-from pocketfl.transport.interface import Traffic, Transport
+from pocketfl.transport.interface import REQUEST_KINDS, RequestKind, Traffic, Transport
 from pocketfl.transport.retrying import RetryPolicy
 
 __all__ = [
+    "REQUEST_KINDS",
     "DownloadCache",
     "HttpTransport",
+    "RequestKind",
     "RetryPolicy",
     "Timeouts",
     "Traffic",

@@ -47,7 +47,7 @@ from pocketfl.protocol import (
 )
 from pocketfl.reports import SealedReport
 from pocketfl.transport.downloads import CachedNotices, Download, DownloadCache
-from pocketfl.transport.interface import Traffic
+from pocketfl.transport.interface import RequestKind, Traffic
 from pocketfl.transport.metering import (
     Exchange,
     Meter,
@@ -189,6 +189,7 @@ class HttpTransport:
     def enrol(self, enrolment_key: str, request: EnrolmentRequest) -> Enrolment:
         """Exchange the app's enrolment key for a device token."""
         body = self._call(
+            "enrol",
             "POST",
             "/v1/devices",
             token=enrolment_key,
@@ -204,6 +205,7 @@ class HttpTransport:
             known = self._known_notices
             unchanged = known is not None and known.notices is found.notices
             self._meter.add(
+                "notices",
                 up=found.bytes_up,
                 down=found.bytes_unchanged if unchanged else found.bytes_down,
             )
@@ -212,7 +214,8 @@ class HttpTransport:
 
     def _ask_for_notices(self, known: CachedNotices | None) -> CachedNotices:
         def attempt() -> CachedNotices:
-            with self._request("GET", "/v1/notices", headers=headers) as (response, exchange):
+            request = self._request("notices", "GET", "/v1/notices", headers=headers)
+            with request as (response, exchange):
                 header_bytes = exchange.down
                 if known is not None and response.status == 304:
                     self._read(response, limit=0)
@@ -244,6 +247,7 @@ class HttpTransport:
     ) -> Assignment | RetryWindow:
         """Ask for a place in a round. Repeated only if the server certainly did not act on it."""
         body = self._call(
+            "check_in",
             "POST",
             f"/v1/tasks/{check_identifier(task, what='task')}/rounds/{int(round)}/check-in",
             token=token,
@@ -254,17 +258,18 @@ class HttpTransport:
 
     def plan(self, sha256: str) -> bytes:
         """Return a plan's archive, verified against its hash."""
-        return self._content("plans", sha256)
+        return self._content("plan", "plans", sha256)
 
     def parameters(self, sha256: str) -> bytes:
         """Return parameters, verified against their hash."""
-        return self._content("parameters", sha256)
+        return self._content("parameters", "parameters", sha256)
 
     def upload(self, lease: str, report: SealedReport) -> ReportReceipt:
         """Upload a report, as often as it takes until the server's receipt names its hash."""
         if report.lease != lease:
             raise ValueError("the report is sealed for another lease")
         body = self._call(
+            "upload",
             "PUT",
             f"/v1/leases/{check_token(lease, what='lease')}/report",
             body=report.data,
@@ -283,6 +288,7 @@ class HttpTransport:
         """Return a page of the user's server-side features."""
         query = "" if cursor is None else f"?cursor={quote(cursor, safe='')}"
         body = self._call(
+            "features",
             "GET",
             f"/v1/features/{check_identifier(table, what='table')}{query}",
             token=token,
@@ -299,6 +305,7 @@ class HttpTransport:
 
     def _call(
         self,
+        kind: RequestKind,
         method: str,
         path: str,
         *,
@@ -315,29 +322,30 @@ class HttpTransport:
             headers["Content-Type"] = content_type
 
         def attempt() -> bytes:
-            with self._request(method, path, headers=headers, body=body) as (response, _):
+            request = self._request(kind, method, path, headers=headers, body=body)
+            with request as (response, _):
                 return bytes(self._answer(response, limit=limit))
 
         return self._retrier.run(attempt, idempotent=idempotent)
 
-    def _content(self, kind: str, digest: str) -> bytes:
-        check_digest(digest, what=f"name of {kind}")
+    def _content(self, kind: RequestKind, folder: str, digest: str) -> bytes:
+        check_digest(digest, what=f"name of {folder}")
         download, was_cached = self._cache.fetch(
-            digest, lambda: self._download(f"/v1/{kind}/{digest}", digest)
+            digest, lambda: self._download(kind, f"/v1/{folder}/{digest}", digest)
         )
         if was_cached and digest not in self._downloaded:
-            self._meter.add(up=download.bytes_up, down=download.bytes_down)
+            self._meter.add(kind, up=download.bytes_up, down=download.bytes_down)
         self._downloaded.add(digest)
         return download.data
 
-    def _download(self, path: str, digest: str) -> Download:
+    def _download(self, kind: RequestKind, path: str, digest: str) -> Download:
         content = bytearray()
         exchanges: list[Exchange] = []
 
         def attempt() -> bytes:
             start = len(content)
             headers = {"Range": f"bytes={start}-"} if start else {}
-            with self._request("GET", path, headers=headers) as (response, exchange):
+            with self._request(kind, "GET", path, headers=headers) as (response, exchange):
                 exchanges.append(exchange)
                 if response.status == 416:
                     # What we have is no beginning of what the server has: start over.
@@ -372,6 +380,7 @@ class HttpTransport:
     @contextmanager
     def _request(
         self,
+        kind: RequestKind,
         method: str,
         path: str,
         *,
@@ -406,7 +415,7 @@ class HttpTransport:
             finally:
                 if response is not None and not response.closed:
                     response.close()
-                self._meter.add(up=exchange.up, down=exchange.down)
+                self._meter.add(kind, up=exchange.up, down=exchange.down)
 
     def _unreachable(self, error: Exception) -> TransportError:
         return TransportError(

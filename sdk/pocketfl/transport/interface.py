@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol, TypeAlias
 
 from pocketfl.protocol import (
     Assignment,
@@ -18,6 +19,22 @@ from pocketfl.protocol import (
 from pocketfl.reports import SealedReport
 
 
+RequestKind: TypeAlias = Literal[
+    "enrol", "notices", "check_in", "plan", "parameters", "upload", "features"
+]
+"""The requests of the device protocol, as traffic is listed."""
+
+REQUEST_KINDS: Final[tuple[RequestKind, ...]] = (
+    "enrol",
+    "notices",
+    "check_in",
+    "plan",
+    "parameters",
+    "upload",
+    "features",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
     """Bytes and requests so far.
@@ -28,18 +45,43 @@ class Traffic:
         Sent and received; each transport says which bytes it counts.
     requests : int
         Requests, repeated ones included.
+    by_kind : mapping of RequestKind to Traffic
+        The same by kind of request, for transports that tell them apart; adds up to the whole.
     """
 
     bytes_up: int = 0
     bytes_down: int = 0
     requests: int = 0
+    by_kind: Mapping[RequestKind, Traffic] = field(default_factory=dict, hash=False)
 
     def __sub__(self, earlier: Traffic) -> Traffic:
+        differences = {
+            kind: total - earlier.by_kind.get(kind, _NONE) for kind, total in self.by_kind.items()
+        }
         return Traffic(
             bytes_up=self.bytes_up - earlier.bytes_up,
             bytes_down=self.bytes_down - earlier.bytes_down,
             requests=self.requests - earlier.requests,
+            by_kind={kind: spent for kind, spent in differences.items() if spent != _NONE},
         )
+
+    def with_request(self, kind: RequestKind, *, up: int, down: int) -> Traffic:
+        """Return the traffic after one more request of a kind; ``up`` and ``down`` in bytes."""
+        before = self.by_kind.get(kind, _NONE)
+        of_kind = Traffic(
+            bytes_up=before.bytes_up + up,
+            bytes_down=before.bytes_down + down,
+            requests=before.requests + 1,
+        )
+        return Traffic(
+            bytes_up=self.bytes_up + up,
+            bytes_down=self.bytes_down + down,
+            requests=self.requests + 1,
+            by_kind={**self.by_kind, kind: of_kind},
+        )
+
+
+_NONE: Final = Traffic()
 
 
 class Transport(Protocol):

@@ -1,8 +1,9 @@
 """Counting every byte of HTTP that a request sends and receives.
 
 The counts are taken where bytes enter and leave the HTTP layer: request line, headers and body as
-they are handed to the socket, status line, headers, chunk framing and body as they are read from it.
-Not counted is what lies below: TLS records and handshakes, TCP and IP.
+the socket accepts them, status line, headers, chunk framing and body as they are read from it. Not
+counted is what lies below: TLS records and handshakes, TCP and IP, and what the kernel had received of
+an answer whose connection was closed before anybody read it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from pocketfl.transport.interface import Traffic
+from pocketfl.transport.interface import RequestKind, Traffic
 
 
 class Exchange:
@@ -53,63 +54,53 @@ def _received(count: int) -> None:
         exchange.down += count
 
 
-class _MeteredReader(io.BufferedIOBase):
-    """Stands between http.client's parser and the socket's file."""
+class _MeteredSocketFile(io.RawIOBase):
+    """Stands between the socket and the buffer that http.client reads from.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = cast("io.BufferedReader", file)
+    What has arrived is counted even if the parser never comes to it, because the connection breaks off
+    or the answer is refused.
+    """
 
-    def readline(self, size: int | None = -1, /) -> bytes:
-        line = self._file.readline(-1 if size is None else size)
-        _received(len(line))
-        return line
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = self._file.read(size)
-        _received(len(data))
-        return data
-
-    def read1(self, size: int = -1, /) -> bytes:
-        data = self._file.read1(size)
-        _received(len(data))
-        return data
-
-    def readinto(self, buffer: Any, /) -> int:
-        count = self._file.readinto(buffer)
-        _received(count)
+    def readinto(self, buffer: Any, /) -> int | None:
+        count = self._raw.readinto(buffer)
+        if count:
+            _received(count)
         return count
-
-    def peek(self, size: int = 0, /) -> bytes:
-        return self._file.peek(size)
 
     def readable(self) -> bool:
         return True
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        return self._raw.fileno()
 
     def close(self) -> None:
-        self._file.close()
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
+        self._raw.close()
+        super().close()
 
 
 class _MeteredResponse(http.client.HTTPResponse):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.fp = cast("io.BufferedReader", _MeteredReader(self.fp))
+        self.fp = io.BufferedReader(_MeteredSocketFile(self.fp.detach()))
 
 
 class _MeteredConnection(HTTPConnection):
     response_class = _MeteredResponse
 
     def send(self, data: Any) -> None:
-        super().send(data)
+        if self.sock is None:
+            self.connect()
         exchange = getattr(_current, "exchange", None)
-        if exchange is not None:
-            exchange.up += len(data)
+        # Piece by piece, so that what left before a connection broke off is known to the byte.
+        unsent = memoryview(data)
+        while len(unsent):
+            count = self.sock.send(unsent)
+            if exchange is not None:
+                exchange.up += count
+            unsent = unsent[count:]
 
 
 class _MeteredSecureConnection(_MeteredConnection, HTTPSConnection):
@@ -135,15 +126,10 @@ class Meter:
         self._lock = threading.Lock()
         self._total = Traffic()
 
-    def add(self, *, up: int, down: int) -> None:
+    def add(self, kind: RequestKind, *, up: int, down: int) -> None:
         """Count one request."""
         with self._lock:
-            total = self._total
-            self._total = Traffic(
-                bytes_up=total.bytes_up + up,
-                bytes_down=total.bytes_down + down,
-                requests=total.requests + 1,
-            )
+            self._total = self._total.with_request(kind, up=up, down=down)
 
     @property
     def total(self) -> Traffic:

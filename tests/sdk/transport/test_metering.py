@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pocketfl.errors import TransportError
-from pocketfl.transport import DownloadCache, HttpTransport, Traffic
+from pocketfl.protocol import EnrolmentRequest
+from pocketfl.transport import REQUEST_KINDS, DownloadCache, HttpTransport, Traffic
 from pocketfl.transport.metering import metered
 
 from .conftest import ASSIGNMENT, CHECK_IN, CONTENT, DIGEST, HANG_UP, LEASE, TOKEN, answer
@@ -134,3 +135,59 @@ def test_a_request_that_is_never_answered_counts_what_was_sent(server, transport
         transport.check_in(TOKEN, "clicks", 3, CHECK_IN)
     assert transport.traffic.bytes_up == server.bytes_received > 0
     assert transport.traffic.bytes_down == 0
+
+
+def test_each_kind_of_request_is_counted_by_itself(server, transport, report) -> None:
+    """The kinds name every request of the protocol and add up to the whole."""
+    server.answers = [
+        answer({"token": "t" * 20}),
+        answer({"notices": []}),
+        answer(CONTENT),
+        answer(CONTENT),
+        answer({"answer": ASSIGNMENT}),
+        answer({"table": "weather", "rows": []}),
+        answer(status=503),
+        answer({"lease": LEASE, "sha256": report.sha256}),
+    ]
+    transport.enrol("enrolment-key", EnrolmentRequest(user="ada", sdk="1"))
+    transport.notices()
+    transport.plan(DIGEST)
+    transport.parameters(DIGEST)
+    transport.check_in(TOKEN, "clicks", 3, CHECK_IN)
+    transport.features(TOKEN, "weather", None)
+    transport.upload(LEASE, report)
+    traffic = transport.traffic
+    assert set(traffic.by_kind) == set(REQUEST_KINDS)
+    assert traffic.by_kind["upload"].requests == 2
+    assert traffic.by_kind["plan"].bytes_down > len(CONTENT) > traffic.by_kind["upload"].bytes_down
+    kinds = traffic.by_kind.values()
+    assert sum(kind.bytes_up for kind in kinds) == traffic.bytes_up == server.bytes_received
+    assert sum(kind.bytes_down for kind in kinds) == traffic.bytes_down == server.bytes_sent
+    assert sum(kind.requests for kind in kinds) == traffic.requests == 8
+
+
+def test_a_kind_without_new_requests_is_no_part_of_a_difference(server, transport) -> None:
+    """The cost of a step names the requests of that step only."""
+    server.answers = [answer({"notices": []}), answer(CONTENT)]
+    transport.notices()
+    before = transport.traffic
+    transport.plan(DIGEST)
+    assert set((transport.traffic - before).by_kind) == {"plan"}
+
+
+def test_bytes_that_arrived_before_a_connection_broke_are_counted(server, transport) -> None:
+    """A header line that never ends costs what came of it, in each of the four attempts."""
+    server.answers = [b"HTTP/1.1 200 OK\r\nX-Half: yes" + HANG_UP]
+    with pytest.raises(TransportError):
+        transport.notices()
+    assert (transport.traffic.bytes_up, transport.traffic.bytes_down) == counted(server)
+    assert transport.traffic.by_kind["notices"].requests == 4
+
+
+def test_a_refused_answer_is_counted_as_far_as_it_arrived(server, transport) -> None:
+    """Bytes of a body that is too large were received all the same, wanted or not."""
+    server.answers = [answer(b"x" * 3000, status=302)]
+    with pytest.raises(TransportError, match="redirects"):
+        transport.notices()
+    assert transport.traffic.bytes_down > 0
+    assert transport.traffic.bytes_down <= server.bytes_sent
