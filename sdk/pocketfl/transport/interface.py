@@ -18,7 +18,6 @@ from pocketfl.protocol import (
 )
 from pocketfl.reports import SealedReport
 
-
 RequestKind: TypeAlias = Literal[
     "enrol", "notices", "check_in", "plan", "parameters", "upload", "features"
 ]

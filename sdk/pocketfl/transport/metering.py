@@ -96,7 +96,7 @@ class _MeteredConnection(HTTPConnection):
         exchange = getattr(_current, "exchange", None)
         # Piece by piece, so that what left before a connection broke off is known to the byte.
         unsent = memoryview(data)
-        while len(unsent):
+        while unsent:
             count = self.sock.send(unsent)
             if exchange is not None:
                 exchange.up += count
