@@ -193,9 +193,7 @@ class ExampleStore:
         rows = self.database.query("SELECT max(id) FROM examples WHERE collection = ?", (number,))
         return int(rows[0][0] or 0)
 
-    def select(
-        self, name: str, *, limit: int, seed: int, up_to: int | None = None
-    ) -> Examples:
+    def select(self, name: str, *, limit: int, seed: int, up_to: int | None = None) -> Examples:
         """Take examples by chance, the same ones for the same contents and seed.
 
         They come in the order in which they were appended, and only those taken are read.
