@@ -259,6 +259,12 @@ class Database:
             self.close()
             raise
 
+    @property
+    def idle_in_process(self) -> bool:
+        """Whether a transaction in this process would begin without waiting for another one's end."""
+        # The pool of SQLite's writer holds one connection.
+        return self.in_process and self._writer.pool.checkedout() == 0  # type: ignore[attr-defined]
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Give a connection on which each statement sees the latest committed state."""

@@ -68,6 +68,10 @@ class GroupCommit:
         Refusal
             What the operation refused with; other operations of the same batch are unaffected.
         """
+        if not (durable or self._pending or self._committing) and self._database.idle_in_process:
+            # Nobody to share with and no disk to wait for: quicker done than handed to a thread.
+            with self._database.writing(durable=False) as connection:
+                return operation(connection)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._pending.append(_Request(operation, future, durable))
