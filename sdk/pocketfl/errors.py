@@ -38,12 +38,28 @@ class StoreError(PocketFLError):
     """An example or a collection does not fit the store's schema."""
 
 
+class StoreDamagedError(StoreError):
+    """The store's file is damaged: close the store and open it again, which sets the file aside."""
+
+
+class KeyUnavailableError(StoreError):
+    """The key of a collection is lost: its examples cannot be read, ``revoke()`` starts afresh."""
+
+
 class FeatureError(PocketFLError):
     """Examples cannot be turned into the tensors that the plan asks for."""
 
 
 class TrainingError(PocketFLError):
     """Local training has nothing to train on, or ended without usable parameters."""
+
+
+class TrainingCancelledError(TrainingError):
+    """A step was cancelled while it ran; the parameters are as before it."""
+
+
+class SignalsUnavailableError(PocketFLError):
+    """The device's state cannot be read: a library that does so is missing on this platform."""
 
 
 class ReportError(PocketFLError):

@@ -43,6 +43,10 @@ class ExecutorchRuntime(GraphRuntime):
     def _installed_version(self) -> str:
         return version("executorch")
 
+    def cancel(self) -> bool:
+        """Return False: a program that runs cannot be interrupted, it ends after its one batch."""
+        return False
+
     def _load(self, part: bytes, arrays: Mapping[str, Array]) -> Graph:
         return _Method(self._library, part, arrays)
 

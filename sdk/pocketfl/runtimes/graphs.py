@@ -206,6 +206,10 @@ class GraphRuntime(ABC):
                 result[start:stop] = output[: stop - start]
         return results
 
+    @abstractmethod
+    def cancel(self) -> bool:
+        """End the call under way, from any thread; see :meth:`Runtime.cancel`."""
+
     def close(self) -> None:
         """Free the runtime's memory; further calls raise ``RuntimeError``."""
         self._plan = None

@@ -81,5 +81,17 @@ class Runtime(Protocol):
     def predict(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Return the outputs for any number of rows; parameters stay."""
 
+    def cancel(self) -> bool:
+        """End the call under way, from any thread; the only method that another thread may call.
+
+        That call raises ``TrainingCancelledError`` and the parameters stay as they were before it. A
+        call that begins later is not affected; without one under way, nothing happens.
+
+        Returns
+        -------
+        bool
+            False when this runtime cannot interrupt a call: it then ends by itself.
+        """
+
     def close(self) -> None:
         """Free the runtime's memory; further calls raise ``RuntimeError``."""

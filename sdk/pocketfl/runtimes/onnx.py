@@ -7,14 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pocketfl.errors import PlanError, RuntimeUnavailableError
+from pocketfl.errors import PlanError, RuntimeUnavailableError, TrainingCancelledError
 from pocketfl.runtimes.batches import Array
 from pocketfl.runtimes.graphs import Graph, GraphRuntime, PlanContents, Signature, version_numbers
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, RunOptions
 
 TELEMETRY_SWITCH: Final = "ORT_DISABLE_TELEMETRY"
 _FIRST_WITH_TELEMETRY: Final = (1, 29)
@@ -37,10 +37,16 @@ class OnnxRuntime(GraphRuntime):
 
     def __init__(self, plan: PlanContents) -> None:
         self._library = load_library()
+        self._run_options = self._library.RunOptions()
         super().__init__(plan)
 
     def _installed_version(self) -> str:
         return str(self._library.__version__)
+
+    def cancel(self) -> bool:
+        """End the run under way before its next operator; see :meth:`Runtime.cancel`."""
+        self._run_options.terminate = True
+        return True
 
     def _load(self, part: bytes, arrays: Mapping[str, Array]) -> Graph:
         library = self._library
@@ -59,14 +65,17 @@ class OnnxRuntime(GraphRuntime):
                 f"the part does not fit the manifest: it takes {', '.join(names)}, not "
                 f"{', '.join(arrays)}"
             )
-        return _Session(session, arrays)
+        return _Session(session, arrays, self._run_options)
 
 
 class _Session:
     """One session with the feed that it reads every time."""
 
-    def __init__(self, session: InferenceSession, arrays: Mapping[str, Array]) -> None:
+    def __init__(
+        self, session: InferenceSession, arrays: Mapping[str, Array], options: RunOptions
+    ) -> None:
         self._run = session.run
+        self._options = options
         self._feed = dict(arrays)
         # Asking by name saves the library from listing its outputs at every run.
         self._names = [tensor.name for tensor in session.get_outputs()]
@@ -74,7 +83,16 @@ class _Session:
         self.outputs = _signature(session.get_outputs())
 
     def run(self) -> Sequence[Array]:
-        outputs: Sequence[Array] = self._run(self._names, self._feed)
+        # What was cancelled before is over.
+        self._options.terminate = False
+        try:
+            outputs: Sequence[Array] = self._run(self._names, self._feed, self._options)
+        except Exception as error:  # The library's exceptions have no common base but this.
+            if not self._options.terminate:
+                raise
+            raise TrainingCancelledError(
+                "the runtime's call was cancelled; the parameters are as before it"
+            ) from error
         return outputs
 
 
