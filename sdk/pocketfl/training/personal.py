@@ -1,4 +1,4 @@
-"""Training on the device: the loop over batches, and personalisation without any server."""
+"""Personalisation: a plan's model trained on the device's own examples, without any server."""
 
 from __future__ import annotations
 
@@ -18,135 +18,19 @@ from pocketfl.errors import StoreError, TrainingError
 from pocketfl.features.loading import load_arrays, load_inputs
 from pocketfl.features.pipeline import FeaturePipeline
 from pocketfl.plan.archive import Plan
-from pocketfl.plan.manifest import TrainingSpec
 from pocketfl.runtimes import open_runtime
-from pocketfl.runtimes.interface import FloatVector, Runtime
+from pocketfl.runtimes.interface import FloatVector
 from pocketfl.store.examples import ExampleStore
 from pocketfl.store.selection import permutation
-
-Arrays = Mapping[str, NDArray[np.generic]]
+from pocketfl.training.loop import (
+    HOLD_OUT_STREAM,
+    Arrays,
+    LocalResult,
+    count_rows,
+    train_locally,
+)
 
 _MAGIC: Final = b"PFL personal 1\n"
-# One seed serves several choices; each has its own stream.
-_SHUFFLE, _HOLD_OUT = 0, 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalResult:
-    """What local training did.
-
-    Attributes
-    ----------
-    steps : int
-        Batches trained.
-    examples : int
-        Different examples that at least one step used.
-    mean_loss : float
-        Mean over all examples of all steps, each before its step; NaN without a step.
-    step_seconds : float
-        Wall time inside the runtime's training steps alone, in seconds.
-    losses : tuple of float
-        Loss of each batch before its step.
-    completed : bool
-        False when ``should_stop`` ended it early.
-    """
-
-    steps: int
-    examples: int
-    mean_loss: float
-    step_seconds: float
-    losses: tuple[float, ...]
-    completed: bool
-
-
-def train_locally(
-    runtime: Runtime,
-    arrays: Arrays,
-    spec: TrainingSpec,
-    *,
-    batch_size: int,
-    seed: int,
-    should_stop: Callable[[], bool] | None = None,
-) -> LocalResult:
-    """Train a runtime's parameters on some examples.
-
-    Every epoch has an order of its own that depends on the seed alone; its last batch may be short.
-
-    Parameters
-    ----------
-    runtime : Runtime
-        Starts from its current parameters and keeps the new ones.
-    arrays : mapping of str to ndarray
-        Inputs and ``target``, all with the same number of rows.
-    spec : TrainingSpec
-        Epochs, learning rate and gradient bound.
-    batch_size : int
-        Rows of a batch, at most the plan's.
-    seed : int
-        Not negative.
-    should_stop : callable, optional
-        Asked before every batch; training ends there once it says True.
-
-    Returns
-    -------
-    LocalResult
-        Counts, losses and time.
-
-    Raises
-    ------
-    ValueError
-        If there are no rows, or arrays differ in their number.
-    """
-    rows = _count_rows(arrays)
-    if rows == 0:
-        raise ValueError("there are no examples to train on")
-    losses: list[float] = []
-    total = 0.0
-    used = 0
-    seconds = 0.0
-    for epoch in range(spec.epochs):
-        order = permutation(rows, seed=(seed, _SHUFFLE, epoch))
-        shuffled = {name: array[order] for name, array in arrays.items()}
-        for start in range(0, rows, batch_size):
-            if should_stop is not None and should_stop():
-                return _result(losses, total, used, rows, seconds, completed=False)
-            batch = {name: array[start : start + batch_size] for name, array in shuffled.items()}
-            began = time.perf_counter()
-            step = runtime.train_step(
-                batch, learning_rate=spec.learning_rate, clip_norm=spec.max_gradient_norm
-            )
-            seconds += time.perf_counter() - began
-            size = min(batch_size, rows - start)
-            losses.append(step.loss)
-            total += step.loss * size
-            used += size
-    return _result(losses, total, used, rows, seconds, completed=True)
-
-
-def _result(
-    losses: Sequence[float],
-    total: float,
-    used: int,
-    rows: int,
-    seconds: float,
-    *,
-    completed: bool,
-) -> LocalResult:
-    return LocalResult(
-        steps=len(losses),
-        examples=min(used, rows),
-        mean_loss=total / used if used else math.nan,
-        step_seconds=seconds,
-        losses=tuple(losses),
-        completed=completed,
-    )
-
-
-def _count_rows(arrays: Arrays) -> int:
-    counts = {name: len(array) for name, array in arrays.items()}
-    if len(set(counts.values())) != 1:
-        raise ValueError(f"the arrays differ in their number of rows: {counts}")
-    return next(iter(counts.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +199,7 @@ class LocalTrainer:
             )
         return TrainingResult(
             training=result,
-            holdout_examples=_count_rows(held_out) if held_out else 0,
+            holdout_examples=count_rows(held_out) if held_out else 0,
             holdout_loss_before=loss_before,
             holdout_loss_after=self._mean_loss(held_out),
         )
@@ -452,7 +336,7 @@ class LocalTrainer:
 
     def _load(self, *, limit: int, seed: int) -> dict[str, NDArray[np.generic]]:
         arrays = load_arrays(self._store, self._pipeline, limit=limit, seed=seed)
-        if _count_rows(arrays) == 0:
+        if count_rows(arrays) == 0:
             features = self.plan.manifest.features
             count = self._store.count(features.collection)
             needed = f"the label {features.label.field!r}"
@@ -467,7 +351,7 @@ class LocalTrainer:
         return arrays
 
     def _evaluate(self, arrays: Arrays) -> LocalEvaluation:
-        rows = _count_rows(arrays)
+        rows = count_rows(arrays)
         size = self.plan.manifest.model.batch_size
         total = 0.0
         parts: list[dict[str, NDArray[np.generic]]] = []
@@ -493,11 +377,11 @@ def _split(
     """Return arrays to train on, and arrays set aside (empty when none are)."""
     if holdout == 0:
         return arrays, {}
-    rows = _count_rows(arrays)
+    rows = count_rows(arrays)
     if rows < 2:
         raise TrainingError("one example cannot be split into training and holdout: use holdout=0")
     aside = min(max(1, round(rows * holdout)), rows - 1)
-    order = permutation(rows, seed=(seed, _HOLD_OUT))
+    order = permutation(rows, seed=(seed, HOLD_OUT_STREAM))
     # Rising, so that the order of the store is kept on both sides.
     held, kept = np.sort(order[:aside]), np.sort(order[aside:])
     return (
