@@ -44,7 +44,7 @@ class ScriptedSignals:
         for before, after in pairwise(times):
             if not before < after:
                 raise ValueError(f"the timeline goes from second {before} to {after}: sort it")
-        if repeat_every is not None and not (0 <= times[0] and times[-1] < repeat_every):
+        if repeat_every is not None and (times[0] < 0 or times[-1] >= repeat_every):
             raise ValueError(
                 f"a timeline that repeats every {repeat_every} s has its seconds from 0 up to but "
                 f"not that, not {times[0]} to {times[-1]}"

@@ -40,7 +40,7 @@ class HourWindow:
             raise ValueError(f"a window ends at an hour above 0 and at most 24, not at {self.end}")
         if self.start == self.end:
             raise ValueError(
-                f"a window from {self.start} to {self.end} is empty: leave it out to allow the whole day"
+                f"a window from {self.start} to {self.end} is empty: for the whole day, leave it out"
             )
 
     @property
@@ -169,7 +169,7 @@ class ConditionSpec:
             min_free_storage_bytes=0,
             min_free_memory_bytes=0,
             when_unknown=UnknownSpec(
-                **{item.name: "allow" for item in dataclasses.fields(UnknownSpec)}
+                charging="allow", idle="allow", free_storage="allow", free_memory="allow"
             ),
         )
 

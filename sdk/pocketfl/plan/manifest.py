@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Literal
 
+from pocketfl.conditions.spec import ConditionSpec
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.features.transforms import FeatureSpec
 
@@ -24,6 +25,7 @@ MAX_PARAMETERS: Final = 50_000_000
 MAX_PART_BYTES: Final = 256 * 2**20
 MAX_PARTS: Final = 32
 MAX_BATCH: Final = 4096
+MAX_WINDOWS: Final = 8
 
 RuntimeName = Literal["onnxruntime", "executorch"]
 RUNTIME_NAMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "executorch")
@@ -278,12 +280,25 @@ class DifferentialPrivacySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class EligibilitySpec:
-    """What a device must have to take part; decided on the device, never by the server."""
+    """What a device must have to take part; decided on the device, never by the server.
+
+    Attributes
+    ----------
+    min_examples : int
+        Fewest examples in the collection.
+    conditions : ConditionSpec
+        The state that the device must be in, before training and during it.
+    """
 
     min_examples: int = 1
+    conditions: ConditionSpec = field(default_factory=ConditionSpec)
 
     def __post_init__(self) -> None:
         _require(1 <= self.min_examples <= 1_000_000, "min_examples must be 1 to 1,000,000")
+        _require(
+            len(self.conditions.windows) <= MAX_WINDOWS,
+            f"{len(self.conditions.windows)} windows of hours; {MAX_WINDOWS} at most",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
