@@ -74,6 +74,10 @@ class AggregatorRefusedError(PocketFLError):
     """The key of a trusted tier is not one that this device was told to trust."""
 
 
+class LedgerError(PocketFLError):
+    """The ledger is asked for something that does not fit what it has recorded."""
+
+
 class TransportError(PocketFLError):
     """The server could not be reached, or answered with something unusable.
 

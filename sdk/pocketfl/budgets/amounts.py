@@ -1,0 +1,88 @@
+"""What a session costs the device: one record of amounts, and how two of them add up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+from typing import Final, Self
+
+FLOWS: Final = (
+    "cpu_seconds",
+    "wall_seconds",
+    "bytes_up",
+    "bytes_up_metered",
+    "bytes_down_metered",
+    "bytes_down_unmetered",
+    "joules",
+    "contributions",
+)
+"""Measures that add up over sessions; in the order of the fields of :class:`Amounts`."""
+LEVELS: Final = ("peak_memory_bytes", "storage_bytes")
+"""Measures of which only the highest counts: memory that was given back costs nothing any more."""
+MEASURES: Final = FLOWS + LEVELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amounts:
+    """Amounts of everything that a budget limits.
+
+    Attributes
+    ----------
+    cpu_seconds : float
+        Processor time of all threads, in seconds.
+    wall_seconds : float
+        Elapsed time in seconds.
+    bytes_up : int
+        Bytes sent over any link.
+    bytes_up_metered : int
+        The part of ``bytes_up`` that went over a metered link.
+    bytes_down_metered, bytes_down_unmetered : int
+        Bytes received over metered and over other links.
+    joules : float
+        Energy.
+    contributions : int
+        Reports that left, or may have left, the device.
+    peak_memory_bytes : int
+        Most resident memory above that of before the session.
+    storage_bytes : int
+        Most bytes kept on disk for the session.
+    """
+
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_up_metered: int = 0
+    bytes_down_metered: int = 0
+    bytes_down_unmetered: int = 0
+    joules: float = 0.0
+    contributions: int = 0
+    peak_memory_bytes: int = 0
+    storage_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in MEASURES:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
+
+    def __add__(self, other: Amounts) -> Amounts:
+        """Add what flows; take the higher of each level."""
+        flows = {name: getattr(self, name) + getattr(other, name) for name in FLOWS}
+        levels = {name: max(getattr(self, name), getattr(other, name)) for name in LEVELS}
+        return Amounts(**flows, **levels)
+
+    def covering(self, other: Amounts) -> Amounts:
+        """Return the higher of each measure."""
+        return Amounts(**{n: max(getattr(self, n), getattr(other, n)) for n in MEASURES})
+
+    def values(self) -> tuple[float, ...]:
+        """Return the amounts in the order of :data:`MEASURES`."""
+        return astuple(self)
+
+    @classmethod
+    def of(cls, values: tuple[float, ...]) -> Self:
+        """Return amounts from values in the order of :data:`MEASURES`."""
+        return cls(**dict(zip(MEASURES, values, strict=True)))  # type: ignore[arg-type]
+
+
+NOTHING: Final = Amounts()

@@ -1,0 +1,566 @@
+"""The device's account of what its rounds cost: set aside first, spent in steps, settled at the end.
+
+No crash lets a budget be overspent. An entry that is open counts with all that it was granted, and
+its owner records what it spends before each further *stride*, the most that can go unrecorded.
+Whoever takes an entry over from a process that died charges it one stride, which is what that
+process can have spent after its last record. An entry that nobody takes over counts in full until
+it has left the windows.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from pocketfl.budgets.amounts import FLOWS, LEVELS, MEASURES, NOTHING, Amounts
+from pocketfl.budgets.epsilon import contribution_rho, epsilon_of
+from pocketfl.budgets.limits import HARD_BOUNDS, Budgets
+from pocketfl.database import Database
+from pocketfl.errors import LedgerError
+from pocketfl.ledger.checking import Checker, Request, exceeds
+from pocketfl.ledger.clock import Instant, Uptime, advance, system_uptime
+from pocketfl.ledger.entries import (
+    Outcome,
+    PrivacySpent,
+    RecordedRefusal,
+    Refusal,
+    Reservation,
+)
+from pocketfl.ledger.tables import (
+    KEPT_REFUSALS,
+    KEPT_SECONDS,
+    LEDGER,
+    YEAR,
+    assignments,
+    names,
+)
+from pocketfl.reasons import Reason
+
+_OPEN: Final = "open"
+_COUNT: Final = len(MEASURES)
+_CONTRIBUTIONS: Final = MEASURES.index("contributions")
+_ENTRY: Final = (
+    f"SELECT id, task, round, holder, outcome, crashes, expires_at, {names('granted')}, "  # noqa: S608
+    f"{names('spent')}, {names('stride')} FROM ledger_entries"
+)
+_INSERT: Final = (
+    "INSERT INTO ledger_entries(task, round, holder, outcome, crashes, opened_wall, expires_at, "
+    f"counted_at, noise_multiplier, rho, {names('held')}, {names('granted')}, {names('spent')}, "
+    f"{names('stride')}) VALUES({', '.join('?' * (10 + 4 * _COUNT))})"
+)
+_WRITE: Final = (
+    "UPDATE ledger_entries SET holder = ?, crashes = ?, counted_at = max(counted_at, ?), "  # noqa: S608
+    f"{assignments('held')}, {assignments('granted')}, {assignments('spent')}, "
+    f"{assignments('stride')} WHERE id = ?"
+)
+_SETTLE: Final = (
+    "UPDATE ledger_entries SET holder = NULL, outcome = ?, counted_at = ?, rho = ?, "  # noqa: S608
+    f"{assignments('held')}, {assignments('spent')} WHERE id = ?"
+)
+# Reads leave the clock alone unless it moved by this much, so that looking costs no write.
+_CLOCK_SLACK: Final = 3600.0
+
+
+class Ledger:
+    """The account of one device.
+
+    Parameters
+    ----------
+    database : Database
+        The device's file.
+    clock : callable, optional
+        Unix time in seconds.
+    uptime : callable, optional
+        How long the device has been up, see :mod:`pocketfl.ledger.clock`; by default the system's
+        where ``clock`` is the system's clock, and none for any other clock, such as a simulated
+        one.
+
+    Notes
+    -----
+    Every method is one transaction, and joins the caller's where there is one; with the caller's
+    transaction what the method did is undone too. One ledger belongs to one process: what another
+    one left open has to be resumed or settled.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float] = time.time,
+        uptime: Callable[[], Uptime | None] | None = None,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        if uptime is None:
+            uptime = system_uptime if clock is time.time else _no_uptime
+        self._uptime = uptime
+        self._holder = secrets.token_hex(8)
+
+    def check(
+        self,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+        needs: Amounts,
+        budgets: Budgets,
+        noise_multiplier: float | None = None,
+    ) -> tuple[Reason, ...]:
+        """Return what stands against :meth:`reserve` now, without recording anything."""
+        self._database.ensure(LEDGER)
+        request = Request(task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier))
+        now = self._look()
+        with self._database.snapshot():
+            return self._checker(request, budgets, now).reasons()
+
+    def reserve(
+        self,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+        needs: Amounts,
+        budgets: Budgets,
+        wants: Amounts | None = None,
+        stride: Amounts = NOTHING,
+        noise_multiplier: float | None = None,
+        lifetime_seconds: float = 86_400.0,
+    ) -> Reservation | Refusal:
+        """Set amounts aside for a round.
+
+        Parameters
+        ----------
+        task : str
+            Name of the task.
+        round : int
+            Number of the round.
+        needs : Amounts
+            The least with which the round can be done; ``contributions`` is 1 where something is
+            sent.
+        budgets : Budgets
+            What holds; see :func:`pocketfl.budgets.agreed_budgets`.
+        wants : Amounts, optional
+            As much as may be used if there is room; what one round's limits allow by default.
+        stride : Amounts
+            The most that may be spent before the first call of :meth:`spend`, and between two of
+            them; see :func:`pocketfl.ledger.stride_of`.
+        noise_multiplier : float, optional
+            The plan's; None for a task without differential privacy.
+        lifetime_seconds : float
+            After which the round is over whatever happened, such as its lease.
+
+        Returns
+        -------
+        Reservation or Refusal
+            A refusal is recorded.
+
+        Raises
+        ------
+        LedgerError
+            If the round has a reservation that is open: resume or settle it first.
+        """
+        wants = _replace(
+            (_of_one_round(budgets) if wants is None else wants).covering(needs),
+            contributions=needs.contributions,
+        )
+        request = Request(task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier))
+        self._database.ensure(LEDGER)
+        with self._database.transaction() as connection:
+            if self._database.query(
+                "SELECT 1 FROM ledger_entries WHERE task = ? AND round = ? AND outcome = 'open'",
+                (task, round),
+            ):
+                raise LedgerError(
+                    f"round {round} of {task!r} has an open reservation: resume() or settle() it"
+                )
+            instant = self._tick(connection)
+            checker = self._checker(request, budgets, instant.time)
+            reasons = checker.reasons()
+            if reasons:
+                return self._refuse(connection, task, round, reasons, instant)
+            granted = checker.room(wants)
+            expires = instant.time + lifetime_seconds
+            held = granted.covering(stride)
+            cursor = connection.execute(
+                _INSERT,
+                (
+                    *(task, round, self._holder, _OPEN, 0, instant.wall, expires, expires),
+                    *(noise_multiplier, request.rho),
+                    *held.values(),
+                    *granted.values(),
+                    *NOTHING.values(),
+                    *stride.values(),
+                ),
+            )
+            return Reservation(
+                id=int(cursor.lastrowid or 0),
+                task=task,
+                round=round,
+                granted=granted,
+                spent=NOTHING,
+                stride=stride,
+                crashes=0,
+            )
+
+    def spend(
+        self, reservation: Reservation, amounts: Amounts, *, stride: Amounts | None = None
+    ) -> Reason | None:
+        """Record what was used since the last record.
+
+        Parameters
+        ----------
+        reservation : Reservation
+            This process's own.
+        amounts : Amounts
+            Used since the last call.
+        stride : Amounts, optional
+            The most that may be used until the next call, where that changed.
+
+        Returns
+        -------
+        Reason or None
+            Why the session has to stop now: another stride would not fit into what was granted.
+
+        Raises
+        ------
+        LedgerError
+            If the reservation is settled, unknown, or another process's.
+        """
+        self._database.ensure(LEDGER)
+        with self._database.transaction() as connection:
+            kept, holder, expires = self._open_entry(reservation.id)
+            if holder != self._holder:
+                raise LedgerError(
+                    f"reservation {kept.id} was made by another process: resume() it first"
+                )
+            instant = self._tick(connection)
+            spent = kept.spent + amounts
+            stride = kept.stride if stride is None else stride
+            self._write(connection, kept, spent=spent, stride=stride, now=instant.time)
+            if instant.time > expires:
+                late = instant.time - expires
+                return Reason(
+                    condition="time after the reservation's end",
+                    observed=f"{late:.0f} s",
+                    required="<= 0 s",
+                )
+            return over_granted(spent, stride=stride, granted=kept.granted)
+
+    def resume(
+        self,
+        reservation: Reservation,
+        *,
+        needs: Amounts,
+        budgets: Budgets,
+        wants: Amounts | None = None,
+        stride: Amounts | None = None,
+    ) -> Reservation | Refusal:
+        """Take up a round that was interrupted, with what it still needs from now on.
+
+        Parameters
+        ----------
+        reservation : Reservation
+            From :meth:`unsettled`; one stride is charged if another process had it.
+        needs, wants : Amounts
+            From here on, as in :meth:`reserve`. The contribution itself is set aside already.
+        budgets : Budgets
+            What holds now.
+        stride : Amounts, optional
+            Where it changed.
+
+        Returns
+        -------
+        Reservation or Refusal
+            After a refusal, which is recorded, the reservation is still there, and is to be
+            settled.
+
+        Raises
+        ------
+        LedgerError
+            If the reservation is settled or unknown.
+        """
+        self._database.ensure(LEDGER)
+        with self._database.transaction() as connection:
+            kept, holder, _ = self._open_entry(reservation.id)
+            instant = self._tick(connection)
+            lost = holder != self._holder
+            spent = kept.spent + kept.stride if lost else kept.spent
+            # The contribution of this entry is part of what was granted at first.
+            needs = _replace(spent + needs, contributions=kept.granted.contributions)
+            wants = _of_one_round(budgets) if wants is None else spent + wants
+            wants = _replace(wants.covering(needs), contributions=kept.granted.contributions)
+            stride = kept.stride if stride is None else stride
+            request = Request(task=kept.task, round=kept.round, needs=needs, without=kept.id)
+            checker = self._checker(request, budgets, instant.time)
+            reasons = checker.reasons()
+            granted = kept.granted if reasons else checker.room(wants)
+            renewed = Reservation(
+                id=kept.id,
+                task=kept.task,
+                round=kept.round,
+                granted=granted,
+                spent=spent,
+                stride=NOTHING if reasons else stride,
+                crashes=kept.crashes + lost,
+            )
+            self._write(connection, renewed, spent=spent, stride=renewed.stride, now=instant.time)
+            if reasons:
+                return self._refuse(connection, kept.task, kept.round, reasons, instant)
+            return renewed
+
+    def settle(
+        self, reservation: Reservation, *, outcome: Outcome, amounts: Amounts = NOTHING
+    ) -> None:
+        """Close a reservation: what was not spent is free again.
+
+        Parameters
+        ----------
+        reservation : Reservation
+            This process's own, or one from :meth:`unsettled`, which is charged one stride.
+        amounts : Amounts
+            Used since the last record.
+        outcome : {"sent", "unsent", "unknown"}
+            Whether the contribution left the device. ``unsent`` frees the contribution and its
+            epsilon.
+
+        Raises
+        ------
+        LedgerError
+            If the reservation is unknown, or was settled with another outcome. Only ``unknown`` may
+            become ``sent`` later.
+        """
+        if outcome not in ("sent", "unsent", "unknown"):
+            raise ValueError(f"outcome must be 'sent', 'unsent' or 'unknown', not {outcome!r}")
+        self._database.ensure(LEDGER)
+        with self._database.transaction() as connection:
+            rows = self._database.query(
+                "SELECT outcome, rho FROM ledger_entries WHERE id = ?", (reservation.id,)
+            )
+            if rows and rows[0][0] != _OPEN:
+                if (rows[0][0], outcome) == ("unknown", "sent"):
+                    connection.execute(
+                        "UPDATE ledger_entries SET outcome = 'sent' WHERE id = ?", (reservation.id,)
+                    )
+                elif rows[0][0] != outcome:
+                    raise LedgerError(
+                        f"reservation {reservation.id} was settled as {rows[0][0]!r} and cannot "
+                        f"become {outcome!r}"
+                    )
+                return
+            kept, holder, _ = self._open_entry(reservation.id)
+            instant = self._tick(connection)
+            spent = kept.spent + amounts
+            if holder != self._holder:
+                spent += kept.stride
+            sent = outcome != "unsent"
+            spent = _replace(spent, contributions=kept.granted.contributions * sent)
+            rho = rows[0][1] if sent else 0.0
+            values = spent.values()
+            connection.execute(
+                _SETTLE, (outcome, instant.time, rho, *values, *values, reservation.id)
+            )
+            self._fold(connection, instant.time)
+
+    def unsettled(self) -> tuple[Reservation, ...]:
+        """Return the reservations that are open, oldest first: after a restart, what a crash left."""
+        self._database.ensure(LEDGER)
+        rows = self._database.query(f"{_ENTRY} WHERE outcome = 'open' ORDER BY id")
+        return tuple(_reservation(row) for row in rows)
+
+    def privacy(self, *, delta: float) -> PrivacySpent:
+        """Return this device's privacy loss over the last 365 days, at a delta."""
+        self._database.ensure(LEDGER)
+        rows = self._database.query(
+            "SELECT total(rho), total((rho > 0) * held_contributions), "
+            "total((noise_multiplier IS NULL) * held_contributions) "
+            "FROM ledger_entries WHERE counted_at > ?",
+            (self._look() - YEAR,),
+        )
+        rho, protected, unprotected = rows[0]
+        return PrivacySpent(
+            rho=rho,
+            epsilon=epsilon_of(rho, delta=delta),
+            delta=delta,
+            contributions=int(protected),
+            unprotected=int(unprotected),
+        )
+
+    def used(self, *, seconds: float) -> Amounts:
+        """Return what is held or spent in the window that ends now; the highest of each level."""
+        self._database.ensure(LEDGER)
+        columns = [f"total(held_{name})" for name in FLOWS]
+        columns += [f"coalesce(max(held_{name}), 0)" for name in LEVELS]
+        rows = self._database.query(
+            f"SELECT {', '.join(columns)} FROM ledger_entries WHERE counted_at > ?",  # noqa: S608
+            (self._look() - seconds,),
+        )
+        return _amounts(rows[0])
+
+    def refusals(self, *, limit: int = 100) -> tuple[RecordedRefusal, ...]:
+        """Return the last refusals, newest first."""
+        self._database.ensure(LEDGER)
+        rows = self._database.query(
+            "SELECT wall, task, round, reasons FROM ledger_refusals ORDER BY id DESC LIMIT ?",
+            (limit,),
+        )
+        return tuple(
+            RecordedRefusal(wall=wall, task=task, round=number, reasons=reasons)
+            for wall, task, number, reasons in rows
+        )
+
+    # Inside a transaction.
+
+    def _checker(self, request: Request, budgets: Budgets, now: float) -> Checker:
+        return Checker(self._database, budgets=budgets, now=now, request=request)
+
+    def _open_entry(self, number: int) -> tuple[Reservation, str | None, float]:
+        rows = self._database.query(f"{_ENTRY} WHERE id = ?", (number,))
+        if not rows:
+            raise LedgerError(f"there is no reservation {number}")
+        row = rows[0]
+        if row[4] != _OPEN:
+            raise LedgerError(f"reservation {number} was settled as {row[4]!r}")
+        return _reservation(row), row[3], row[6]
+
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        entry: Reservation,
+        *,
+        spent: Amounts,
+        stride: Amounts,
+        now: float,
+    ) -> None:
+        held = entry.granted.covering(spent + stride)
+        connection.execute(
+            _WRITE,
+            (
+                *(self._holder, entry.crashes, now),
+                *held.values(),
+                *entry.granted.values(),
+                *spent.values(),
+                *stride.values(),
+                entry.id,
+            ),
+        )
+
+    def _refuse(
+        self,
+        connection: sqlite3.Connection,
+        task: str,
+        number: int,
+        reasons: tuple[Reason, ...],
+        instant: Instant,
+    ) -> Refusal:
+        refusal = Refusal(task=task, round=number, reasons=reasons)
+        cursor = connection.execute(
+            "INSERT INTO ledger_refusals(wall, task, round, reasons) VALUES(?, ?, ?, ?)",
+            (instant.wall, task, number, str(refusal)),
+        )
+        connection.execute(
+            "DELETE FROM ledger_refusals WHERE id <= ?", ((cursor.lastrowid or 0) - KEPT_REFUSALS,)
+        )
+        return refusal
+
+    def _fold(self, connection: sqlite3.Connection, now: float) -> None:
+        rows = self._database.query(
+            "SELECT id, task, held_contributions FROM ledger_entries "
+            "WHERE counted_at < ? AND outcome <> 'open' ORDER BY counted_at LIMIT 100",
+            (now - KEPT_SECONDS,),
+        )
+        for number, task, contributions in rows:
+            connection.execute(
+                "INSERT INTO ledger_tasks(task, contributions) VALUES(?, ?) ON CONFLICT(task) "
+                "DO UPDATE SET contributions = contributions + excluded.contributions",
+                (task, int(contributions)),
+            )
+            connection.execute("DELETE FROM ledger_entries WHERE id = ?", (number,))
+
+    # The clock.
+
+    def _instant(self) -> tuple[Instant | None, Instant]:
+        rows = self._database.query("SELECT time, wall, boot, uptime, owed FROM ledger_clock")
+        last = None
+        if rows:
+            then, wall, boot, seconds, owed = rows[0]
+            uptime = None if boot is None else Uptime(boot=boot, seconds=seconds)
+            last = Instant(time=then, wall=wall, uptime=uptime, owed=owed)
+        return last, advance(last, wall=self._clock(), uptime=self._uptime())
+
+    def _tick(self, connection: sqlite3.Connection) -> Instant:
+        _, now = self._instant()
+        up = now.uptime
+        connection.execute(
+            "INSERT OR REPLACE INTO ledger_clock(id, time, wall, boot, uptime, owed) "
+            "VALUES(1, ?, ?, ?, ?, ?)",
+            (now.time, now.wall, up.boot if up else None, up.seconds if up else None, now.owed),
+        )
+        return now
+
+    def _look(self) -> float:
+        last, now = self._instant()
+        if last is None or abs(now.wall - last.wall) > _CLOCK_SLACK:
+            with self._database.transaction() as connection:
+                now = self._tick(connection)
+        return now.time
+
+
+def over_granted(spent: Amounts, *, stride: Amounts, granted: Amounts) -> Reason | None:
+    """Return why another stride does not fit into what was granted, or None if it does."""
+    following = spent + stride
+    for name in MEASURES:
+        if name == "contributions":
+            continue
+        value, most = getattr(following, name), getattr(granted, name)
+        if exceeds(value, most):
+            return Reason(
+                condition=f"{name} of this round",
+                observed=f"{value:.6g} (next step included)",
+                required=f"<= {most:.6g}",
+            )
+    return None
+
+
+def _no_uptime() -> None:
+    return None
+
+
+def _of_one_round(budgets: Budgets) -> Amounts:
+    limits = HARD_BOUNDS.per_round.tightened(budgets.per_round)
+    return Amounts(**{name: getattr(limits, name) for name in MEASURES})
+
+
+def _rho(needs: Amounts, noise_multiplier: float | None) -> float:
+    if noise_multiplier is None:
+        return 0.0
+    return needs.contributions * contribution_rho(noise_multiplier)
+
+
+def _replace(amounts: Amounts, *, contributions: int) -> Amounts:
+    values = list(amounts.values())
+    values[_CONTRIBUTIONS] = contributions
+    return Amounts.of(tuple(values))
+
+
+def _amounts(values: tuple[Any, ...]) -> Amounts:
+    # SQLite hands out every column as a float; counts are whole.
+    return Amounts(
+        **{
+            name: value if name in ("cpu_seconds", "wall_seconds", "joules") else int(value)
+            for name, value in zip(MEASURES, values, strict=True)
+        }
+    )
+
+
+def _reservation(row: tuple[Any, ...]) -> Reservation:
+    amounts = row[7:]
+    return Reservation(
+        id=row[0],
+        task=row[1],
+        round=row[2],
+        granted=_amounts(amounts[:_COUNT]),
+        spent=_amounts(amounts[_COUNT : 2 * _COUNT]),
+        stride=_amounts(amounts[2 * _COUNT :]),
+        crashes=row[5],
+    )
