@@ -130,11 +130,51 @@ def test_one_promise_makes_the_whole_batch_durable(database, monkeypatch) -> Non
         for durable in ([False, False], [False, True]):
             waiting = [
                 group.run(insert(len(asked) * 10 + index), durable=wanted)
-                for index, wanted in enumerate([False, *durable])
+                for index, wanted in enumerate([True, *durable])
             ]
             await asyncio.gather(*waiting)
         group.close()
 
     monkeypatch.setattr(Database, "writing", noted)
     asyncio.run(check())
-    assert asked == [False, False, False, True]
+    assert asked == [True, False, True, True]
+
+
+def test_a_lone_prompt_request_waits_for_no_thread(database, monkeypatch) -> None:
+    """With an idle database in this process it is done at once; any other goes to the thread."""
+    threads = []
+    writing = Database.writing
+
+    def noted(self, *, durable):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return writing(self, durable=durable)
+
+    async def check() -> None:
+        group = GroupCommit(database)
+        assert await group.run(insert(1), durable=False) == 1
+        with pytest.raises(Conflict):
+            await group.run(refuse, durable=False)
+        assert await group.run(insert(2)) == 2
+        group.close()
+
+    monkeypatch.setattr(Database, "writing", noted)
+    asyncio.run(check())
+    assert threads == [database.in_process, database.in_process, False]
+    assert users(database) == {"u1", "u2"}
+
+
+def test_a_prompt_request_never_holds_up_the_others_behind_a_long_transaction(database) -> None:
+    """While somebody else writes, the event loop goes on, and the request is done afterwards."""
+
+    async def check() -> None:
+        group = GroupCommit(database)
+        with database.writing() as connection:
+            waiting = asyncio.ensure_future(group.run(insert(1), durable=False))
+            for _ in range(20):
+                await asyncio.sleep(0.001)  # would never come back if the loop waited for us
+            insert(2)(connection)
+        assert await asyncio.wait_for(waiting, 30) == 1
+        group.close()
+
+    asyncio.run(check())
+    assert users(database) == {"u1", "u2"}
