@@ -16,23 +16,45 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pocketfl.errors import StoreError
+from pocketfl.errors import StoreDamagedError, StoreError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x504B464C
 """Marks the file as ours in SQLite's header ("PKFL"), so that another app's file is never written."""
 
-# The example's payload is one column, so that it can be encrypted as a whole; what quotas and expiry
-# need stays outside it. An index on a rowid table ends in the rowid, so `examples_by_collection` alone
-# answers "which ids".
-_SCHEMA: Final = (
+# The example's payload is one column, because it is encrypted as a whole; what selection, quotas and
+# expiry need stays outside it. An index on a rowid table ends in the rowid, so `examples_by_collection`
+# alone answers "which ids". The totals of a collection are kept, not counted: a million rows are. No id
+# is used twice, so that nothing old can be taken for something new.
+COLLECTION_SCHEMA: Final = (
     """
     CREATE TABLE collections(
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         name TEXT NOT NULL UNIQUE,
-        schema BLOB NOT NULL
+        retention BLOB NOT NULL,
+        revision INTEGER NOT NULL DEFAULT 0,
+        wrapped_key BLOB,
+        examples INTEGER NOT NULL DEFAULT 0,
+        bytes INTEGER NOT NULL DEFAULT 0
     )
     """,
+    """
+    CREATE TABLE collection_layouts(
+        collection INTEGER NOT NULL,
+        first_id INTEGER NOT NULL,
+        schema BLOB NOT NULL,
+        PRIMARY KEY(collection, first_id)
+    ) WITHOUT ROWID
+    """,
+    "CREATE TABLE revoked_collections(collection INTEGER PRIMARY KEY)",
+    """
+    CREATE INDEX examples_by_expiry ON examples(collection, expires_at)
+    WHERE expires_at IS NOT NULL
+    """,
+)
+"""What came with version 2."""
+
+_SCHEMA: Final = (
     """
     CREATE TABLE examples(
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -45,6 +67,7 @@ _SCHEMA: Final = (
     )
     """,
     "CREATE INDEX examples_by_collection ON examples(collection)",
+    *COLLECTION_SCHEMA,
     """
     CREATE TABLE server_features(
         feature_table TEXT NOT NULL,
@@ -90,6 +113,11 @@ class Tables:
     steps: tuple[tuple[str, ...], ...]
 
 
+def damage_mark(path: Path) -> Path:
+    """Return the file whose presence says that a query met damage behind a sound header."""
+    return path.with_name(path.name + "-damaged")
+
+
 class Database:
     """A connection to the device's file, safe to share between threads.
 
@@ -116,7 +144,10 @@ class Database:
         self.path: Final = Path(path)
         self._lock = threading.RLock()
         self._depth = 0
+        self._opened = False
         self._busy_timeout = busy_timeout
+        self.version: int = SCHEMA_VERSION
+        """Of the file: 1 until the example store has encrypted what an older version wrote."""
         self._synchronous = f"PRAGMA synchronous={'NORMAL' if durable else 'OFF'}"
         try:
             self._connection = sqlite3.connect(
@@ -132,6 +163,7 @@ class Database:
         except BaseException:
             self._connection.close()
             raise
+        self._opened = True
 
     def _prepare(self) -> None:
         if self._read_marks() == (APPLICATION_ID, SCHEMA_VERSION):
@@ -143,7 +175,7 @@ class Database:
             empty = (application, version) == (0, 0) and not self._has_tables()
         if empty:
             self._create()
-        elif application != APPLICATION_ID or version < SCHEMA_VERSION:
+        elif application != APPLICATION_ID or version < 1:
             raise StoreError(
                 f"{self.path} is a database of something else (application id {application:#x}, "
                 f"user version {version}); give pocketfl a file of its own"
@@ -153,6 +185,8 @@ class Database:
                 f"{self.path} has schema {version}, this pocketfl reads up to {SCHEMA_VERSION}: "
                 "it was written by a newer version; update the app"
             )
+        else:
+            self.version = version
         self._connection.execute(self._synchronous)
 
     def _read_marks(self) -> tuple[int, int]:
@@ -198,7 +232,10 @@ class Database:
         if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
             return StoreError(f"{self.path} has been closed")
         if type(error) is sqlite3.DatabaseError:
-            return StoreError(
+            if self._opened:
+                # Whoever opens the file next looks closely, as only few queries meet the damage.
+                damage_mark(self.path).touch()
+            return StoreDamagedError(
                 f"{self.path} is damaged or no database ({error}); nothing was changed: "
                 "move the file away to start with an empty one"
             )
@@ -308,6 +345,36 @@ class Database:
                 return self._connection.execute(sql, parameters).fetchall()
             except sqlite3.Error as error:
                 raise self._failure(error) from error
+
+    def stamp(self, version: int) -> None:
+        """Say which version the file has now; part of the transaction that brings it there."""
+        with self.transaction() as connection:
+            connection.execute(f"PRAGMA user_version={version:d}")
+        self.version = version
+
+    @contextmanager
+    def erasing(self) -> Iterator[None]:
+        """Overwrite with zeros what the block deletes, and empty the write-ahead log after it.
+
+        Raises
+        ------
+        StoreError
+            If a transaction is under way, or another process reads or writes for too long: what was
+            deleted stays deleted, but the log keeps traces of it until all have closed the file.
+        """
+        with self._lock:
+            if self._depth:
+                raise StoreError("erasing cannot be a part of a transaction: end that first")
+            self.query("PRAGMA secure_delete=ON")
+            try:
+                yield
+            finally:
+                self.query("PRAGMA secure_delete=OFF")
+            if self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+                raise StoreError(
+                    f"{self.path} is in use by another process: what was deleted is gone from the "
+                    "file, but the log still has traces of it; close the store everywhere"
+                )
 
     def read_state(self, name: str) -> bytes | None:
         """Return the bytes kept under a name, or None."""

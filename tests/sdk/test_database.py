@@ -28,7 +28,7 @@ def test_file_is_in_wal_mode_and_carries_our_marks(tmp_path):
     plain = sqlite3.connect(tmp_path / "a.db")
     assert plain.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert plain.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-    assert plain.execute("PRAGMA user_version").fetchone() == (1,)
+    assert plain.execute("PRAGMA user_version").fetchone() == (2,)
     plain.close()
 
 
@@ -154,7 +154,7 @@ def test_newer_schema_is_refused(tmp_path):
     path = tmp_path / "a.db"
     Database(path).close()
     plain = sqlite3.connect(path)
-    plain.execute("PRAGMA user_version=2")
+    plain.execute("PRAGMA user_version=3")
     plain.close()
     with pytest.raises(StoreError, match="newer version"):
         Database(path)

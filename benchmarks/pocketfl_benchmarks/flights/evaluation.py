@@ -26,7 +26,7 @@ from pocketfl.runtimes import FloatVector, open_runtime
 from pocketfl.store import ExampleStore
 from pocketfl.transport import Transport
 from pocketfl_benchmarks.flights.fleet import Line
-from pocketfl_benchmarks.flights.stores import TABLE, store_path
+from pocketfl_benchmarks.flights.stores import TABLE, fleet_vault, store_path
 from pocketfl_benchmarks.flights.task import LatenessModel
 
 Scores = NDArray[np.float32]
@@ -67,8 +67,9 @@ class HeldOutDevices:
         self._inputs: list[NDArray[np.float32]] = []
         targets: list[NDArray[np.float32]] = []
         pipeline = FeaturePipeline(plan.manifest.features, model=plan.manifest.model)
+        vault = fleet_vault(folder)
         for name in aircraft:
-            with ExampleStore(store_path(folder, name)) as store:
+            with ExampleStore(store_path(folder, name), vault=vault) as store:
                 _fetch_features(store, line.connect(), user=name, key=line.enrolment_key)
                 limit = store.count(plan.manifest.features.collection)
                 arrays = load_arrays(store, pipeline, limit=limit, seed=0)

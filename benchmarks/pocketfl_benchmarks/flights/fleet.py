@@ -20,7 +20,7 @@ from pocketfl.runtimes import FloatVector
 from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
 from pocketfl.transport import DownloadCache, HttpTransport, Transport
-from pocketfl_benchmarks.flights.stores import TABLE, store_path
+from pocketfl_benchmarks.flights.stores import TABLE, fleet_vault, store_path
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.in_process import InProcessTransport
 from pocketfl_server.local import LocalDeployment
@@ -234,9 +234,12 @@ class Fleet:
         self._devices: list[Device] = []
         limits = DeviceLimits(allow_unprotected=allow_unprotected)
         aggregator = PinnedAggregator(aggregator_key)
+        vault = fleet_vault(folder)
         try:
             for name in aircraft:
-                store = self._stack.enter_context(ExampleStore(store_path(folder, name)))
+                store = self._stack.enter_context(
+                    ExampleStore(store_path(folder, name), vault=vault)
+                )
                 device = Device(
                     store,
                     server=line.connect(),

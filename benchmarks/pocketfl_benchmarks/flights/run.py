@@ -37,6 +37,7 @@ from pocketfl_benchmarks.flights.results import NO_PRIVACY, Arm, DemoResult, Jud
 from pocketfl_benchmarks.flights.stores import (
     FRESH_FROM,
     copy_stores,
+    fleet_vault,
     prepare_stores,
     server_rows,
     store_path,
@@ -242,6 +243,8 @@ def _measure(deployment: LocalDeployment, plan: Plan, place: _Place, *, aircraft
     notice = deployment.operator.open_round(task.name, seconds=ROUND_SECONDS)
     store = place.folder / "alone.sqlite"
     shutil.copyfile(store_path(place.stores, aircraft), store)
+    # This device is alone, with its key where every app has it: beside the store.
+    shutil.copyfile(fleet_vault(place.stores).path, store.with_name(store.name + "-key"))
     footprint = measure_footprint(
         store,
         url=deployment.url,

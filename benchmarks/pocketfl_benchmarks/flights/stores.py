@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pocketfl.protocol import FeatureRow
-from pocketfl.store import Collection, ExampleStore, Field
+from pocketfl.store import Collection, ExampleStore, Field, FileKeyVault
 from pocketfl_benchmarks.flights.data import DEVICE_FIELDS, SERVER_FIELDS, FlightTable
 
 COLLECTION: Final = Collection(
@@ -50,7 +50,7 @@ A device syncs as its app runs, so by the time of a round it lacks only the last
 from the back end when it first takes part.
 """
 
-STORE_FORMAT: Final = 2
+STORE_FORMAT: Final = 3
 """Raised whenever what is written below changes, so that older caches are not taken for it."""
 
 _CHUNK: Final = 50
@@ -75,6 +75,11 @@ def store_path(folder: Path, aircraft: str) -> Path:
     return folder / f"{aircraft}.sqlite"
 
 
+def fleet_vault(folder: Path) -> FileKeyVault:
+    """Return the vault that all stores of a folder share, as no phone would; read once per fleet."""
+    return FileKeyVault(folder / "fleet.key")
+
+
 def prepare_stores(
     table: FlightTable, cache: Path, *, progress: Progress | None = None, workers: int | None = None
 ) -> Path:
@@ -94,7 +99,7 @@ def prepare_stores(
     Returns
     -------
     Path
-        Folder with one file per aircraft, not to be written to.
+        Folder with one file per aircraft and the key of all (:func:`fleet_vault`), not to be written to.
     """
     key = sha256(f"{table.archive_sha256} {STORE_FORMAT} {COLLECTION!r}".encode()).hexdigest()[:16]
     folder = cache / f"flights-stores-{key}"
@@ -125,7 +130,9 @@ def _build(table: FlightTable, folder: Path, *, progress: Progress | None, worke
     ]
     chunks = [flights[start : start + _CHUNK] for start in range(0, len(flights), _CHUNK)]
     template = folder / "template"
-    with ExampleStore(template) as store:
+    vault = fleet_vault(folder)
+    # The collection gets its key with its first example, so every aircraft has another one.
+    with ExampleStore(template, vault=vault) as store:
         store.create_collection(COLLECTION)
     # A fresh interpreter per worker: forking a process that runs torch's threads is not safe.
     context = multiprocessing.get_context("spawn")
@@ -140,10 +147,11 @@ def _build(table: FlightTable, folder: Path, *, progress: Progress | None, worke
 
 
 def _build_chunk(template: Path, folder: Path, fleet: list[_Contents]) -> int:
+    vault = fleet_vault(folder)
     for contents in fleet:
         path = store_path(folder, contents.aircraft)
         shutil.copyfile(template, path)
-        with ExampleStore(path) as store:
+        with ExampleStore(path, vault=vault) as store:
             # A folder that is not finished is thrown away, so nothing here need wait for the disk.
             store.database.query("PRAGMA synchronous=OFF")
             store.append(COLLECTION.name, contents.examples, times=contents.times)

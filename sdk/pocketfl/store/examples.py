@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as AbstractCollection
-from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfl.database import Database
-from pocketfl.errors import StoreError
+from pocketfl.errors import StoreDamagedError, StoreError
 from pocketfl.protocol import FeatureRow
-from pocketfl.store.rows import RowCodec
-from pocketfl.store.schema import Collection, decode_schema, encode_schema
+from pocketfl.store import server_features
+from pocketfl.store.catalog import Catalog, CatalogEntry, next_example_id
+from pocketfl.store.encryption import OVERHEAD_BYTES
+from pocketfl.store.eviction import EVICTION_STEP, change_totals, evict, expire, has_expired
+from pocketfl.store.quarantine import open_database
+from pocketfl.store.revocation import Erasure, Sessions, erase_derived_state
+from pocketfl.store.schema import Collection
 from pocketfl.store.selection import choose
-
-FeatureValue: TypeAlias = str | int | float | bool | None
-ServerFeatures: TypeAlias = Mapping[str, list[tuple[float, dict[str, FeatureValue]]]]
-"""By key: rows of ``(valid_from, values)`` with rising ``valid_from``."""
-
-MAX_FEATURE_BYTES: Final = 64 * 2**10
-"""Largest row of server-side features in bytes of JSON."""
-
-_LARGEST_ID: Final = 2**63 - 1
+from pocketfl.store.server_features import ServerFeatures
+from pocketfl.store.upgrade import encrypt_version_1
+from pocketfl.store.vault import KeyVault, default_vault
 
 _CHUNK: Final = 500
 """Ids per statement: old SQLite builds on phones take 999 parameters at most."""
+_PAGE: Final = 10_000
+"""Ids held at a time when a selection counts its way through a collection with gaps."""
 
 
 @dataclass(frozen=True)
@@ -58,58 +58,68 @@ class Examples:
 
 
 class ExampleStore:
-    """Typed collections of examples in one SQLite file; a context manager.
+    """Typed collections of examples in one SQLite file, encrypted; a context manager.
+
+    A damaged file does not stop the app: it is set aside, what can be read of it goes into a fresh one,
+    and :attr:`quarantine` says so.
 
     Parameters
     ----------
     path : str or Path
         The file; made when it does not exist.
+    vault : KeyVault, optional
+        Keeps the device's key; by default Android's keystore on Android, elsewhere a file beside the
+        store, named as the store with ``-key`` after it. Several stores may share one.
     durable : bool
         See :class:`~pocketfl.database.Database`; off only for simulated fleets.
+    clock : callable, optional
+        Unix time in seconds.
 
     Raises
     ------
     StoreError
-        If the file is damaged or not ours.
+        If the file is not ours, was written by a newer version, or cannot be opened.
     """
 
-    def __init__(self, path: str | Path, *, durable: bool = True) -> None:
-        self.database: Final = Database(path, durable=durable)
-        self._open_collections: dict[str, tuple[int, Collection, RowCodec]] = {}
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        vault: KeyVault | None = None,
+        durable: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        database, quarantine = open_database(Path(path), durable=durable)
+        self.database: Final = database
+        self.quarantine: Final = quarantine
+        """What happened if the file was damaged; None if it was sound."""
+        self._clock = clock
+        self._sessions = Sessions()
+        vault = vault if vault is not None else default_vault(self.database.path)
+        self._catalog = Catalog(self.database, vault)
+        if self.database.version == 1:
+            try:
+                encrypt_version_1(self.database, vault)
+            except BaseException:
+                self.database.close()
+                raise
 
     def create_collection(self, collection: Collection) -> None:
-        """Make a collection; nothing happens when it exists with the same fields.
+        """Make a collection; nothing happens when it exists as declared.
+
+        An existing collection takes new fields, if they are optional: examples from before have None
+        there. It also takes another retention, which holds for the examples that it has, too.
 
         Raises
         ------
         StoreError
             If it exists with other fields.
         """
-        with self.database.transaction() as connection:
-            if not connection.execute(
-                "SELECT 1 FROM collections WHERE name = ?", (collection.name,)
-            ).fetchone():
-                connection.execute(
-                    "INSERT INTO collections(name, schema) VALUES(?, ?)",
-                    (collection.name, encode_schema(collection)),
-                )
-                return
-        existing = self.collection(collection.name)
-        if existing.fields != collection.fields:
-            names = sorted(
-                name
-                for name in existing.fields.keys() | collection.fields.keys()
-                if existing.fields.get(name) != collection.fields.get(name)
-            )
-            raise StoreError(
-                f"collection {collection.name!r} exists with other fields ({', '.join(names)} "
-                "differ): keep the old declaration, or use a new collection name"
-            )
+        self._catalog.declare(collection)
 
     def collections(self) -> tuple[Collection, ...]:
         """Return all collections, by name."""
-        names = self.database.query("SELECT name FROM collections ORDER BY name")
-        return tuple(self.collection(name) for (name,) in names)
+        return tuple(self.collection(name) for name in self._catalog.names())
 
     def collection(self, name: str) -> Collection:
         """Return a collection as it was declared.
@@ -119,22 +129,7 @@ class ExampleStore:
         StoreError
             If there is none of that name.
         """
-        return self._find(name)[1]
-
-    def _find(self, name: str) -> tuple[int, Collection, RowCodec]:
-        # A collection never changes once made, so one look suffices.
-        if name not in self._open_collections:
-            rows = self.database.query("SELECT id, schema FROM collections WHERE name = ?", (name,))
-            if not rows:
-                known = [n for (n,) in self.database.query("SELECT name FROM collections")]
-                raise StoreError(
-                    f"no collection {name!r} in {self.database.path} (it has: "
-                    f"{', '.join(sorted(known)) or 'none'}); create_collection() makes one"
-                )
-            number, schema = rows[0]
-            collection = decode_schema(name, schema)
-            self._open_collections[name] = (number, collection, RowCodec(collection))
-        return self._open_collections[name]
+        return self._catalog.entry(name).collection
 
     def append(
         self,
@@ -144,6 +139,10 @@ class ExampleStore:
         times: Iterable[float] | None = None,
     ) -> int:
         """Add examples: all of them, or none when one does not fit.
+
+        Where the collection is over a quota then, the oldest examples go, at once but for one case:
+        beyond as many as were added, at most 2,000 go at a time, so that the app is not kept waiting;
+        the rest goes with the next appends, or with :meth:`evict`.
 
         Parameters
         ----------
@@ -164,33 +163,92 @@ class ExampleStore:
         ------
         StoreError
             Naming collection, field, row index, and what was expected and found.
+        KeyUnavailableError
+            If the collection's key is lost.
         """
-        number, _, codec = self._find(name)
-        now = time.time()
-        encode = codec.encode
-        payloads = [encode(example, row=row) for row, example in enumerate(examples)]
+        entry = self._catalog.entry(name)
+        now = self._clock()
+        rows = list(examples)
+        payloads = _encode(entry, rows)
         moments = _check_times(name, times, len(payloads), now)
+        if not rows:
+            return 0
         with self.database.transaction() as connection:
+            found, count, size = self._catalog.current(name)
+            if found is not entry:
+                entry, payloads = found, _encode(found, rows)
+            entry = self._catalog.with_key(entry)
+            first = next_example_id(self.database)
+            ids = range(first, first + len(payloads))
+            expires = entry.collection.retention.max_age_seconds
+            expires_at = None if expires is None else now + expires
+            number = entry.number
+            sealed = entry.cipher.seal(payloads, ids=ids, times=moments)
+            added = sum(map(len, sealed))
             connection.executemany(
-                "INSERT INTO examples(collection, time, created_at, size, payload) "
-                "VALUES(?, ?, ?, ?, ?)",
+                "INSERT INTO examples(id, collection, time, created_at, expires_at, size, payload) "
+                "VALUES(?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (number, moment, now, len(payload), payload)
-                    for moment, payload in zip(moments, payloads, strict=True)
+                    (row, number, moment, now, expires_at, len(data), data)
+                    for row, moment, data in zip(ids, moments, sealed, strict=True)
                 ],
             )
-        return len(payloads)
+            gone, freed = evict(
+                self.database,
+                entry,
+                examples=count + len(ids),
+                size=size + added,
+                at_most=len(ids) + EVICTION_STEP,
+            )
+            change_totals(self.database, entry, examples=len(ids) - gone, size=added - freed)
+        return len(ids)
+
+    def evict(self) -> int:
+        """Delete what has expired and what is beyond a quota, in small transactions.
+
+        Selections never take an expired example, so this is only about space: call it when the app is
+        at rest, for one after a quota was lowered.
+
+        Returns
+        -------
+        int
+            How many examples were deleted.
+        """
+        deleted = self._finish_revocations()
+        for name in self._catalog.names():
+            while True:
+                with self.database.transaction():
+                    entry, count, size = self._catalog.current(name)
+                    gone, freed = evict(
+                        self.database, entry, examples=count, size=size, at_most=EVICTION_STEP
+                    )
+                    change_totals(self.database, entry, examples=-gone, size=-freed)
+                if not gone:
+                    break
+                deleted += gone
+            deleted += self._expire(name)
+        return deleted
+
+    def _expire(self, name: str) -> int:
+        entry, deleted, now = self._catalog.entry(name), 0, self._clock()
+        while has_expired(self.database, entry, now=now):
+            with self.database.transaction():
+                gone, freed = expire(self.database, entry, now=now, at_most=EVICTION_STEP)
+                change_totals(self.database, entry, examples=-gone, size=-freed)
+            deleted += gone
+        return deleted
 
     def count(self, name: str) -> int:
         """Return the number of examples in a collection."""
-        number = self._find(name)[0]
-        rows = self.database.query("SELECT count(*) FROM examples WHERE collection = ?", (number,))
-        return int(rows[0][0])
+        self._expire(name)
+        return self._catalog.current(name)[1]
 
     def last_id(self, name: str) -> int:
         """Return the highest id of a collection's examples, 0 without any; ids are never used again."""
-        number = self._find(name)[0]
-        rows = self.database.query("SELECT max(id) FROM examples WHERE collection = ?", (number,))
+        entry, _, _ = self._catalog.current(name)
+        rows = self.database.query(
+            "SELECT max(id) FROM examples WHERE collection = ?", (entry.number,)
+        )
         return int(rows[0][0] or 0)
 
     def select(self, name: str, *, limit: int, seed: int, up_to: int | None = None) -> Examples:
@@ -222,42 +280,62 @@ class ExampleStore:
         """
         if limit < 0 or seed < 0:
             raise StoreError(f"select from {name!r}: limit and seed cannot be negative")
-        number, _, codec = self._find(name)
+        self._expire(name)
         with self.database.snapshot():
-            rows = self._read(number, limit=limit, seed=seed, up_to=up_to)
+            entry, count, _ = self._catalog.current(name)
+            rows = self._read(entry.number, count, limit=limit, seed=seed, up_to=up_to)
         ids, times, payloads = zip(*rows, strict=True) if rows else ((), (), ())
         return Examples(
             np.array(ids, dtype=np.int64),
             np.array(times, dtype=np.float64),
-            codec.decode(payloads),
+            entry.decode(ids, times, payloads),
         )
 
+    def preview(self, name: str, *, limit: int, seed: int) -> list[dict[str, Any]]:
+        """Return what a round with this limit and seed would train on, to show it to a person.
+
+        Returns
+        -------
+        list of dict
+            One per example: its fields, as :meth:`select` takes them.
+
+        Raises
+        ------
+        StoreError
+            As :meth:`select`.
+        """
+        chosen = self.select(name, limit=limit, seed=seed)
+        return [
+            dict(zip(chosen.columns, values, strict=True))
+            for values in zip(*chosen.columns.values(), strict=True)
+        ]
+
     def _read(
-        self, collection: int, *, limit: int, seed: int, up_to: int | None
+        self, collection: int, count: int, *, limit: int, seed: int, up_to: int | None
     ) -> list[tuple[Any, ...]]:
         query = self.database.query
-        asked = (collection, _LARGEST_ID if up_to is None else up_to)
-        # Three look-ups in the index; one statement with all three would walk it instead.
-        ((count, first, last),) = query(
-            "SELECT (SELECT count(*) FROM examples WHERE collection = ?1 AND id <= ?2), "
-            "(SELECT min(id) FROM examples WHERE collection = ?1 AND id <= ?2), "
-            "(SELECT max(id) FROM examples WHERE collection = ?1 AND id <= ?2)",
-            asked,
+        # Two look-ups in the index; min and max of one SELECT would walk it instead.
+        ((first, last),) = query(
+            "SELECT (SELECT min(id) FROM examples WHERE collection = ?1), "
+            "(SELECT max(id) FROM examples WHERE collection = ?1)",
+            (collection,),
         )
+        if up_to is not None and last is not None and up_to < last:
+            ((count, last),) = query(
+                "SELECT count(*), max(id) FROM examples WHERE collection = ? AND id <= ?",
+                (collection, up_to),
+            )
         if limit >= count:
             return query(
                 "SELECT id, time, payload FROM examples WHERE collection = ? AND id <= ? "
                 "ORDER BY id",
-                asked,
+                (collection, last or 0),
             )
         places = choose(count, limit=limit, seed=seed)
         if last - first + 1 == count:
             ids = (places + first).tolist()
         else:
-            known = query(
-                "SELECT id FROM examples WHERE collection = ? AND id <= ? ORDER BY id", asked
-            )
-            ids = [known[place][0] for place in places.tolist()]
+            ids = self._ids_at(collection, places.tolist())
         rows: list[tuple[Any, ...]] = []
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
@@ -268,6 +346,25 @@ class ExampleStore:
             )
         return rows
 
+    def _ids_at(self, collection: int, places: Sequence[int]) -> list[int]:
+        """Return the ids at rising places of a collection's order, holding few of them at a time."""
+        found: list[int] = []
+        passed, after = 0, 0
+        while len(found) < len(places):
+            page = self.database.query(
+                "SELECT id FROM examples WHERE collection = ? AND id > ? ORDER BY id LIMIT ?",
+                (collection, after, _PAGE),
+            )
+            if not page:
+                raise StoreDamagedError(
+                    f"{self.database.path}: fewer examples than counted; the store is damaged"
+                )
+            while len(found) < len(places) and places[len(found)] < passed + len(page):
+                found.append(page[places[len(found)] - passed][0])
+            passed += len(page)
+            after = page[-1][0]
+        return found
+
     def delete(self, name: str, *, ids: Iterable[int] | None = None) -> int:
         """Delete examples of a collection: those given by id, or all.
 
@@ -276,16 +373,98 @@ class ExampleStore:
         int
             How many there were. Ids of other collections are left alone.
         """
-        number = self._find(name)[0]
         with self.database.transaction() as connection:
+            entry, count, size = self._catalog.current(name)
             if ids is None:
-                return connection.execute(
-                    "DELETE FROM examples WHERE collection = ?", (number,)
-                ).rowcount
-            return connection.executemany(
-                "DELETE FROM examples WHERE collection = ? AND id = ?",
-                [(number, int(i)) for i in ids],
-            ).rowcount
+                connection.execute("DELETE FROM examples WHERE collection = ?", (entry.number,))
+                change_totals(self.database, entry, examples=-count, size=-size)
+                return count
+            gone = freed = 0
+            for number in ids:
+                row = (entry.number, int(number))
+                for (length,) in self.database.query(
+                    "SELECT size FROM examples WHERE collection = ? AND id = ?", row
+                ):
+                    gone, freed = gone + 1, freed + length
+                    connection.execute("DELETE FROM examples WHERE collection = ? AND id = ?", row)
+            change_totals(self.database, entry, examples=-gone, size=-freed)
+            return gone
+
+    def revoke(self, name: str) -> Erasure:
+        """Withdraw the consent for a collection: erase it, and all that was made from it here.
+
+        Running sessions are cancelled. Then the collection's key is destroyed, and with it go, in one
+        transaction, checkpoints, pending reports, personal parameters and the declaration of the
+        collection; then its examples and the write-ahead log. What a process that dies meanwhile leaves
+        over cannot be read any more, and is deleted when the store is opened for :meth:`evict` or
+        :meth:`revoke`.
+
+        Reports that were sent and models that were released stay what they are, and no claim is made
+        about what flash memory keeps underneath the file system.
+
+        Parameters
+        ----------
+        name : str
+            The collection; one that does not exist is no error, so that a revocation can be repeated.
+
+        Returns
+        -------
+        Erasure
+            What was erased.
+
+        Raises
+        ------
+        StoreError
+            Within a transaction, or if another process keeps the file's log from being emptied; all
+            else is done then.
+        """
+        cancelled = self._sessions.cancel(name)
+        with self.database.erasing():
+            with self.database.transaction() as connection:
+                rows = self.database.query(
+                    "SELECT id, examples FROM collections WHERE name = ?", (name,)
+                )
+                examples = sum(count for _, count in rows)
+                for number, _ in rows:
+                    connection.execute("DELETE FROM collections WHERE id = ?", (number,))
+                    connection.execute(
+                        "DELETE FROM collection_layouts WHERE collection = ?", (number,)
+                    )
+                    connection.execute("INSERT INTO revoked_collections VALUES(?)", (number,))
+                derived = erase_derived_state(self.database, name)
+            self._catalog.forget(name)
+            self._finish_revocations()
+        return Erasure(examples=examples, derived=derived, sessions=cancelled)
+
+    def _finish_revocations(self) -> int:
+        deleted = 0
+        for (number,) in self.database.query("SELECT collection FROM revoked_collections"):
+            gone = EVICTION_STEP
+            while gone:
+                with self.database.transaction() as connection:
+                    gone = connection.execute(
+                        "DELETE FROM examples WHERE id IN "
+                        "(SELECT id FROM examples WHERE collection = ? LIMIT ?)",
+                        (number, EVICTION_STEP),
+                    ).rowcount
+                    if not gone:
+                        connection.execute(
+                            "DELETE FROM revoked_collections WHERE collection = ?", (number,)
+                        )
+                deleted += gone
+        return deleted
+
+    def session(self, name: str, cancel: Callable[[], None]) -> AbstractContextManager[None]:
+        """Have ``cancel`` called when a collection is revoked while the block runs.
+
+        Parameters
+        ----------
+        name : str
+            The collection that the session works on.
+        cancel : callable
+            Called from the thread that revokes; must return at once and not raise.
+        """
+        return self._sessions.register(name, cancel)
 
     def put_server_features(
         self, table: str, rows: Iterable[FeatureRow], *, cursor: str | None = None
@@ -311,19 +490,7 @@ class ExampleStore:
         StoreError
             Naming the row that is too large or holds a number that is not finite.
         """
-        packed = [
-            (table, row.key, _check_valid_from(table, row, number), _pack(table, row, number))
-            for number, row in enumerate(rows)
-        ]
-        with self.database.transaction() as connection:
-            connection.executemany(
-                "INSERT INTO server_features(feature_table, key, valid_from, payload) "
-                "VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET payload = excluded.payload",
-                packed,
-            )
-            if cursor is not None:
-                self.database.write_state(_cursor_name(table), cursor.encode())
-        return len(packed)
+        return server_features.put_server_features(self.database, table, rows, cursor=cursor)
 
     def server_features(
         self, table: str, *, keys: AbstractCollection[str] | None = None
@@ -347,30 +514,11 @@ class ExampleStore:
         StoreError
             If a row is damaged.
         """
-        found: list[tuple[Any, ...]]
-        if keys is None:
-            found = self.database.query(
-                "SELECT key, valid_from, payload FROM server_features WHERE feature_table = ? "
-                "ORDER BY key, valid_from",
-                (table,),
-            )
-        else:
-            wanted = sorted(set(keys))
-            found = []
-            for start in range(0, len(wanted), _CHUNK):
-                chunk = wanted[start : start + _CHUNK]
-                marks = ",".join("?" * len(chunk))
-                found += self.database.query(
-                    "SELECT key, valid_from, payload FROM server_features "  # noqa: S608
-                    f"WHERE feature_table = ? AND key IN ({marks}) ORDER BY key, valid_from",
-                    (table, *chunk),
-                )
-        return _unpack(table, found)
+        return server_features.server_features(self.database, table, keys=keys)
 
     def server_features_cursor(self, table: str) -> str | None:
         """Return where downloading of a table stopped, or None before the first time."""
-        value = self.database.read_state(_cursor_name(table))
-        return None if value is None else value.decode()
+        return server_features.server_features_cursor(self.database, table)
 
     def close(self) -> None:
         """Close the file; further calls raise :class:`StoreError`."""
@@ -400,47 +548,13 @@ def _check_times(name: str, times: Iterable[float] | None, count: int, now: floa
     return moments
 
 
-def _cursor_name(table: str) -> str:
-    return f"server_features_cursor/{table}"
-
-
-def _check_valid_from(table: str, row: FeatureRow, number: int) -> float:
-    if not math.isfinite(row.valid_from):
-        raise StoreError(f"server table {table!r}, row {number}: valid_from is not finite")
-    return float(row.valid_from)
-
-
-def _pack(table: str, row: FeatureRow, number: int) -> bytes:
-    for field, value in row.values.items():
-        if value is not None and type(value) not in (str, int, float, bool):
-            raise StoreError(
-                f"server table {table!r}, field {field!r}, row {number}: expected a number, text, "
-                f"true, false or nothing, got {type(value).__name__}"
-            )
-    try:
-        # Missing values are written down: a field that is None is not a field that is absent.
-        data = json.dumps(
-            row.values, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        ).encode()
-    except ValueError as error:
-        raise StoreError(f"server table {table!r}, row {number}: {error}") from None
-    if len(data) > MAX_FEATURE_BYTES:
+def _encode(entry: CatalogEntry, rows: Sequence[Mapping[str, object]]) -> list[bytes]:
+    encode = entry.codec.encode
+    payloads = [encode(example, row=row) for row, example in enumerate(rows)]
+    quota = entry.collection.retention.max_bytes
+    if quota is not None and payloads and max(map(len, payloads)) + OVERHEAD_BYTES > quota:
         raise StoreError(
-            f"server table {table!r}, row {number}: expected at most {MAX_FEATURE_BYTES} bytes, "
-            f"got {len(data)}"
+            f"collection {entry.collection.name!r}: an example of "
+            f"{max(map(len, payloads)) + OVERHEAD_BYTES} bytes is larger than the quota of {quota}"
         )
-    return data
-
-
-def _unpack(table: str, found: list[tuple[Any, ...]]) -> ServerFeatures:
-    try:
-        # One call of the parser for all rows is several times faster than one per row.
-        decoded = json.loads(b"[" + b",".join(payload for _, _, payload in found) + b"]")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise StoreError(f"server table {table!r} is damaged: {error}") from None
-    if len(decoded) != len(found) or not all(type(values) is dict for values in decoded):
-        raise StoreError(f"server table {table!r} is damaged: a row is not one record")
-    features: dict[str, list[tuple[float, dict[str, FeatureValue]]]] = {}
-    for (key, valid_from, _), values in zip(found, decoded, strict=True):
-        features.setdefault(key, []).append((valid_from, values))
-    return features
+    return payloads

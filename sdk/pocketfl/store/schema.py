@@ -6,6 +6,7 @@ leave the device, and what its examples say must not.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ MAX_TEXT_BYTES: Final = 2**20
 """Longest text of one field in bytes of UTF-8."""
 MAX_ROW_BYTES: Final = 64 * 2**20
 SCHEMA_LIMIT: Final = 2**20
+DEFAULT_MAX_BYTES: Final = 256 * 2**20
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _INT_RANGE: Final = range(-(2**63), 2**63)
@@ -68,6 +70,39 @@ class Field:
             raise StoreError(f"field of type {self.type!r}: {error}") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How much of a collection is kept, and how long.
+
+    Beyond a quota the oldest examples go first, in the order in which they were appended. That happens
+    as others are appended, in bounded steps: see :meth:`ExampleStore.append`.
+
+    Attributes
+    ----------
+    max_examples : int or None
+        Row quota; None for no limit.
+    max_bytes : int or None
+        Quota in bytes of stored examples, encrypted; None for no limit.
+    max_age_seconds : float or None
+        Time from ``append`` until an example expires (not from its own ``time``); None for never.
+
+    Raises
+    ------
+    StoreError
+        If a limit is not positive.
+    """
+
+    max_examples: int | None = None
+    max_bytes: int | None = DEFAULT_MAX_BYTES
+    max_age_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_examples", "max_bytes", "max_age_seconds"):
+            limit = getattr(self, name)
+            if limit is not None and not 0 < limit < math.inf:
+                raise StoreError(f"retention: {name} must be above 0, or None for no limit")
+
+
 @dataclass(frozen=True)
 class Collection:
     """A named table of examples of one type.
@@ -78,6 +113,8 @@ class Collection:
         Letters, digits, ``.``, ``_``, ``-``; 128 at most.
     fields : dict of str to Field
         By name, in the order in which they are packed.
+    retention : Retention
+        How much is kept, and how long; 256 MiB and no age limit by default.
 
     Raises
     ------
@@ -87,6 +124,7 @@ class Collection:
 
     name: str
     fields: Mapping[str, Field]
+    retention: Retention = dataclasses.field(default_factory=Retention)
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
@@ -108,7 +146,7 @@ class Collection:
                 )
 
     def __hash__(self) -> int:
-        return hash((self.name, frozenset(self.fields.items())))
+        return hash((self.name, frozenset(self.fields.items()), self.retention))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +184,65 @@ def decode_schema(name: str, data: bytes) -> Collection:
     if len(fields) != len(stored.fields):
         raise StoreError(f"{what}: the same field twice; the store is damaged")
     return Collection(name, fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredRetention:
+    # What is None is left out of the JSON, so here no default may be another value.
+    max_examples: int | None = None
+    max_bytes: int | None = None
+    max_age_seconds: float | None = None
+
+
+def encode_retention(retention: Retention) -> bytes:
+    """Return the bytes that keep a collection's retention."""
+    return encode_json(_StoredRetention(**dataclasses.asdict(retention)))
+
+
+def decode_retention(name: str, data: bytes) -> Retention:
+    """Rebuild a retention from :func:`encode_retention`'s bytes.
+
+    Raises
+    ------
+    StoreError
+        If the bytes are damaged.
+    """
+    try:
+        stored = decode_json(
+            _StoredRetention, data, what=f"retention of collection {name!r}", limit=SCHEMA_LIMIT
+        )
+    except DecodeError as error:
+        raise StoreError(f"{error}; the store is damaged") from None
+    return Retention(**dataclasses.asdict(stored))
+
+
+def evolve(existing: Collection, declared: Collection) -> Collection | None:
+    """Return the collection that holds what exists and takes what is declared; None if unchanged.
+
+    Raises
+    ------
+    StoreError
+        If a field was taken away or changed, or a new one is not optional: old rows would not fit.
+    """
+    if existing.fields == declared.fields and existing.retention == declared.retention:
+        return None
+    wrong = sorted(
+        name
+        for name in existing.fields.keys() | declared.fields.keys()
+        if existing.fields.get(name) != declared.fields.get(name)
+        and (name in existing.fields or not declared.fields[name].optional)
+    )
+    if wrong:
+        raise StoreError(
+            f"collection {declared.name!r} exists with other fields ({', '.join(wrong)} differ): "
+            "only optional fields can be added; keep the others, or use a new collection name"
+        )
+    # New fields go last, so that the rows that lack them keep their layout.
+    fields = dict(existing.fields)
+    fields.update(
+        (name, field) for name, field in declared.fields.items() if name not in existing.fields
+    )
+    return Collection(declared.name, fields, declared.retention)
 
 
 def _refuse(expected: str, value: object) -> NoReturn:

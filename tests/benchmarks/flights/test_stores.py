@@ -10,6 +10,7 @@ from pocketfl_benchmarks.flights.stores import (
     FRESH_FROM,
     TABLE,
     copy_stores,
+    fleet_vault,
     prepare_stores,
     server_rows,
     store_path,
@@ -30,10 +31,10 @@ def test_every_aircraft_has_its_own_flights(archive, built):
     table = archive.read()
     records = table.records(DEVICE_FIELDS)
     known = server_rows(table, until=FRESH_FROM)
-    assert len(list(built.iterdir())) == len(table.aircraft)
+    assert len(list(built.iterdir())) == len(table.aircraft) + 1  # and the key of all
     for aircraft in table.aircraft[::7]:
         span = table.spans[aircraft]
-        with ExampleStore(store_path(built, aircraft)) as store:
+        with ExampleStore(store_path(built, aircraft), vault=fleet_vault(built)) as store:
             examples = store.select(COLLECTION.name, limit=10_000, seed=0)
             features = store.server_features(TABLE)
         found = [

@@ -1,0 +1,179 @@
+"""A damaged file is set aside, and the app goes on with a fresh one."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pocketfl.database import Database, damage_mark
+from pocketfl.errors import StoreDamagedError
+from pocketfl.store.file_lock import locked_file
+
+QUARANTINE_STATE: Final = "store.quarantined_at"
+"""State that holds, as text, the Unix time of the last quarantine."""
+
+_LARGEST_ID: Final = 2**60
+_LEAP: Final = 2**20
+
+_PARTS: Final = ("", "-wal", "-shm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantine:
+    """What happened to a damaged file.
+
+    Attributes
+    ----------
+    moved_to : Path
+        Where it is now; only the latest one is kept.
+    reason : str
+        What was wrong.
+    saved : dict of str to int
+        Rows of each table that could be read and are in the fresh file.
+    lost : tuple of str
+        Tables that could not be read to their end.
+    """
+
+    moved_to: Path
+    reason: str
+    saved: dict[str, int]
+    lost: tuple[str, ...]
+
+
+def open_database(path: Path, *, durable: bool) -> tuple[Database, Quarantine | None]:
+    """Open a store's file; set it aside and start a fresh one where it is damaged.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened for another reason.
+    """
+    mark = damage_mark(path)
+    if not mark.exists():
+        try:
+            return Database(path, durable=durable), None
+        except StoreDamagedError:
+            pass
+    with locked_file(path.with_name(path.name + "-quarantine")):
+        # Another process may have been quicker, or the damage may have been another file's.
+        reason = _find_damage(path, durable=durable)
+        if reason is None:
+            mark.unlink(missing_ok=True)
+            return Database(path, durable=durable), None
+        aside = path.with_name(path.name + "-damaged-file")
+        for part in _PARTS:
+            source, target = (file.with_name(file.name + part) for file in (path, aside))
+            target.unlink(missing_ok=True)
+            if source.exists():
+                source.replace(target)
+        database = Database(path, durable=durable)
+        try:
+            saved, lost = _salvage(aside, database)
+            database.write_state(QUARANTINE_STATE, repr(time.time()).encode())
+        except BaseException:
+            database.close()
+            raise
+        mark.unlink(missing_ok=True)
+        return database, Quarantine(moved_to=aside, reason=reason, saved=saved, lost=lost)
+
+
+def _find_damage(path: Path, *, durable: bool) -> str | None:
+    try:
+        with Database(path, durable=durable) as database:
+            found = str(database.query("PRAGMA integrity_check(1)")[0][0])
+    except StoreDamagedError as error:
+        return str(error)
+    return None if found == "ok" else found
+
+
+def _salvage(source: Path, database: Database) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Copy what can be read, all modules' tables included; return rows saved and tables cut short."""
+    saved: dict[str, int] = {}
+    lost: list[str] = []
+    damaged = sqlite3.connect(source, isolation_level=None)
+    try:
+        try:
+            schema = damaged.execute(
+                "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND "
+                "type IN ('table', 'index') ORDER BY type = 'index', name"
+            ).fetchall()
+        except sqlite3.Error:
+            return {}, ("everything",)
+        with database.transaction() as connection:
+            known = {n for (n,) in database.query("SELECT name FROM sqlite_schema")}
+            for name, sql in schema:
+                if name.startswith("sqlite_"):
+                    continue
+                if name not in known:
+                    connection.execute(sql)
+                if sql.lstrip().upper().startswith("CREATE TABLE"):
+                    saved[name], whole = _copy_table(damaged, connection, name)
+                    if not whole:
+                        lost.append(name)
+            if not _copy_sequences(damaged, connection):
+                lost.append("sqlite_sequence")
+            for statement in _TIDY:
+                connection.execute(statement)
+        return saved, tuple(lost)
+    finally:
+        damaged.close()
+
+
+_TIDY: Final = (
+    # A collection without its fields, and examples without their collection, cannot be read.
+    "DELETE FROM collections WHERE id NOT IN (SELECT collection FROM collection_layouts)",
+    "DELETE FROM collection_layouts WHERE collection NOT IN (SELECT id FROM collections)",
+    "DELETE FROM examples WHERE collection NOT IN (SELECT id FROM collections)",
+    "UPDATE collections SET "
+    "examples = (SELECT count(*) FROM examples WHERE collection = collections.id), "
+    "bytes = (SELECT coalesce(sum(size), 0) FROM examples WHERE collection = collections.id)",
+)
+
+
+def _copy_table(
+    damaged: sqlite3.Connection, connection: sqlite3.Connection, name: str
+) -> tuple[int, bool]:
+    """Copy a table from its start, and where that ends in damage, from its end, too."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    before = connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]  # noqa: S608
+    whole = False
+    for order in ("", " ORDER BY rowid DESC"):
+        try:
+            cursor = damaged.execute(f"SELECT * FROM {quoted}{order}")  # noqa: S608
+            names = ",".join(
+                '"' + column[0].replace('"', '""') + '"' for column in cursor.description
+            )
+            marks = ",".join("?" * len(cursor.description))
+            for row in cursor:
+                connection.execute(
+                    f"INSERT OR IGNORE INTO {quoted}({names}) VALUES({marks})",
+                    row,
+                )
+            whole = whole or not order
+        except (sqlite3.Error, UnicodeDecodeError):
+            continue
+        if whole:
+            break
+    after = connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]  # noqa: S608
+    return after - before, whole
+
+
+def _copy_sequences(damaged: sqlite3.Connection, connection: sqlite3.Connection) -> bool:
+    """Carry on with the numbers of the damaged file: no id may come to mean another example."""
+    try:
+        sequences = dict(damaged.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
+    except sqlite3.Error:
+        sequences = {}
+    whole = True
+    for name in ("collections", "examples"):
+        highest = connection.execute(f"SELECT coalesce(max(id), 0) FROM {name}").fetchone()[0]  # noqa: S608
+        last = sequences.get(name)
+        if not isinstance(last, int) or not highest <= last < _LARGEST_ID:
+            # Nobody knows how far it was: rows that are lost may have had higher numbers.
+            last, whole = highest + _LEAP, highest == 0 and name in sequences
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
+        connection.execute("INSERT INTO sqlite_sequence(name, seq) VALUES(?, ?)", (name, last))
+    return whole
