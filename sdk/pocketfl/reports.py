@@ -1,8 +1,9 @@
 """The only module that makes bytes which leave a device.
 
-A :class:`SealedReport` cannot be made elsewhere, and a transport uploads nothing else. What goes in
-is a float update; what comes out has been clipped, put on the grid, encoded at a fixed length and
-sealed, in this order and with nothing in between to forget.
+A :class:`SealedReport` cannot be made elsewhere, and a transport uploads nothing else. One that was
+kept on the device is recognised by its hash, so that an upload can be repeated with the same bytes.
+What goes in is a float update; what comes out has been clipped, put on the grid, encoded at a fixed
+length and sealed, in this order and with nothing in between to forget.
 
 The plaintext is one byte of format, the number of coordinates as four little-endian bytes, and the
 coordinates as little-endian int16. Its length depends on the plan alone, so a report's size says
@@ -32,6 +33,8 @@ _MADE_HERE: Final = object()
 
 class SealedReport:
     """A report that only the trusted tier can read; made by :func:`make_report` and nowhere else.
+
+    :func:`restore_report` brings one back that was kept.
 
     Attributes
     ----------
@@ -106,6 +109,29 @@ def make_report(
     values = clip_to_grid(update, plan.manifest.aggregation)
     sealed = seal(public_key, info=context.info(), plaintext=encode_vector(values))
     return SealedReport(sealed, context.lease, made_by=_MADE_HERE)
+
+
+def restore_report(data: bytes, *, lease: str, sha256: str) -> SealedReport:
+    """Return a report that was kept on the device, to upload the same bytes again.
+
+    Parameters
+    ----------
+    data : bytes
+        ``SealedReport.data``.
+    lease : str
+        The lease that it was sealed for.
+    sha256 : str
+        ``SealedReport.sha256``, kept beside it.
+
+    Raises
+    ------
+    ReportError
+        If the bytes are not the ones that were kept.
+    """
+    report = SealedReport(data, lease, made_by=_MADE_HERE)
+    if len(data) <= plaintext_size(0) + SEALING_OVERHEAD or report.sha256 != sha256:
+        raise ReportError("the kept report is damaged: it is not uploaded")
+    return report
 
 
 def plaintext_size(length: int) -> int:

@@ -210,6 +210,13 @@ class Participation:
                 (state, task, round),
             )
 
+    def standing(self, *, task: str, round: int) -> ParticipationState | None:  # noqa: A002
+        """Return how far a round has come, or None if its coin was not tossed."""
+        rows = self._database.query(
+            "SELECT state FROM participations WHERE task = ? AND round = ?", (task, round)
+        )
+        return rows[0][0] if rows else None
+
     def heads(self, *, task: str, manifest_sha256: str) -> int:
         """Return the participations that count against the cap, of this task or under this plan."""
         rows = self._database.query(

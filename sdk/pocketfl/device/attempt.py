@@ -54,16 +54,25 @@ class RoundEnd(Exception):  # noqa: N818 - an end is not always an error
         See :class:`RoundOutcome`.
     retry_after : float, optional
         Seconds.
+    resumable : bool
+        Whether a session waits to go on.
     """
 
     def __init__(
-        self, status: RoundStatus, code: str, reason: str, *, retry_after: float | None = None
+        self,
+        status: RoundStatus,
+        code: str,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        resumable: bool = False,
     ) -> None:
         super().__init__(reason)
         self.status = status
         self.code = code
         self.reason = reason
         self.retry_after = retry_after
+        self.resumable = resumable
 
     @classmethod
     def of(cls, error: PocketFLError) -> RoundEnd:
@@ -92,6 +101,8 @@ class Attempt:
         self._phases: dict[str, float] = {}
         self.notice: RoundNotice | None = None
         self.training: LocalResult | None = None
+        self.resumed = False
+        self.earlier_step_seconds = 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -118,9 +129,11 @@ class Attempt:
             examples=training.examples if training else 0,
             loss=training.mean_loss if training else None,
             seconds=time.perf_counter() - self._began,
-            step_seconds=training.step_seconds if training else 0.0,
+            step_seconds=training.step_seconds - self.earlier_step_seconds if training else 0.0,
             phases=self._phases,
             bytes_up=spent.bytes_up,
             bytes_down=spent.bytes_down,
             retry_after=end.retry_after,
+            resumed=self.resumed,
+            resumable=end.resumable,
         )

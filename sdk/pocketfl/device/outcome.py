@@ -13,6 +13,7 @@ RoundStatus: TypeAlias = Literal[
     "turned_away",
     "cap_reached",
     "failed",
+    "interrupted",
 ]
 
 
@@ -27,7 +28,7 @@ class RoundOutcome:
         ``no_round``: nothing to do now. ``ineligible``: this device does not fit the plan, or the plan
         goes beyond its limits. ``turned_away``: the server has no place. ``cap_reached``: heads, but
         the plan's cap on participations is used up. ``failed``: something that should have worked did
-        not, or something could not be trusted.
+        not, or something could not be trusted. ``interrupted``: it was told to stop, and may go on.
     code : str
         A short reason for programs, such as ``plan_signature``, ``already_reported``, ``unreachable``.
     reason : str
@@ -35,11 +36,11 @@ class RoundOutcome:
     task, round, model_version : optional
         Which round it was about, if any.
     steps, examples : int
-        Training steps, and different examples that they used.
+        Training steps, and different examples that they used; those of earlier runs included.
     loss : float or None
         Mean training loss.
     seconds, step_seconds : float
-        Wall time of everything, and of the runtime's training steps alone.
+        Wall time of everything in this run, and of the runtime's training steps in it alone.
     phases : dict of str to float
         Wall time in seconds by phase: ``notices``, ``plan``, ``eligibility``, ``coin``, ``check_in``,
         ``parameters``, ``features``, ``select``, ``train``, ``report``, ``upload``.
@@ -47,6 +48,10 @@ class RoundOutcome:
         As the transport counts them.
     retry_after : float or None
         Seconds after which to try again, where somebody said so.
+    resumed : bool
+        Whether it went on with a session that an earlier run had begun.
+    resumable : bool
+        Whether a session waits to go on: the next ``run_once`` within its lease does so.
     """
 
     status: RoundStatus
@@ -64,6 +69,8 @@ class RoundOutcome:
     bytes_up: int = 0
     bytes_down: int = 0
     retry_after: float | None = None
+    resumed: bool = False
+    resumable: bool = False
 
     @property
     def overhead_seconds(self) -> float:

@@ -351,17 +351,22 @@ def test_before_the_check_in_counted_the_same_round_is_tried_again(
 
 
 @pytest.mark.parametrize("call", ["parameters", "upload", "after_upload"])
-def test_after_the_check_in_a_failed_round_is_abandoned(make_device, back_end, store, call) -> None:
-    """Even if the report arrived and only its receipt was lost, there is never a second one."""
+def test_after_the_check_in_a_failed_round_goes_on(make_device, back_end, store, call) -> None:
+    """The lease is good for another try, and what has been sealed is sent again as it is."""
     back_end.failures[call] = unreachable()
     device = make_device()
-    assert device.run_once().status == "failed"
+    outcome = device.run_once()
+    assert (outcome.status, outcome.resumable) == ("failed", True)
+    sent = dict(back_end.reports)
+    assert len(sent) == (call == "after_upload")
+    assert state_of(store) == "training"
     back_end.failures.clear()
     outcome = device.run_once()
-    assert (outcome.status, outcome.code) == ("no_round", "abandoned")
-    assert len(back_end.check_ins) == 1
-    assert len(back_end.reports) <= 1
-    assert state_of(store) == "abandoned"
+    assert (outcome.status, outcome.resumed, outcome.resumable) == ("completed", True, False)
+    assert (len(back_end.check_ins), len(back_end.reports)) == (1, 1)
+    assert sent.items() <= back_end.reports.items()
+    assert state_of(store) == "uploaded"
+    assert device.run_once().code == "already_reported"
 
 
 class Crash(BaseException):
@@ -369,18 +374,19 @@ class Crash(BaseException):
 
 
 @pytest.mark.parametrize("call", ["parameters", "upload", "after_upload"])
-def test_after_a_crash_the_round_is_abandoned_cleanly(make_device, back_end, store, call) -> None:
-    """A process that ended between lease and record reports that, and never reports twice."""
+def test_after_a_crash_another_process_goes_on(make_device, back_end, store, call) -> None:
+    """A process that ended between lease and record is followed by one that knows of the lease."""
     back_end.failures[call] = Crash()
     with pytest.raises(Crash):
         make_device().run_once()
     assert state_of(store) == "training"
     back_end.failures.clear()
     restarted = make_device()
+    sent = dict(back_end.reports)
     outcome = restarted.run_once()
-    assert (outcome.status, outcome.code) == ("failed", "interrupted")
-    assert restarted.run_once().code == "abandoned"
-    assert (len(back_end.check_ins), len(back_end.reports)) == (1, call == "after_upload")
+    assert (outcome.status, outcome.resumed) == ("completed", True)
+    assert (len(back_end.check_ins), len(back_end.reports)) == (1, 1)
+    assert sent.items() <= back_end.reports.items()
     back_end.round = 2
     assert restarted.run_once().status == "completed"
 

@@ -1,0 +1,435 @@
+"""From a lease to a report that the back end holds: once, whatever happens on the way.
+
+Every step that cannot be taken back is written down before it is taken or together with what it
+follows from, so a run that was killed goes on where it stopped: it trains the same examples in the same
+order from the last checkpoint, and sends the same sealed bytes under the same lease. The back end
+recognises bytes that it has, so a report counts once however often it arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfl.device.attempt import Attempt, RoundEnd
+from pocketfl.device.enrolment import FeatureDownloads
+from pocketfl.device.hooks import SessionEnd, SessionHooks
+from pocketfl.device.limits import DeviceLimits
+from pocketfl.device.models import ModelInfo
+from pocketfl.device.plans import OpenPlan
+from pocketfl.device.sessions import PendingSession, Session, Sessions
+from pocketfl.device.sources import ModelSource
+from pocketfl.errors import PocketFLError, ReportError, StoreError, TransportError
+from pocketfl.features.loading import load_arrays
+from pocketfl.reports import SealedReport, make_report
+from pocketfl.runtimes import FloatVector
+from pocketfl.sampling import Participation, ParticipationState
+from pocketfl.sealing import AggregatorVerifier, ReportContext, key_id
+from pocketfl.store import ExampleStore
+from pocketfl.training import (
+    Checkpoint,
+    Checkpointer,
+    CheckpointPolicy,
+    TrainingState,
+    fingerprint,
+    train_locally,
+)
+from pocketfl.transport import Transport
+
+MAX_TRIES: Final = 8
+"""Runs of one session that end with the process and bring no checkpoint; then it is abandoned."""
+ASK_SECONDS: Final = 7 * 86_400.0
+"""How long after its lease a report that may have arrived is asked about, while nobody answers."""
+
+# What settles the fate of a report. Everything else, such as a proxy's page or an overloaded server,
+# says nothing about it.
+_VERDICTS: Final[dict[tuple[int | None, str | None], SessionEnd]] = {
+    # Only this device and the back end know the lease, so the first report was this device's. Its
+    # record can be lost with the power, and then another one was made.
+    (409, "other_report_for_lease"): "accepted",
+    (404, "unknown_lease"): "rejected",
+    (410, "lease_expired"): "rejected",
+    (410, "round_closed"): "rejected",
+    (413, "body_too_large"): "rejected",
+    (422, "wrong_length"): "rejected",
+}
+_PASSING_STATUS: Final = frozenset({401, 408, 425, 429})
+_LASTING_CODES: Final = frozenset({"endless_pages", "wrong_table"})
+
+
+class Contribution:
+    """Takes a device's sessions to their end.
+
+    Parameters
+    ----------
+    store : ExampleStore
+        The device's examples.
+    transport : Transport
+        The line to the back end.
+    source : ModelSource
+        Plans and models.
+    features : FeatureDownloads
+        The user's server-side features.
+    sessions : Sessions
+        What is remembered of them.
+    participation : Participation
+        How far each round has come.
+    aggregator : AggregatorVerifier
+        Decides which trusted tier may read reports.
+    limits : DeviceLimits
+        What the device agrees to at most.
+    runtime : str
+        What trains.
+    checkpoints : CheckpointPolicy
+        How often training is written down.
+    hooks : SessionHooks
+        What else happens.
+    clock : callable
+        Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: ExampleStore,
+        transport: Transport,
+        *,
+        source: ModelSource,
+        features: FeatureDownloads,
+        sessions: Sessions,
+        participation: Participation,
+        aggregator: AggregatorVerifier,
+        limits: DeviceLimits,
+        runtime: str,
+        checkpoints: CheckpointPolicy,
+        hooks: SessionHooks,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        self._source = source
+        self._features = features
+        self._sessions = sessions
+        self._participation = participation
+        self._aggregator = aggregator
+        self._limits = limits
+        self._runtime = runtime
+        self._checkpoints = checkpoints
+        self._hooks = hooks
+        self._clock = clock
+
+    # Beginnings.
+
+    def begin(self, session: Session) -> None:
+        """Write down that this device holds a lease."""
+        with self._store.database.transaction():
+            self._participation.advance(task=session.task, round=session.round, state="training")
+            self._sessions.begin(session)
+            self._hooks.began(session, resumed=False, spent={})
+
+    def find_pending(self, *, task: str | None) -> PendingSession | None:
+        """Return a session to go on with, and abandon those that cannot be gone on with."""
+        found: PendingSession | None = None
+        for pending in self._sessions.pending():
+            code = self._reason_to_abandon(pending)
+            if code is not None:
+                # A report whose record is damaged cannot be sent again, nor asked about.
+                end: SessionEnd = "unknown" if pending.has_report else "abandoned"
+                self._settle(pending.task, pending.round, end, code=code)
+            elif found is None and task in (None, pending.task):
+                found = pending
+        return found
+
+    def _reason_to_abandon(self, pending: PendingSession) -> str | None:
+        if pending.session is None:
+            return "session_damaged"
+        if pending.has_report:
+            return None
+        if self._has_expired(pending.session):
+            return "lease_expired"
+        return "gave_up" if pending.tries >= MAX_TRIES else None
+
+    def resume(self, attempt: Attempt, pending: PendingSession) -> None:
+        """Go on with a session that an earlier run began.
+
+        Raises
+        ------
+        RoundEnd
+            If it does not end in a report that the back end holds.
+        """
+        session = pending.session
+        if session is None:
+            raise ValueError("a damaged session cannot be resumed")
+        attempt.notice = session.notice
+        attempt.resumed = True
+        checkpoint = None if pending.has_report else self._sessions.checkpoint(session)
+        with self._store.database.transaction():
+            self._sessions.count_try(session, change=1)
+            spent = {} if checkpoint is None else checkpoint.spent
+            self._hooks.began(session, resumed=True, spent=spent)
+        if pending.has_report:
+            self._guard(attempt, session, lambda: self._repeat_upload(attempt, session))
+        else:
+            self._guard(
+                attempt, session, lambda: self._open_and_train(attempt, session, checkpoint)
+            )
+
+    def run(self, attempt: Attempt, session: Session, opened: OpenPlan) -> None:
+        """Train for a session that has just begun, and report.
+
+        Raises
+        ------
+        RoundEnd
+            If it does not end in a report that the back end holds.
+        """
+        self._guard(
+            attempt, session, lambda: self._train_and_report(attempt, session, opened, None)
+        )
+
+    # Ends.
+
+    def _guard(self, attempt: Attempt, session: Session, work: Callable[[], None]) -> None:
+        """Do what ends in an accepted report; on a failure keep the session, or end it."""
+        try:
+            work()
+        except _SettledError as settled:
+            self._settle(session.task, session.round, settled.end, code=settled.code)
+            raise
+        except (PocketFLError, RoundEnd) as error:
+            end = error if isinstance(error, RoundEnd) else RoundEnd.of(error)
+            end.resumable = _may_pass(error) and self._sessions.is_open(session)
+            if not end.resumable:
+                self._settle(session.task, session.round, "abandoned", code=end.code)
+            elif attempt.resumed and not isinstance(error, StoreError):
+                # It ended in order. A full disk may be what keeps all tries from getting anywhere.
+                self._sessions.count_try(session, change=-1)
+            raise end from error
+        self._settle(session.task, session.round, "accepted", code="reported")
+
+    def _settle(self, task: str, number: int, end: SessionEnd, *, code: str) -> None:
+        with self._store.database.transaction():
+            was_open = self._sessions.end(task, number)
+            in_training = self._participation.standing(task=task, round=number) == "training"
+            if in_training:
+                state: ParticipationState = "uploaded" if end == "accepted" else "abandoned"
+                self._participation.advance(task=task, round=number, state=state)
+            # Another process may have been quicker; what it took note of is not noted twice.
+            if was_open or in_training:
+                self._hooks.settled(task=task, round=number, end=end, code=code)
+
+    def _has_expired(self, session: Session) -> bool:
+        return session.assignment.expires_at <= self._clock()
+
+    def _check_lease(self, session: Session) -> None:
+        if self._has_expired(session):
+            raise RoundEnd(
+                "failed",
+                "lease_expired",
+                "the lease has expired (if that is not so, this device's clock is wrong)",
+            )
+
+    def _stop_if_asked(self) -> None:
+        if self._hooks.should_stop():
+            raise RoundEnd(
+                "interrupted",
+                "stopped",
+                "the session was stopped; it goes on within its lease",
+                resumable=True,
+            )
+
+    # The way from one to the other.
+
+    def _open_and_train(
+        self, attempt: Attempt, session: Session, checkpoint: Checkpoint | None
+    ) -> None:
+        with attempt.phase("plan"):
+            opened = self._source.plan(session.notice.plan_sha256)
+        # The app may have been updated since: its limits and keys of today are the ones that count.
+        self._limits.check(opened.plan.manifest)
+        self._train_and_report(attempt, session, opened, checkpoint)
+
+    def _train_and_report(
+        self,
+        attempt: Attempt,
+        session: Session,
+        opened: OpenPlan,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        plan = opened.plan
+        _check_assignment(session)
+        self._check_lease(session)
+        public_key = self._aggregator.verify(
+            session.assignment.aggregator,
+            policy_hash=opened.policy_hash,
+            plan_sha256=plan.sha256,
+        )
+        self._stop_if_asked()
+        with attempt.phase("parameters"):
+            start = self._source.parameters(ModelInfo.of(session.notice), opened)
+        with attempt.phase("features"):
+            table = plan.manifest.features.server_table
+            # Newer rows could change examples that have been trained on already.
+            if table is not None and checkpoint is None:
+                self._features.refresh(table)
+        self._stop_if_asked()
+        update = self._train(attempt, session, opened, start, checkpoint)
+        with attempt.phase("report"):
+            self._check_lease(session)
+            context = ReportContext(
+                key_id=key_id(public_key),
+                policy_hash=opened.policy_hash,
+                plan_sha256=plan.sha256,
+                task=session.task,
+                round=session.round,
+                model_version=session.notice.model_version,
+                lease=session.assignment.lease,
+            )
+            report = make_report(update, plan=plan, context=context, public_key=public_key)
+            with self._store.database.transaction():
+                if not self._sessions.keep_report(session, report):
+                    raise RoundEnd(
+                        "failed",
+                        "session_ended",
+                        "the session was ended while it trained; nothing is sent",
+                    )
+                self._hooks.prepared(session, report, plan.manifest)
+        self._upload(attempt, session, report)
+
+    def _train(
+        self,
+        attempt: Attempt,
+        session: Session,
+        opened: OpenPlan,
+        start: FloatVector,
+        checkpoint: Checkpoint | None,
+    ) -> NDArray[np.float64]:
+        """Return the trained parameters minus the ones that training started from, shape (P,)."""
+        manifest = opened.plan.manifest
+        batch_size = manifest.model.batch_size
+        with attempt.phase("select"):
+            arrays = load_arrays(
+                self._store,
+                opened.pipeline,
+                limit=manifest.training.max_examples,
+                seed=session.seed,
+                up_to=session.examples_up_to,
+            )
+        if len(arrays["target"]) == 0:
+            # Whether examples turn out to be usable is the device's own business: it reports zeros, and
+            # the number of reports does not depend on data.
+            return np.zeros(start.shape)
+
+        def identify() -> str:
+            return fingerprint(
+                arrays,
+                manifest.training,
+                batch_size=batch_size,
+                seed=session.seed,
+                runtime=self._runtime,
+                start=start,
+            )
+
+        if checkpoint is not None and checkpoint.fingerprint != identify():
+            checkpoint = None
+        earlier = TrainingState() if checkpoint is None else checkpoint.state
+        attempt.earlier_step_seconds = earlier.step_seconds
+        with attempt.phase("train"), opened.runtime(self._runtime) as runtime:
+            runtime.set_parameters(start if checkpoint is None else checkpoint.parameters)
+            checkpointer = Checkpointer(
+                lambda made: self._keep_checkpoint(session, made),
+                fingerprint=identify,
+                parameters=runtime.parameters,
+                spent=self._hooks.spent,
+                policy=self._checkpoints,
+            )
+            result = train_locally(
+                runtime,
+                arrays,
+                manifest.training,
+                batch_size=batch_size,
+                seed=session.seed,
+                should_stop=self._hooks.should_stop,
+                resume=earlier,
+                after_batch=checkpointer.after_batch,
+            )
+            attempt.training = result
+            if not result.completed and result.steps > earlier.steps:
+                checkpointer.save(result.state)
+            update = runtime.parameters().astype(np.float64) - start
+        if not result.completed:
+            raise RoundEnd(
+                "interrupted",
+                "stopped",
+                f"training was stopped after {result.steps} batches; it goes on within its lease",
+                resumable=True,
+            )
+        return update
+
+    def _keep_checkpoint(self, session: Session, checkpoint: Checkpoint) -> None:
+        with self._store.database.transaction():
+            self._sessions.keep_checkpoint(session, checkpoint)
+            self._hooks.checkpointed(session, spent=checkpoint.spent)
+
+    def _repeat_upload(self, attempt: Attempt, session: Session) -> None:
+        try:
+            report = self._sessions.report(session)
+        except ReportError as error:
+            raise _SettledError("unknown", "report_damaged", str(error)) from None
+        self._upload(attempt, session, report)
+
+    def _upload(self, attempt: Attempt, session: Session, report: SealedReport) -> None:
+        self._stop_if_asked()
+        try:
+            with attempt.phase("upload"):
+                self._transport.upload(session.assignment.lease, report)
+        except TransportError as error:
+            code = error.code or "transport"
+            verdict = _VERDICTS.get((error.status, error.code))
+            if verdict == "accepted":
+                return
+            if verdict is None and self._clock() > session.assignment.expires_at + ASK_SECONDS:
+                verdict = "unknown"
+            if verdict is not None:
+                raise _SettledError(verdict, code, str(error)) from None
+            raise RoundEnd(
+                "failed",
+                code,
+                f"{error}; the report is kept, and sent again another time",
+                retry_after=error.retry_after,
+                resumable=True,
+            ) from None
+
+
+class _SettledError(RoundEnd):
+    """The end of a session whose report may have been sent."""
+
+    def __init__(self, end: SessionEnd, code: str, reason: str) -> None:
+        super().__init__("failed", code, reason)
+        self.end: Final = end
+
+
+def _may_pass(error: PocketFLError | RoundEnd) -> bool:
+    """Whether the same session may succeed at another time."""
+    match error:
+        case RoundEnd():
+            return error.resumable
+        case TransportError(code=code) if code in _LASTING_CODES:
+            return False
+        case TransportError(status=status):
+            return status is None or not 400 <= status < 500 or status in _PASSING_STATUS
+        case _:
+            return isinstance(error, StoreError)
+
+
+def _check_assignment(session: Session) -> None:
+    for field in ("task", "round", "model_version", "plan_sha256", "parameters_sha256"):
+        announced, assigned = getattr(session.notice, field), getattr(session.assignment, field)
+        if announced != assigned:
+            raise RoundEnd(
+                "failed",
+                "assignment_mismatch",
+                f"the server announced {field} {announced!r} to everybody and gave this device "
+                f"{assigned!r}",
+            )

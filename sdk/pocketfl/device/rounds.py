@@ -1,0 +1,149 @@
+"""Which open round this device takes part in, decided on the device before it says a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pocketfl.device.attempt import Attempt, RoundEnd
+from pocketfl.device.limits import DeviceLimits
+from pocketfl.device.plans import OpenPlan
+from pocketfl.device.sources import ModelSource
+from pocketfl.errors import FeatureError, PocketFLError
+from pocketfl.protocol import RoundNotice
+from pocketfl.sampling import Participation
+from pocketfl.store import ExampleStore
+
+
+class RoundChoice:
+    """Looks at open rounds one by one: plan, limits, eligibility, coin.
+
+    Parameters
+    ----------
+    store : ExampleStore
+        The device's examples.
+    source : ModelSource
+        Its plans.
+    participation : Participation
+        Its coin, and what it took part in.
+    limits : DeviceLimits
+        What it agrees to at most.
+    runtime : str
+        What it trains with.
+    clock : callable
+        Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: ExampleStore,
+        *,
+        source: ModelSource,
+        participation: Participation,
+        limits: DeviceLimits,
+        runtime: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._participation = participation
+        self._limits = limits
+        self._runtime = runtime
+        self._clock = clock
+
+    def choose(
+        self, attempt: Attempt, notices: Iterable[RoundNotice], *, task: str | None
+    ) -> tuple[RoundNotice, OpenPlan]:
+        """Return the first open round that this device shall take part in.
+
+        Raises
+        ------
+        RoundEnd
+            If there is none, saying why.
+        """
+        found: RoundNotice | None = None
+        end = RoundEnd("no_round", "no_round", "no round is open")
+        for notice in notices:
+            if task not in (None, notice.task):
+                continue
+            attempt.notice = notice
+            try:
+                return notice, self._consider(attempt, notice)
+            except RoundEnd as ended:
+                this_end = ended
+            except PocketFLError as error:
+                this_end = RoundEnd.of(error)
+            # Of several rounds, report the one that says most: others were merely not its turn.
+            if found is None or end.status in ("no_round", "not_sampled"):
+                found, end = notice, this_end
+        attempt.notice = found
+        raise end
+
+    def _consider(self, attempt: Attempt, notice: RoundNotice) -> OpenPlan:
+        if notice.closes_at <= self._clock():
+            raise RoundEnd("no_round", "round_closed", "the round's deadline has passed")
+        with attempt.phase("plan"):
+            opened = self._source.plan(notice.plan_sha256)
+        self._limits.check(opened.plan.manifest)
+        with attempt.phase("eligibility"):
+            heads = self._participation.would_be_heads(
+                task=notice.task,
+                round=notice.round,
+                manifest_sha256=opened.manifest_sha256,
+                aggregation=opened.plan.manifest.aggregation,
+            )
+            # Tails need no look into the store; heads are recorded only for a device that can train.
+            if heads:
+                self._check_eligibility(opened)
+        with attempt.phase("coin"):
+            self._toss(notice, opened)
+        return opened
+
+    def _check_eligibility(self, opened: OpenPlan) -> None:
+        manifest = opened.plan.manifest
+        if self._runtime not in manifest.runtimes:
+            raise RoundEnd(
+                "ineligible",
+                "runtime_unavailable",
+                f"the plan has no parts for {self._runtime}, only for {sorted(manifest.runtimes)}",
+            )
+        name = manifest.features.collection
+        collections = {collection.name: collection for collection in self._store.collections()}
+        if name not in collections:
+            raise RoundEnd("ineligible", "no_collection", f"this device has no collection {name!r}")
+        try:
+            opened.pipeline.check(collections[name])
+        except FeatureError as error:
+            raise RoundEnd("ineligible", "features", str(error)) from None
+        count, needed = self._store.count(name), manifest.eligibility.min_examples
+        if count < needed:
+            raise RoundEnd(
+                "ineligible", "too_few_examples", f"{count} examples, the plan needs {needed}"
+            )
+
+    def _toss(self, notice: RoundNotice, opened: OpenPlan) -> None:
+        aggregation = opened.plan.manifest.aggregation
+        toss = self._participation.toss(
+            task=notice.task,
+            round=notice.round,
+            manifest_sha256=opened.manifest_sha256,
+            aggregation=aggregation,
+        )
+        what = f"round {notice.round} of {notice.task!r}"
+        if toss.state == "tails":
+            raise RoundEnd("not_sampled", "tails", f"the coin for {what} came up tails")
+        if toss.state == "capped":
+            raise RoundEnd(
+                "cap_reached",
+                "cap_reached",
+                f"this device took part {toss.heads} times; the plan's cap is "
+                f"{aggregation.max_participations}",
+            )
+        if toss.state == "uploaded":
+            raise RoundEnd("no_round", "already_reported", f"{what} has this device's report")
+        if toss.state == "abandoned":
+            raise RoundEnd("no_round", "abandoned", f"{what} was abandoned on this device")
+        if toss.state == "training":
+            # There is no session to go on with: its collection was revoked, or an earlier version of
+            # the SDK began it. Whether a report got out is unknown, so none is made again.
+            self._participation.advance(task=notice.task, round=notice.round, state="abandoned")
+            raise RoundEnd("failed", "interrupted", f"{what} was interrupted, and is abandoned")

@@ -1,0 +1,114 @@
+"""Where a device gets its plans and models: from memory, from its store, or from the server."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pocketfl.device.models import ModelInfo, ModelShelf, parse_parameters
+from pocketfl.device.plans import OpenPlan, PlanCache
+from pocketfl.errors import PlanError
+from pocketfl.runtimes import FloatVector
+from pocketfl.transport import Transport
+
+
+class ModelSource:
+    """One device's plans and models, each verified wherever it came from.
+
+    Parameters
+    ----------
+    transport : Transport
+        For what is not here yet.
+    shelf : ModelShelf
+        The latest model of each task, in the device's own file.
+    plans : PlanCache
+        Plans that are open in this process.
+    keeps_models : bool
+        Whether to use the shelf; a fleet's devices share the process's memory instead.
+    trusted_keys : frozenset of bytes
+        Raw Ed25519 public keys of the modellers.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        shelf: ModelShelf,
+        plans: PlanCache,
+        keeps_models: bool,
+        trusted_keys: frozenset[bytes],
+    ) -> None:
+        self._transport = transport
+        self._shelf = shelf
+        self._plans = plans
+        self._keeps_models: Final = keeps_models
+        self._trusted_keys = trusted_keys
+        self._known_plans: set[str] = set()
+        self._models: dict[str, ModelInfo] | None = None
+        self._parameters: tuple[str, FloatVector] | None = None
+
+    def plan(self, digest: str) -> OpenPlan:
+        """Return a verified plan.
+
+        Raises
+        ------
+        PlanError
+            If it cannot be trusted or used, or is not the one asked for.
+        TransportError
+            If it cannot be downloaded.
+        """
+        opened = self._plans.find(digest, trusted_keys=self._trusted_keys)
+        if opened is not None and digest in self._known_plans:
+            return opened
+        if opened is None and self._keeps_models:
+            kept = self._shelf.plan(digest)
+            if kept is not None:
+                opened = self._plans.load(kept, trusted_keys=self._trusted_keys)
+        if opened is None or not self._keeps_models:
+            # With shared plans the download is still this device's own, and accounted as such.
+            data = self._transport.plan(digest)
+            if opened is None:
+                opened = self._plans.load(data, trusted_keys=self._trusted_keys)
+        if opened.plan.sha256 != digest:
+            raise PlanError("the server sent another plan than the one it announced")
+        self._known_plans.add(digest)
+        return opened
+
+    def parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
+        """Return a model's parameters, and keep it as the latest of its task.
+
+        Raises
+        ------
+        PlanError
+            If they are not the ones announced, or do not fit the plan.
+        TransportError
+            If they cannot be downloaded.
+        """
+        vector = self._find_parameters(model, opened)
+        if self.models().get(model.task) == model and self._parameters is not None:
+            return vector
+        if self._keeps_models:
+            data = vector.astype("<f4").tobytes()
+            self._shelf.put(model, plan=opened.plan.data, parameters=data)
+            self._parameters = (model.parameters_sha256, vector)
+        self.models()[model.task] = model
+        return vector
+
+    def _find_parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
+        digest = model.parameters_sha256
+        count = opened.plan.manifest.model.parameter_count
+        if self._parameters is not None and self._parameters[0] == digest:
+            vector = self._parameters[1]
+            if len(vector) != count:
+                raise PlanError(f"{len(vector)} parameters, not the {count} of this plan")
+            return vector
+        if self._keeps_models:
+            kept = self._shelf.parameters(digest)
+            if kept is not None:
+                return parse_parameters(kept, digest=digest, count=count)
+        return parse_parameters(self._transport.parameters(digest), digest=digest, count=count)
+
+    def models(self) -> dict[str, ModelInfo]:
+        """Return the latest model of each task that this device has."""
+        if self._models is None:
+            self._models = self._shelf.models() if self._keeps_models else {}
+        return self._models
