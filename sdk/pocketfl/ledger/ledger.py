@@ -13,7 +13,6 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any, Final
 
 from pocketfl.budgets.amounts import FLOWS, LEVELS, MEASURES, NOTHING, Amounts
 from pocketfl.budgets.epsilon import contribution_rho, epsilon_of
@@ -21,7 +20,7 @@ from pocketfl.budgets.limits import HARD_BOUNDS, Budgets
 from pocketfl.database import Database
 from pocketfl.errors import LedgerError
 from pocketfl.ledger.checking import Checker, Request, exceeds
-from pocketfl.ledger.clock import Instant, Uptime, advance, system_uptime
+from pocketfl.ledger.clock import Instant, LedgerClock, Uptime
 from pocketfl.ledger.entries import (
     Outcome,
     PrivacySpent,
@@ -29,39 +28,23 @@ from pocketfl.ledger.entries import (
     Refusal,
     Reservation,
 )
+from pocketfl.ledger.rows import (
+    ENTRY,
+    INSERT,
+    OPEN,
+    SETTLE,
+    WRITE,
+    amounts_of,
+    reservation_of,
+    with_contributions,
+)
 from pocketfl.ledger.tables import (
     KEPT_REFUSALS,
     KEPT_SECONDS,
     LEDGER,
     YEAR,
-    assignments,
-    names,
 )
 from pocketfl.reasons import Reason
-
-_OPEN: Final = "open"
-_COUNT: Final = len(MEASURES)
-_CONTRIBUTIONS: Final = MEASURES.index("contributions")
-_ENTRY: Final = (
-    f"SELECT id, task, round, holder, outcome, crashes, expires_at, {names('granted')}, "  # noqa: S608
-    f"{names('spent')}, {names('stride')} FROM ledger_entries"
-)
-_INSERT: Final = (
-    "INSERT INTO ledger_entries(task, round, holder, outcome, crashes, opened_wall, expires_at, "
-    f"counted_at, noise_multiplier, rho, {names('held')}, {names('granted')}, {names('spent')}, "
-    f"{names('stride')}) VALUES({', '.join('?' * (10 + 4 * _COUNT))})"
-)
-_WRITE: Final = (
-    "UPDATE ledger_entries SET holder = ?, crashes = ?, counted_at = max(counted_at, ?), "  # noqa: S608
-    f"{assignments('held')}, {assignments('granted')}, {assignments('spent')}, "
-    f"{assignments('stride')} WHERE id = ?"
-)
-_SETTLE: Final = (
-    "UPDATE ledger_entries SET holder = NULL, outcome = ?, counted_at = ?, rho = ?, "  # noqa: S608
-    f"{assignments('held')}, {assignments('spent')} WHERE id = ?"
-)
-# Reads leave the clock alone unless it moved by this much, so that looking costs no write.
-_CLOCK_SLACK: Final = 3600.0
 
 
 class Ledger:
@@ -93,10 +76,7 @@ class Ledger:
         uptime: Callable[[], Uptime | None] | None = None,
     ) -> None:
         self._database = database
-        self._clock = clock
-        if uptime is None:
-            uptime = system_uptime if clock is time.time else _no_uptime
-        self._uptime = uptime
+        self._clock = LedgerClock(database, clock=clock, uptime=uptime)
         self._holder = secrets.token_hex(8)
 
     def check(
@@ -111,7 +91,7 @@ class Ledger:
         """Return what stands against :meth:`reserve` now, without recording anything."""
         self._database.ensure(LEDGER)
         request = Request(task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier))
-        now = self._look()
+        now = self._clock.look()
         with self._database.snapshot():
             return self._checker(request, budgets, now).reasons()
 
@@ -160,7 +140,8 @@ class Ledger:
         LedgerError
             If the round has a reservation that is open: resume or settle it first.
         """
-        wants = _replace(
+        needs = needs.covering(with_contributions(stride, contributions=0))
+        wants = with_contributions(
             (_of_one_round(budgets) if wants is None else wants).covering(needs),
             contributions=needs.contributions,
         )
@@ -174,7 +155,7 @@ class Ledger:
                 raise LedgerError(
                     f"round {round} of {task!r} has an open reservation: resume() or settle() it"
                 )
-            instant = self._tick(connection)
+            instant = self._clock.tick(connection)
             checker = self._checker(request, budgets, instant.time)
             reasons = checker.reasons()
             if reasons:
@@ -183,9 +164,9 @@ class Ledger:
             expires = instant.time + lifetime_seconds
             held = granted.covering(stride)
             cursor = connection.execute(
-                _INSERT,
+                INSERT,
                 (
-                    *(task, round, self._holder, _OPEN, 0, instant.wall, expires, expires),
+                    *(task, round, self._holder, OPEN, 0, instant.wall, expires, expires),
                     *(noise_multiplier, request.rho),
                     *held.values(),
                     *granted.values(),
@@ -234,17 +215,13 @@ class Ledger:
                 raise LedgerError(
                     f"reservation {kept.id} was made by another process: resume() it first"
                 )
-            instant = self._tick(connection)
+            instant = self._clock.tick(connection)
             spent = kept.spent + amounts
             stride = kept.stride if stride is None else stride
             self._write(connection, kept, spent=spent, stride=stride, now=instant.time)
-            if instant.time > expires:
-                late = instant.time - expires
-                return Reason(
-                    condition="time after the reservation's end",
-                    observed=f"{late:.0f} s",
-                    required="<= 0 s",
-                )
+            late = _after(expires, instant)
+            if late:
+                return late[0]
             return over_granted(spent, stride=stride, granted=kept.granted)
 
     def resume(
@@ -282,18 +259,21 @@ class Ledger:
         """
         self._database.ensure(LEDGER)
         with self._database.transaction() as connection:
-            kept, holder, _ = self._open_entry(reservation.id)
-            instant = self._tick(connection)
+            kept, holder, expires = self._open_entry(reservation.id)
+            instant = self._clock.tick(connection)
             lost = holder != self._holder
             spent = kept.spent + kept.stride if lost else kept.spent
-            # The contribution of this entry is part of what was granted at first.
-            needs = _replace(spent + needs, contributions=kept.granted.contributions)
-            wants = _of_one_round(budgets) if wants is None else spent + wants
-            wants = _replace(wants.covering(needs), contributions=kept.granted.contributions)
             stride = kept.stride if stride is None else stride
+            needs = needs.covering(stride)
+            # The contribution of this entry is part of what was granted at first.
+            needs = with_contributions(spent + needs, contributions=kept.granted.contributions)
+            wants = _of_one_round(budgets) if wants is None else spent + wants
+            wants = with_contributions(
+                wants.covering(needs), contributions=kept.granted.contributions
+            )
             request = Request(task=kept.task, round=kept.round, needs=needs, without=kept.id)
             checker = self._checker(request, budgets, instant.time)
-            reasons = checker.reasons()
+            reasons = checker.reasons() + _after(expires, instant)
             granted = kept.granted if reasons else checker.room(wants)
             renewed = Reservation(
                 id=kept.id,
@@ -337,7 +317,7 @@ class Ledger:
             rows = self._database.query(
                 "SELECT outcome, rho FROM ledger_entries WHERE id = ?", (reservation.id,)
             )
-            if rows and rows[0][0] != _OPEN:
+            if rows and rows[0][0] != OPEN:
                 if (rows[0][0], outcome) == ("unknown", "sent"):
                     connection.execute(
                         "UPDATE ledger_entries SET outcome = 'sent' WHERE id = ?", (reservation.id,)
@@ -349,24 +329,24 @@ class Ledger:
                     )
                 return
             kept, holder, _ = self._open_entry(reservation.id)
-            instant = self._tick(connection)
+            instant = self._clock.tick(connection)
             spent = kept.spent + amounts
             if holder != self._holder:
                 spent += kept.stride
             sent = outcome != "unsent"
-            spent = _replace(spent, contributions=kept.granted.contributions * sent)
+            spent = with_contributions(spent, contributions=kept.granted.contributions * sent)
             rho = rows[0][1] if sent else 0.0
             values = spent.values()
             connection.execute(
-                _SETTLE, (outcome, instant.time, rho, *values, *values, reservation.id)
+                SETTLE, (outcome, instant.time, rho, *values, *values, reservation.id)
             )
             self._fold(connection, instant.time)
 
     def unsettled(self) -> tuple[Reservation, ...]:
         """Return the reservations that are open, oldest first: after a restart, what a crash left."""
         self._database.ensure(LEDGER)
-        rows = self._database.query(f"{_ENTRY} WHERE outcome = 'open' ORDER BY id")
-        return tuple(_reservation(row) for row in rows)
+        rows = self._database.query(f"{ENTRY} WHERE outcome = 'open' ORDER BY id")
+        return tuple(reservation_of(row) for row in rows)
 
     def privacy(self, *, delta: float) -> PrivacySpent:
         """Return this device's privacy loss over the last 365 days, at a delta."""
@@ -375,7 +355,7 @@ class Ledger:
             "SELECT total(rho), total((rho > 0) * held_contributions), "
             "total((noise_multiplier IS NULL) * held_contributions) "
             "FROM ledger_entries WHERE counted_at > ?",
-            (self._look() - YEAR,),
+            (self._clock.look() - YEAR,),
         )
         rho, protected, unprotected = rows[0]
         return PrivacySpent(
@@ -393,9 +373,9 @@ class Ledger:
         columns += [f"coalesce(max(held_{name}), 0)" for name in LEVELS]
         rows = self._database.query(
             f"SELECT {', '.join(columns)} FROM ledger_entries WHERE counted_at > ?",  # noqa: S608
-            (self._look() - seconds,),
+            (self._clock.look() - seconds,),
         )
-        return _amounts(rows[0])
+        return amounts_of(rows[0])
 
     def refusals(self, *, limit: int = 100) -> tuple[RecordedRefusal, ...]:
         """Return the last refusals, newest first."""
@@ -415,13 +395,13 @@ class Ledger:
         return Checker(self._database, budgets=budgets, now=now, request=request)
 
     def _open_entry(self, number: int) -> tuple[Reservation, str | None, float]:
-        rows = self._database.query(f"{_ENTRY} WHERE id = ?", (number,))
+        rows = self._database.query(f"{ENTRY} WHERE id = ?", (number,))
         if not rows:
             raise LedgerError(f"there is no reservation {number}")
         row = rows[0]
-        if row[4] != _OPEN:
+        if row[4] != OPEN:
             raise LedgerError(f"reservation {number} was settled as {row[4]!r}")
-        return _reservation(row), row[3], row[6]
+        return reservation_of(row), row[3], row[6]
 
     def _write(
         self,
@@ -434,7 +414,7 @@ class Ledger:
     ) -> None:
         held = entry.granted.covering(spent + stride)
         connection.execute(
-            _WRITE,
+            WRITE,
             (
                 *(self._holder, entry.crashes, now),
                 *held.values(),
@@ -477,34 +457,6 @@ class Ledger:
             )
             connection.execute("DELETE FROM ledger_entries WHERE id = ?", (number,))
 
-    # The clock.
-
-    def _instant(self) -> tuple[Instant | None, Instant]:
-        rows = self._database.query("SELECT time, wall, boot, uptime, owed FROM ledger_clock")
-        last = None
-        if rows:
-            then, wall, boot, seconds, owed = rows[0]
-            uptime = None if boot is None else Uptime(boot=boot, seconds=seconds)
-            last = Instant(time=then, wall=wall, uptime=uptime, owed=owed)
-        return last, advance(last, wall=self._clock(), uptime=self._uptime())
-
-    def _tick(self, connection: sqlite3.Connection) -> Instant:
-        _, now = self._instant()
-        up = now.uptime
-        connection.execute(
-            "INSERT OR REPLACE INTO ledger_clock(id, time, wall, boot, uptime, owed) "
-            "VALUES(1, ?, ?, ?, ?, ?)",
-            (now.time, now.wall, up.boot if up else None, up.seconds if up else None, now.owed),
-        )
-        return now
-
-    def _look(self) -> float:
-        last, now = self._instant()
-        if last is None or abs(now.wall - last.wall) > _CLOCK_SLACK:
-            with self._database.transaction() as connection:
-                now = self._tick(connection)
-        return now.time
-
 
 def over_granted(spent: Amounts, *, stride: Amounts, granted: Amounts) -> Reason | None:
     """Return why another stride does not fit into what was granted, or None if it does."""
@@ -522,8 +474,17 @@ def over_granted(spent: Amounts, *, stride: Amounts, granted: Amounts) -> Reason
     return None
 
 
-def _no_uptime() -> None:
-    return None
+def _after(expires: float, instant: Instant) -> tuple[Reason, ...]:
+    """Return that a reservation is over: its windows have begun to run, so nothing more may be spent."""
+    if instant.time <= expires:
+        return ()
+    return (
+        Reason(
+            condition="time after the reservation's end",
+            observed=f"{instant.time - expires:.0f} s",
+            required="<= 0 s",
+        ),
+    )
 
 
 def _of_one_round(budgets: Budgets) -> Amounts:
@@ -535,32 +496,3 @@ def _rho(needs: Amounts, noise_multiplier: float | None) -> float:
     if noise_multiplier is None:
         return 0.0
     return needs.contributions * contribution_rho(noise_multiplier)
-
-
-def _replace(amounts: Amounts, *, contributions: int) -> Amounts:
-    values = list(amounts.values())
-    values[_CONTRIBUTIONS] = contributions
-    return Amounts.of(tuple(values))
-
-
-def _amounts(values: tuple[Any, ...]) -> Amounts:
-    # SQLite hands out every column as a float; counts are whole.
-    return Amounts(
-        **{
-            name: value if name in ("cpu_seconds", "wall_seconds", "joules") else int(value)
-            for name, value in zip(MEASURES, values, strict=True)
-        }
-    )
-
-
-def _reservation(row: tuple[Any, ...]) -> Reservation:
-    amounts = row[7:]
-    return Reservation(
-        id=row[0],
-        task=row[1],
-        round=row[2],
-        granted=_amounts(amounts[:_COUNT]),
-        spent=_amounts(amounts[_COUNT : 2 * _COUNT]),
-        stride=_amounts(amounts[2 * _COUNT :]),
-        crashes=row[5],
-    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Literal
 
+from pocketfl.budgets.limits import Budgets
 from pocketfl.conditions.spec import ConditionSpec
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.features.transforms import FeatureSpec
@@ -288,10 +289,13 @@ class EligibilitySpec:
         Fewest examples in the collection.
     conditions : ConditionSpec
         The state that the device must be in, before training and during it.
+    budgets : Budgets
+        What a device spends on the task at most; only makes the device's own budgets tighter.
     """
 
     min_examples: int = 1
     conditions: ConditionSpec = field(default_factory=ConditionSpec)
+    budgets: Budgets = field(default_factory=Budgets)
 
     def __post_init__(self) -> None:
         _require(1 <= self.min_examples <= 1_000_000, "min_examples must be 1 to 1,000,000")
