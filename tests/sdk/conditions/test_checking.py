@@ -83,7 +83,7 @@ def test_unknown_means_what_the_plan_says(change: dict[str, object], text: str) 
 
 
 def test_a_device_that_knows_nothing_is_refused_only_for_what_it_must_know() -> None:
-    """By default a desktop without battery and sensors trains; one that cannot see its disk does not."""
+    """By default a desktop without any sensor trains; one that cannot see its disk does not."""
     found = unmet(ConditionSpec(), Signals(), now=NOON)
     assert [r.condition for r in found] == ["free storage", "free memory"]
     asked = ConditionSpec(require_charging=True, require_idle=True)
