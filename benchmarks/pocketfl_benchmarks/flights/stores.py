@@ -99,7 +99,8 @@ def prepare_stores(
     Returns
     -------
     Path
-        Folder with one file per aircraft and the key of all (:func:`fleet_vault`), not to be written to.
+        Folder with one file per aircraft and the key of all (:func:`fleet_vault`), not to be written
+        to.
     """
     key = sha256(f"{table.archive_sha256} {STORE_FORMAT} {COLLECTION!r}".encode()).hexdigest()[:16]
     folder = cache / f"flights-stores-{key}"

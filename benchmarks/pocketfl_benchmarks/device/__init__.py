@@ -1,0 +1,1 @@
+"""``pocketfl bench device``: what the SDK costs the device that embeds it."""
