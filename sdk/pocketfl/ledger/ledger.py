@@ -475,7 +475,7 @@ def over_granted(spent: Amounts, *, stride: Amounts, granted: Amounts) -> Reason
 
 
 def _after(expires: float, instant: Instant) -> tuple[Reason, ...]:
-    """Return that a reservation is over: its windows have begun to run, so nothing more may be spent."""
+    """Return that a reservation is over: its windows run, so nothing more may be spent."""
     if instant.time <= expires:
         return ()
     return (
