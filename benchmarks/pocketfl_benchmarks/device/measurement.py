@@ -115,7 +115,7 @@ def measure_device(
 
 
 def _median(figures: list[dict[str, Any]], name: str) -> float:
-    return statistics.median(figure[name] for figure in figures)
+    return float(statistics.median(figure[name] for figure in figures))
 
 
 def _fill(path: Path, site: Site) -> None:
