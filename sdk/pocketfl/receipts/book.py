@@ -178,6 +178,32 @@ class Receipts:
             sent = maybe_sent or known.uploads > 0 or known.outcome == "unknown"
             return self._settle(task, round, outcome="unknown" if sent else "abandoned", code=code)
 
+    def settle(
+        self,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+        outcome: Literal["accepted", "rejected", "abandoned", "unknown"],
+        code: str,
+    ) -> Receipt | None:
+        """Record an outcome that is known by name; see the four methods that it stands for.
+
+        Returns
+        -------
+        Receipt or None
+            None if a session was given up before it had a report.
+
+        Raises
+        ------
+        StoreError
+            As they do.
+        """
+        if outcome == "accepted":
+            return self.accept(task=task, round=round)
+        if outcome == "rejected":
+            return self.reject(task=task, round=round, code=code)
+        return self.abandon(task=task, round=round, code=code, maybe_sent=outcome == "unknown")
+
     def account(self, *, task: str | None = None, round: int | None = None) -> None:  # noqa: A002
         """Write what the transport has counted since the last time; cheap when there is nothing.
 
