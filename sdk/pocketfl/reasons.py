@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Reason"]
+__all__ = ["Reason", "combined_retry", "format_wait"]
 
 _OPPOSITE: Final = {">=": "<", "<=": ">", ">": "<=", "<": ">="}
 
@@ -38,3 +39,42 @@ class Reason:
         if comparison in _OPPOSITE and self.observed[:1].isdigit():
             return f"{self.condition} {self.observed} {_OPPOSITE[comparison]} {bound}"
         return f"{self.condition} {self.observed}, required {self.required}"
+
+
+def combined_retry(reasons: Iterable[Reason]) -> tuple[float, float] | None:
+    """Return when it is worth looking again if all of these stand in the way.
+
+    Parameters
+    ----------
+    reasons : iterable of Reason
+        Any number.
+
+    Returns
+    -------
+    tuple of (float, float) or None
+        Seconds from now, earliest and latest: those of the reason that lasts longest. ``(0, 0)`` for
+        no reasons; None if time alone never clears one of them.
+    """
+    earliest = latest = 0.0
+    for reason in reasons:
+        if reason.retry_seconds is None:
+            return None
+        earliest = max(earliest, reason.retry_seconds[0])
+        latest = max(latest, reason.retry_seconds[1])
+    return earliest, latest
+
+
+def format_wait(seconds: tuple[float, float]) -> str:
+    """Write a wait for people: ``5-7 h``, ``15-30 min``, ``40 s``.
+
+    Parameters
+    ----------
+    seconds : tuple of (float, float)
+        Earliest and latest, in seconds.
+    """
+    for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        # Two of a unit are told apart better in the next smaller one.
+        if seconds[1] >= 2 * length or length == 1.0:
+            break
+    earliest, latest = (f"{value / length:.0f}" for value in seconds)
+    return f"{latest} {unit}" if earliest == latest else f"{earliest}-{latest} {unit}"

@@ -123,6 +123,7 @@ def _overview(plan: Plan, *, judged: bool) -> Table:
         f"floor {aggregation.cohort_floor} reports",
         "examples": f"collection {manifest.features.collection!r}, at least "
         f"{manifest.eligibility.min_examples}",
+        "conditions": ", ".join(manifest.eligibility.conditions.describe()) or "none",
         "runtimes": ", ".join(
             f"{name} >= {spec.minimum_version}" for name, spec in manifest.runtimes.items()
         ),

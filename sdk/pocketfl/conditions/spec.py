@@ -173,6 +173,27 @@ class ConditionSpec:
             ),
         )
 
+    def describe(self) -> tuple[str, ...]:
+        """Return what is asked for, one phrase each, for people; empty when nothing is."""
+        phrases = (
+            (self.min_battery_level > 0, f"battery >= {100 * self.min_battery_level:.3g} %"),
+            (self.require_charging, "charging"),
+            (self.highest_thermal < Thermal.SHUTDOWN, f"thermal at most {self.max_thermal}"),
+            (self.require_unmetered, "unmetered network"),
+            (self.require_idle, "idle"),
+            (self.refuse_power_save, "power save off"),
+            (
+                self.min_free_storage_bytes > 0,
+                f"free storage >= {self.min_free_storage_bytes / MEBIBYTE:.4g} MiB",
+            ),
+            (
+                self.min_free_memory_bytes > 0,
+                f"free memory >= {self.min_free_memory_bytes / MEBIBYTE:.4g} MiB",
+            ),
+            *((True, f"local time {window}") for window in self.windows),
+        )
+        return tuple(phrase for asked, phrase in phrases if asked)
+
     @property
     def highest_thermal(self) -> Thermal:
         """The hottest status at which training goes on, as a number."""

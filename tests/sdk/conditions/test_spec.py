@@ -70,6 +70,27 @@ def test_defaults_are_those_of_the_docs() -> None:
     assert spec.windows == ()
 
 
+@given(spec=specs, state=signals, now=times)
+def test_a_description_names_every_condition_that_can_break(
+    spec: ConditionSpec, state: Signals, now: float
+) -> None:
+    """As many phrases as could become reasons, and none for conditions that ask for nothing."""
+    assert ConditionSpec.none().describe() == ()
+    phrases = spec.describe()
+    assert len(phrases) >= len(unmet(spec, state, now=now))
+    assert ("charging" in phrases, "idle" in phrases) == (spec.require_charging, spec.require_idle)
+
+
+def test_the_default_conditions_read_well() -> None:
+    """What `pocketfl plan` shows for a plan that says nothing else."""
+    assert ", ".join(
+        replace(ConditionSpec(), windows=(HourWindow(start=22.5, end=6),)).describe()
+    ) == (
+        "battery >= 30 %, thermal at most light, unmetered network, power save off, "
+        "free storage >= 200 MiB, free memory >= 128 MiB, local time 22:30-06:00"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

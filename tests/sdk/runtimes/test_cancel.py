@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from pocketfl.conditions import ConditionSpec, ConditionWatch, Signals
 from pocketfl.errors import TrainingCancelledError
 from pocketfl.runtimes import open_runtime
 from pocketfl.runtimes.onnx import _Session
@@ -37,8 +36,15 @@ def long_program() -> bytes:
     return model.SerializeToString()
 
 
-def test_onnx_runtime_ends_a_long_call(image_case: Case) -> None:
-    """A program of minutes ends within the test's patience, and the next call is not affected."""
+class EmptyBattery:
+    """A device that should not train now."""
+
+    def read(self) -> Signals:
+        return Signals(battery_level=0.1)
+
+
+def test_a_breach_ends_a_long_step_of_onnx_runtime(image_case: Case) -> None:
+    """The watch's hard stop ends a program of minutes, and the next step is not affected."""
     runtime = open_runtime(image_case.plan, "onnxruntime")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
@@ -48,21 +54,17 @@ def test_onnx_runtime_ends_a_long_call(image_case: Case) -> None:
         long_program(), settings, providers=["CPUExecutionProvider"]
     )
     graph = _Session(session, {"x": np.eye(SIZE, dtype=np.float32)}, runtime._run_options)
-    ended = threading.Event()
-
-    def cancel_until_ended() -> None:
-        # Cancelling before the call has begun does nothing, so it is repeated, as the watch does.
-        while not ended.wait(0.05):
-            assert runtime.cancel()
-
-    thread = threading.Thread(target=cancel_until_ended)
-    thread.start()
-    try:
-        with pytest.raises(TrainingCancelledError, match="cancelled"):
-            graph.run()
-    finally:
-        ended.set()
-        thread.join()
+    watch = ConditionWatch(
+        EmptyBattery(),
+        ConditionSpec(),
+        every_seconds=0.05,
+        grace_seconds=0.05,
+        on_hard_stop=runtime.cancel,
+    )
+    with watch, pytest.raises(TrainingCancelledError, match="cancelled"):
+        graph.run()
+    assert watch.hard_stops >= 1
+    assert watch.reasons[0].condition == "battery"
     step = runtime.train_step(image_case.draw(BATCH, 0), learning_rate=0.1, clip_norm=1.0)
     assert np.isfinite(step.loss)
     runtime.close()
