@@ -35,7 +35,8 @@ COLLECTION_SCHEMA: Final = (
         revision INTEGER NOT NULL DEFAULT 0,
         wrapped_key BLOB,
         examples INTEGER NOT NULL DEFAULT 0,
-        bytes INTEGER NOT NULL DEFAULT 0
+        bytes INTEGER NOT NULL DEFAULT 0,
+        damaged INTEGER NOT NULL DEFAULT 0
     )
     """,
     """

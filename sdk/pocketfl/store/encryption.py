@@ -25,6 +25,9 @@ OVERHEAD_BYTES: Final = NONCE_BYTES + 16
 
 _BINDING: Final = struct.Struct("<qqd")
 
+# A damaged file has other types in its columns, too.
+_FAILURES: Final = (InvalidTag, ValueError, TypeError, struct.error)
+
 
 class RowCipher:
     """Seals and opens the rows of one collection.
@@ -65,15 +68,24 @@ class RowCipher:
             If a row, its id or its time is not what was sealed.
         """
         decrypt, bind, collection = self._cipher.decrypt, _BINDING.pack, self._collection
-        opened: list[bytes] = []
         try:
-            for data, row, time in zip(sealed, ids, times, strict=True):
-                opened.append(
-                    decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], bind(collection, row, time))
-                )
-        except (InvalidTag, ValueError, TypeError, struct.error):
+            return [
+                decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], bind(collection, row, time))
+                for data, row, time in zip(sealed, ids, times, strict=True)
+            ]
+        except _FAILURES:
             raise StoreDamagedError(
-                f"stored row {ids[len(opened)]} is damaged: delete(ids=[{ids[len(opened)]}]) "
-                "leaves the others"
+                "a stored example is damaged: it is not what was appended"
             ) from None
-        return opened
+
+    def damaged(
+        self, sealed: Sequence[bytes], *, ids: Sequence[int], times: Sequence[float]
+    ) -> list[int]:
+        """Return the ids of the rows that :meth:`open` refuses."""
+        found: list[int] = []
+        for data, row, time in zip(sealed, ids, times, strict=True):
+            try:
+                self.open([data], ids=[row], times=[time])
+            except StoreDamagedError:
+                found.append(row)
+        return found

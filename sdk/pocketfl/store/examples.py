@@ -129,7 +129,7 @@ class ExampleStore:
         StoreError
             If there is none of that name.
         """
-        return self._catalog.entry(name).collection
+        return self._catalog.current(name)[0].collection
 
     def append(
         self,
@@ -166,7 +166,7 @@ class ExampleStore:
         KeyUnavailableError
             If the collection's key is lost.
         """
-        entry = self._catalog.entry(name)
+        entry, _, _ = self._catalog.current(name)
         now = self._clock()
         rows = list(examples)
         payloads = _encode(entry, rows)
@@ -254,7 +254,8 @@ class ExampleStore:
     def select(self, name: str, *, limit: int, seed: int, up_to: int | None = None) -> Examples:
         """Take examples by chance, the same ones for the same contents and seed.
 
-        They come in the order in which they were appended, and only those taken are read.
+        They come in the order in which they were appended, and only those taken are read. Examples
+        that turn out to be damaged are deleted and counted (:meth:`damaged`), and others taken.
 
         Parameters
         ----------
@@ -276,7 +277,11 @@ class ExampleStore:
         Raises
         ------
         StoreError
-            If there is no such collection, or a row is damaged.
+            If there is no such collection.
+        StoreDamagedError
+            If the file is damaged, beyond some examples.
+        KeyUnavailableError
+            If the collection's key is lost.
         """
         if limit < 0 or seed < 0:
             raise StoreError(f"select from {name!r}: limit and seed cannot be negative")
@@ -284,12 +289,52 @@ class ExampleStore:
         with self.database.snapshot():
             entry, count, _ = self._catalog.current(name)
             rows = self._read(entry.number, count, limit=limit, seed=seed, up_to=up_to)
-        ids, times, payloads = zip(*rows, strict=True) if rows else ((), (), ())
-        return Examples(
-            np.array(ids, dtype=np.int64),
-            np.array(times, dtype=np.float64),
-            entry.decode(ids, times, payloads),
-        )
+        ids, times, sealed = zip(*rows, strict=True) if rows else ((), (), ())
+        try:
+            columns = entry.decode(ids, times, sealed)
+        except StoreDamagedError:
+            self._drop_damaged(entry, ids, times, sealed)
+            return self.select(name, limit=limit, seed=seed, up_to=up_to)
+        return Examples(np.array(ids, dtype=np.int64), np.array(times, dtype=np.float64), columns)
+
+    def _drop_damaged(
+        self,
+        entry: CatalogEntry,
+        ids: Sequence[int],
+        times: Sequence[float],
+        sealed: Sequence[bytes],
+    ) -> None:
+        """Delete examples that nobody can read any more, and count them.
+
+        Raises
+        ------
+        StoreDamagedError
+            If that is all of several: then something else is wrong than a row, such as the key.
+        """
+        damaged = entry.cipher.damaged(sealed, ids=ids, times=times)
+        name = entry.collection.name
+        if len(damaged) == len(ids) > 1:
+            raise StoreDamagedError(
+                f"collection {name!r}: none of {len(ids)} examples can be read with its key; put back "
+                "a sound copy of the store, or revoke() the collection to start afresh"
+            )
+        with self.database.transaction() as connection:
+            deleted = self.delete(name, ids=damaged)
+            connection.execute(
+                "UPDATE collections SET damaged = damaged + ? WHERE id = ?", (deleted, entry.number)
+            )
+
+    def damaged(self, name: str) -> int:
+        """Return how many examples of a collection were found damaged, and deleted, so far.
+
+        Raises
+        ------
+        StoreError
+            If there is no such collection.
+        """
+        number = self._catalog.current(name)[0].number
+        rows = self.database.query("SELECT damaged FROM collections WHERE id = ?", (number,))
+        return int(rows[0][0])
 
     def preview(self, name: str, *, limit: int, seed: int) -> list[dict[str, Any]]:
         """Return what a round with this limit and seed would train on, to show it to a person.
