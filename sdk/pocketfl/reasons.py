@@ -72,9 +72,9 @@ def format_wait(seconds: tuple[float, float]) -> str:
     seconds : tuple of (float, float)
         Earliest and latest, in seconds.
     """
-    for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        # Two of a unit are told apart better in the next smaller one.
-        if seconds[1] >= 2 * length or length == 1.0:
-            break
+    # Below two of a unit, the next smaller one tells the ends apart better.
+    unit, length = next(
+        (unit for unit in (("h", 3600.0), ("min", 60.0)) if seconds[1] >= 2 * unit[1]), ("s", 1.0)
+    )
     earliest, latest = (f"{value / length:.0f}" for value in seconds)
     return f"{latest} {unit}" if earliest == latest else f"{earliest}-{latest} {unit}"

@@ -97,9 +97,9 @@ class DesktopSignals:
 
     def _free_storage(self) -> int | None:
         folder = self._path
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
         try:
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
             return shutil.disk_usage(folder).free
         except OSError:
             return None

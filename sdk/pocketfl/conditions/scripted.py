@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Final
+from typing import Final, Self
 
 from pocketfl.conditions.signals import Signals
 
@@ -53,6 +53,11 @@ class ScriptedSignals:
         self._signals: Final = [signals for _, signals in entries]
         self._clock = clock
         self._repeat_every = repeat_every
+
+    @classmethod
+    def always(cls, signals: Signals) -> Self:
+        """Return a device whose state never changes."""
+        return cls([(0.0, signals)], clock=lambda: 0.0)
 
     def read(self) -> Signals:
         """Return the state that the script has now."""

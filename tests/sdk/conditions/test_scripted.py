@@ -38,6 +38,11 @@ def test_a_script_repeats_daily() -> None:
         assert seen == [HIGH, LOW, LOW, HIGH, HIGH]
 
 
+def test_a_device_may_never_change() -> None:
+    """The shortest script needs no clock."""
+    assert [ScriptedSignals.always(LOW).read() for _ in range(2)] == [LOW, LOW]
+
+
 @pytest.mark.parametrize(
     ("timeline", "repeat_every", "message"),
     [
