@@ -1,0 +1,190 @@
+"""What may happen to a device in one run; plain values, so that they travel to its process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Edge: TypeAlias = Literal["enter", "leave"]
+RequestName: TypeAlias = str
+"""``enrol``, ``notices``, ``check_in``, ``plan``, ``parameters``, ``upload`` or ``features``."""
+
+WireMoment: TypeAlias = Literal["asked", "acted", "answered"]
+"""A request before the server has it; after the server acted; after the device has the answer."""
+
+NETWORK_KINDS: Final = (
+    "refused",
+    "cut_up",
+    "cut_down",
+    "answer_lost",
+    "duplicated",
+    "corrupt_up",
+    "corrupt_down",
+    "slow",
+)
+DAMAGE_KINDS: Final = ("header", "page", "pages", "cut", "garbage", "log")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A place in a session.
+
+    Attributes
+    ----------
+    name : str
+        A phase of :class:`pocketfl.device.attempt.Attempt`, ``append`` (the app keeps examples),
+        ``batch`` (a training step), ``checkpoint`` or ``statement`` (of SQL, before it runs).
+    edge : {"enter", "leave"}
+        Which end of it.
+    count : int
+        Which time, from 1.
+    """
+
+    name: str
+    edge: Edge = "enter"
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class WirePoint:
+    """A moment of a request, seen from the wire."""
+
+    request: RequestName
+    moment: WireMoment
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomTime:
+    """A moment after the session began, in seconds."""
+
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFault:
+    """What the network does to requests of one kind.
+
+    Attributes
+    ----------
+    kind : str
+        One of :data:`NETWORK_KINDS`.
+    request : str
+        Which requests.
+    times : int
+        How many of them, from the first.
+    place : float
+        Where in the message, 0 to 1.
+    second_answer : bool
+        Of a duplicated request: whether the device gets the answer to the second copy.
+    """
+
+    kind: str
+    request: RequestName
+    times: int = 1
+    place: float = 0.5
+    second_answer: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskFull:
+    """No file grows any more, from one place of a session to another or to its end.
+
+    Attributes
+    ----------
+    at : Point or None
+        From where; None is from the start.
+    room : int
+        Bytes that the write-ahead log may still grow.
+    until : Point or None
+        Where there is room again.
+    """
+
+    at: Point | None
+    room: int
+    until: Point | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockJump:
+    """The system's clock is set.
+
+    Attributes
+    ----------
+    at : Point or None
+        When; None is before the session.
+    seconds : float
+        By how much, forward or back.
+    """
+
+    at: Point | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """The database file is damaged while no process has it open.
+
+    Attributes
+    ----------
+    kind : str
+        One of :data:`DAMAGE_KINDS`.
+    seed : int
+        Decides where and with what.
+    """
+
+    kind: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """All that happens in one session of a device.
+
+    Attributes
+    ----------
+    kill : Point, WirePoint, RandomTime or None
+        When its process gets SIGKILL.
+    network, disk, clock : optional
+        See the classes.
+    """
+
+    kill: Point | WirePoint | RandomTime | None = None
+    network: NetworkFault | None = None
+    disk: DiskFull | None = None
+    clock: ClockJump | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One run.
+
+    Attributes
+    ----------
+    number : int
+        Which one.
+    family : str
+        For the list of counts.
+    first : Faults
+        In the session that takes part in the round.
+    second : Faults
+        In the session after it.
+    damage : Damage or None
+        Between the two.
+    healthy_first : bool
+        Whether the other devices report before this one.
+    """
+
+    number: int
+    family: str
+    first: Faults
+    second: Faults = Faults()
+    damage: Damage | None = None
+    healthy_first: bool = True
+
+    def __str__(self) -> str:
+        parts = [f"run {self.number}", self.family, f"first {self.first}"]
+        if self.second != Faults():
+            parts.append(f"second {self.second}")
+        if self.damage is not None:
+            parts.append(str(self.damage))
+        return ", ".join(parts)

@@ -1,0 +1,304 @@
+"""One run: a round with a fault in it, the recovery, the next round, and the questions at the end."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from tests.chaos.counting import WHOLE
+from tests.chaos.damage import DamagedFile, damage, find_whole_copy
+from tests.chaos.faults import Faults, Point, RandomTime, Scenario, WirePoint
+from tests.chaos.phone import Orders
+from tests.chaos.proxy import FaultyProxy
+from tests.chaos.scenarios import Itinerary
+from tests.chaos.verdict import Verdict
+from tests.chaos.victim import SessionRecord, live
+from tests.chaos.world import NEIGHBOURS, TASK, Tally, World
+
+RECOVERIES: Final = 6
+"""Sessions in which a device must have found out how its contribution ended."""
+BATCH_SECONDS: Final = 0.001
+FIRST_EXAMPLES: Final = 40
+LATER_EXAMPLES: Final = 4
+MEANWHILE: Final = 16
+
+_ENDED: Final = frozenset({"uploaded", "abandoned", "tails", "capped"})
+
+
+class Trial:
+    """Carries one scenario out.
+
+    Parameters
+    ----------
+    world : World
+        With no round under way.
+    scenario : Scenario
+        What happens.
+    directory : Path
+        For the victim's files; empty.
+    """
+
+    def __init__(self, world: World, scenario: Scenario, directory: Path) -> None:
+        self._world = world
+        self._scenario = scenario
+        self._store = directory / "device.db"
+        self._slots = itertools.count()
+        self._sessions: list[SessionRecord] = []
+        self._intended: set[int] = set()
+        self._harmed: DamagedFile | None = None
+        self._verdict = Verdict(runs=1, families=Counter([scenario.family]))
+        self._proxy = FaultyProxy(world.url, seed=scenario.number)
+
+    def run(self) -> Verdict:
+        """Return what was wrong."""
+        try:
+            self._round_with_faults()
+            self._next_round()
+            self._examples_are_there()
+        finally:
+            self._proxy.close()
+        return self._verdict
+
+    # The story.
+
+    def _round_with_faults(self) -> None:
+        scenario, world = self._scenario, self._world
+        number = world.open_round()
+        problems: list[str] = []
+        if scenario.healthy_first:
+            problems += world.neighbours_report()
+        self._live(FIRST_EXAMPLES, faults=scenario.first)
+        if scenario.damage is not None:
+            self._harmed = damage(self._store, scenario.damage)
+        state = self._recover(number)
+        if not scenario.healthy_first:
+            problems += world.neighbours_report()
+        for problem in problems:
+            self._wrong("unrecovered", problem)
+        tally = world.close_round()
+        self._check_sum(tally)
+        self._verdict.counted["counted" if tally.victim else "not counted"] += 1
+        if state is not None and not self._has_lost_memory:
+            knows = state == "uploaded"
+            if knows != bool(tally.victim):
+                self._wrong(
+                    "unrecovered",
+                    f"the device says {state}, its report is {'' if tally.victim else 'not '}in the "
+                    f"sum ({tally.accepted} accepted, {tally.rejected} rejected)",
+                )
+
+    def _recover(self, number: int) -> str | None:
+        """Start the victim until it says how its contribution ended; return that."""
+        ended = self._how_it_ended(number)
+        faults = self._scenario.second
+        for _ in range(RECOVERIES):
+            # A session that ended by itself may know all there is; what is to happen still happens.
+            if ended is not None and faults == Faults() and self._harmed is None:
+                return ended
+            self._live(LATER_EXAMPLES // 2, faults=faults)
+            if self._harmed is not None and faults == Faults():
+                self._check_quarantine()
+            faults = Faults()
+            ended = self._how_it_ended(number)
+            if ended is not None:
+                return ended
+        self._wrong("unrecovered", f"after {RECOVERIES} sessions it does not know how it ended")
+        return None
+
+    def _next_round(self) -> None:
+        number = self._world.open_round()
+        required = self._acknowledged
+        record = self._live(LATER_EXAMPLES, meanwhile=2)
+        tally = self._world.close_round()
+        state = (record.last("rounds") or {}).get(str(number))
+        if state != "uploaded" or not tally.victim:
+            self._wrong(
+                "unrecovered",
+                f"the next round: outcome {record.last('outcome')}, state {state}, "
+                f"{'' if tally.victim else 'not '}in the sum",
+            )
+            return
+        if not self._may_lack_examples:
+            required |= set(_before_check_in([record]))
+            self._check_contribution(tally, required)
+
+    def _examples_are_there(self) -> None:
+        present = self._sessions[-1].last("present")
+        if present is None:
+            return  # that session has failed, which has been found
+        lost = self._acknowledged - set(present)
+        if lost and not self._may_lack_examples:
+            self._wrong("examples_lost", f"slots {sorted(lost)}", count=len(lost))
+        strange = [slot for slot, n in Counter(present).items() if n > 1]
+        strange += sorted(set(present) - self._intended)
+        refused = {slot for s in self._sessions for part in s.told("refused") for slot in part}
+        strange += sorted(refused & set(present))
+        if strange:
+            self._wrong("unrecovered", f"examples that should not be there, or twice: {strange}")
+
+    def _live(
+        self, examples: int, *, meanwhile: int = MEANWHILE, faults: Faults = Faults()
+    ) -> SessionRecord:
+        """Run one session of the victim and see that its app had no other trouble than the faults."""
+        before = tuple(itertools.islice(self._slots, examples))
+        later = tuple(itertools.islice(self._slots, meanwhile))
+        self._intended |= {*before, *later}
+        record = live(self._orders(before=before, meanwhile=later, faults=faults), self._proxy)
+        self._sessions.append(record)
+        if record.killed:
+            self._verdict.killed_at[_name(faults)] += 1
+        for crash in record.told("crashed"):
+            self._wrong("unrecovered", f"the app was taken down: {crash}")
+        if record.hung:
+            self._wrong("unrecovered", "a session hangs")
+        if not (record.is_over or record.killed or record.hung):
+            self._wrong("unrecovered", "a session died by itself")
+        for what in ("unusable", "error"):
+            for text in record.told(what) if faults.disk is None else ():
+                self._wrong("unrecovered", f"the app's store failed without a reason: {text}")
+        return record
+
+    def _orders(
+        self, *, before: tuple[int, ...], meanwhile: tuple[int, ...], faults: Faults
+    ) -> Orders:
+        return Orders(
+            store=self._store,
+            url=self._proxy.url,
+            enrolment_key=self._world.enrolment_key,
+            plan_key=self._world.plan_key,
+            aggregator=self._world.aggregator,
+            task=TASK,
+            before=before,
+            meanwhile=meanwhile,
+            batch_seconds=BATCH_SECONDS,
+            faults=faults,
+        )
+
+    # The questions.
+
+    def _how_it_ended(self, number: int) -> str | None:
+        record = self._sessions[-1]
+        if not record.is_over or record.last("rounds") is None:
+            return None
+        state = record.last("rounds").get(str(number))
+        if number in record.last("pending"):
+            return None
+        if state in _ENDED:
+            return str(state)
+        outcome = record.last("outcome") or {}
+        if outcome.get("status") == "turned_away" and outcome.get("round") == number:
+            return "turned_away"
+        if self._has_lost_memory and outcome.get("status") == "no_round":
+            return "forgotten"
+        return None
+
+    def _check_sum(self, tally: Tally) -> None:
+        """See that the sum is the neighbours' and the victim's contribution, whole, once or never."""
+        if not tally.neighbours_are_whole:
+            self._wrong("double_counted", "the neighbours' part of the sum is not what they sent")
+        if tally.has_strays:
+            self._wrong("double_counted", "the sum holds what nobody sent")
+        expected = NEIGHBOURS + bool(tally.victim)
+        if tally.accepted != expected:
+            self._wrong("double_counted", f"{tally.accepted} reports are in the sum of {expected}")
+        if tally.victim:
+            self._check_contribution(tally, set(_before_check_in(self._sessions)))
+
+    def _check_contribution(self, tally: Tally, required: set[int]) -> None:
+        twice = {slot: n for slot, n in tally.victim.items() if n > WHOLE}
+        if twice:
+            self._wrong("double_counted", f"units of slots that should be {WHOLE}: {twice}")
+        part = {slot: n for slot, n in tally.victim.items() if n < WHOLE}
+        if part:
+            self._wrong("half_reports", f"units of slots that should be {WHOLE}: {part}")
+        lacks = required - set(tally.victim)
+        if lacks and not self._may_lack_examples:
+            self._wrong("half_reports", f"the report lacks the slots {sorted(lacks)}")
+        strange = set(tally.victim) - self._intended
+        if strange:
+            self._wrong("double_counted", f"slots that the app never kept: {sorted(strange)}")
+
+    def _check_quarantine(self) -> None:
+        """See that a file that was set aside is all there."""
+        harmed = self._harmed
+        moved = [path for s in self._sessions for path in s.told("quarantined")]
+        if harmed is None or not moved:
+            return
+        # A file with a log may be brought up to date by whoever reads it once more.
+        if not Path(moved[0]).exists():
+            self._wrong("examples_lost", f"the damaged file is not at {moved[0]}")
+        elif find_whole_copy(self._store, harmed.content) is None and not harmed.has_log:
+            self._wrong("examples_lost", "the damaged file was not set aside as it was")
+
+    @property
+    def _acknowledged(self) -> set[int]:
+        return {slot for session in self._sessions for slot in session.acknowledged}
+
+    @property
+    def _has_lost_memory(self) -> bool:
+        return self._harmed is not None and self._harmed.changed
+
+    @property
+    def _may_lack_examples(self) -> bool:
+        """Whether the file was set aside, or lost its log: SQLite takes the log's intact beginning."""
+        if self._harmed is None or not self._harmed.changed:
+            return False
+        moved = any(session.told("quarantined") for session in self._sessions)
+        assert self._scenario.damage is not None
+        return moved or self._scenario.damage.kind == "log"
+
+    def _wrong(self, what: str, text: str, *, count: int = 1) -> None:
+        setattr(self._verdict, what, getattr(self._verdict, what) + count)
+        self._verdict.notes.append(f"{what}: {text}\n    in {self._scenario}")
+
+
+def explore(world: World, directory: Path) -> Itinerary:
+    """Run one undisturbed session and note what it passes through.
+
+    Raises
+    ------
+    RuntimeError
+        If it does not take part: then nothing can be learnt from faults either.
+    """
+    scenario = Scenario(number=0, family="none", first=Faults())
+    trial = Trial(world, scenario, directory)
+    verdict = trial.run()
+    first = trial._sessions[0]
+    if not verdict.is_good or len(trial._sessions) != 2:
+        raise RuntimeError("an undisturbed run fails:\n" + "\n".join(verdict.notes))
+    entered = [event["place"] for event in first.events if event.get("edge") == "enter"]
+    places = first.last("places")
+    return Itinerary(
+        phases=tuple(dict.fromkeys(name for name in entered if name != "checkpoint")),
+        requests=tuple(sorted(name for name in trial._proxy.requests if name != "other")),
+        statements=places["statement"],
+        batches=places["batch"],
+        checkpoints=places.get("checkpoint", 0),
+        seconds=first.seconds,
+    )
+
+
+def _before_check_in(sessions: Iterable[SessionRecord]) -> list[int]:
+    """Return the examples that the store had acknowledged when the device first asked for a place."""
+    found: list[int] = []
+    for session in sessions:
+        for event in session.events:
+            if event.get("place") == "check_in":
+                return found
+            found += event.get("acknowledged", [])
+    return found
+
+
+def _name(faults: Faults) -> str:
+    match faults.kill:
+        case Point(name=name):
+            return name
+        case WirePoint():
+            return "wire"
+        case RandomTime():
+            return "random"
+        case None:
+            return "unplanned"
