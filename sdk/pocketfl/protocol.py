@@ -2,7 +2,7 @@
 
 =========================================  ====================================================
 ``POST /v1/devices``                       enrol: enrolment key -> device token (:class:`Enrolment`)
-``GET /v1/notices``                        open rounds, the same answer for everybody, with ETag
+``GET /v1/notices``                        open rounds and pauses, the same for everybody, with ETag
 ``POST /v1/tasks/T/rounds/R/check-in``     device token -> :class:`Assignment` or :class:`RetryWindow`
 ``GET /v1/plans/SHA256``                   the plan's archive; immutable
 ``GET /v1/parameters/SHA256``              flat float32 parameters; immutable
@@ -24,6 +24,7 @@ PROTOCOL: Final = "pocketfl/1"
 MESSAGE_LIMIT: Final = 1 * 2**20
 """Largest JSON answer of the protocol in bytes, features apart."""
 FEATURES_LIMIT: Final = 32 * 2**20
+MAX_RETRY_SECONDS: Final = 30 * 86_400.0
 REPORT_OVERHEAD: Final = 64
 """HPKE adds 32 bytes of encapsulated key and 16 of tag; the report's own header takes the rest."""
 
@@ -51,6 +52,12 @@ def check_token(value: str, *, what: str) -> str:
     if not _TOKEN.match(value):
         raise ValueError(f"{what} is not a token of 16 to 128 URL-safe characters")
     return value
+
+
+def check_window(min_seconds: float, max_seconds: float) -> None:
+    """Raise ``ValueError`` unless these are the bounds of a time to come back, in seconds from now."""
+    if not 0 <= min_seconds <= max_seconds <= MAX_RETRY_SECONDS:
+        raise ValueError("a retry window lies between 0 seconds and 30 days")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +94,57 @@ class RoundNotice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pause:
+    """The operator wants no sessions for now; devices stay away and look again within the window.
+
+    Attributes
+    ----------
+    task : str or None
+        Which task; None for every one, the kill switch of a whole fleet.
+    reason : str
+        A few words for people, 200 characters at most.
+    min_seconds, max_seconds : float
+        From now.
+    """
+
+    task: str | None = None
+    reason: str
+    min_seconds: float
+    max_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.task is not None:
+            check_identifier(self.task, what="task")
+        if not (0 < len(self.reason) <= 200 and self.reason.isprintable()):
+            raise ValueError("the reason of a pause needs 1 to 200 printable characters")
+        check_window(self.min_seconds, self.max_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notices:
-    """All open rounds."""
+    """All open rounds, and what is paused.
+
+    Attributes
+    ----------
+    notices : tuple of RoundNotice
+        Rounds of paused tasks are not among them.
+    pauses : tuple of Pause
+        A device obeys them whatever rounds are listed.
+    """
 
     notices: tuple[RoundNotice, ...]
+    pauses: tuple[Pause, ...] = ()
+
+    def pause_of(self, task: str | None) -> Pause | None:
+        """Return the pause that holds for a task, one of the whole fleet before one of its own.
+
+        Parameters
+        ----------
+        task : str or None
+            Name of the task; None asks for a pause of the whole fleet only.
+        """
+        by_task = {pause.task: pause for pause in self.pauses}
+        return by_task.get(None) or by_task.get(task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +222,7 @@ class RetryWindow:
     Attributes
     ----------
     reason : str
-        A code such as ``round_closed``, ``already_checked_in``, ``runtime_unsupported``.
+        A code such as ``round_closed``, ``already_checked_in``, ``runtime_unsupported``, ``paused``.
     min_seconds, max_seconds : float
         From now.
     """
@@ -179,8 +233,7 @@ class RetryWindow:
     max_seconds: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_seconds <= self.max_seconds <= 30 * 86400:
-            raise ValueError("a retry window lies between 0 seconds and 30 days")
+        check_window(self.min_seconds, self.max_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,16 @@ from pocketfl_server.enrolment import Enrolments
 from pocketfl_server.errors import NotFound
 from pocketfl_server.intake import Intake
 from pocketfl_server.optimizers import OptimizerSpec
-from pocketfl_server.records import Funnel, ModelReference, ModelVersion, RoundResult, TaskRecord
+from pocketfl_server.pauses import Pauses
+from pocketfl_server.records import (
+    Funnel,
+    ModelReference,
+    ModelVersion,
+    PauseRecord,
+    PauseRequest,
+    RoundResult,
+    TaskRecord,
+)
 from pocketfl_server.registry import Registry
 from pocketfl_server.rounds import Rounds
 from pocketfl_server.tasks import Tasks
@@ -92,6 +101,7 @@ class BackEnd:
             self.database.close()
             raise
         self._rounds = Rounds(self.database, self._tasks, self._registry)
+        self._pauses = Pauses(self.database, self._tasks)
         self._intake = Intake(self.database, self._enrolments, self._rounds, clock=clock)
         self._coordinator = Coordinator(
             self.database,
@@ -135,8 +145,12 @@ class BackEnd:
         return lambda connection: self._enrolments.add(connection, request, now=now)
 
     def notices(self) -> Notices:
-        """Return all open rounds, the same answer for everybody."""
-        return self._rounds.notices(now=self._clock())
+        """Return all open rounds and what is paused, the same answer for everybody."""
+        open_rounds = self._rounds.open_rounds(now=self._clock())
+        said = Notices(notices=(), pauses=self._pauses.announced())
+        # A model that devices shall stay away from is not offered for prediction either.
+        listed = tuple(notice for notice in open_rounds if said.pause_of(notice.task) is None)
+        return Notices(notices=listed, pauses=said.pauses)
 
     def check_in(
         self, token: str, task: str, round: int, request: CheckIn
@@ -252,6 +266,18 @@ class BackEnd:
     def close_due_rounds(self) -> list[RoundResult]:
         """End every round past its deadline or half-ended; see :meth:`.Coordinator.close_due`."""
         return self._coordinator.close_due()
+
+    def pause(self, task: str | None, request: PauseRequest) -> PauseRecord:
+        """Keep devices away from a task, or with None from all; reports under way are still taken."""
+        return self._pauses.pause(task, request, now=self._clock())
+
+    def resume(self, task: str | None) -> tuple[PauseRecord, ...]:
+        """End such a pause; returns those that still hold."""
+        return self._pauses.resume(task)
+
+    def pauses(self) -> tuple[PauseRecord, ...]:
+        """Return every pause."""
+        return self._pauses.all()
 
     def round(self, task: str, round: int) -> RoundResult:
         """Return a round."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pocketfl.errors import PocketFLError
 from pocketfl_server.lifeline import end_with_stdin
+
+if TYPE_CHECKING:
+    from pocketfl_server.operator_client import OperatorClient
 
 app = typer.Typer(
     name="server", help="Run the back end and the trusted tier.", no_args_is_help=True
@@ -116,6 +119,67 @@ def run_trusted_tier(
         token=_secret("trusted-token", trusted_token_file),
         announce=_announcer("trusted tier", url_file),
     )
+
+
+Task = Annotated[str | None, typer.Argument(help="Name of the task.")]
+EveryTask = Annotated[bool, typer.Option("--all", help="Every task of this back end.")]
+BackEndUrl = Annotated[str, typer.Option("--url", help="Where the back end is.")]
+OperatorKeyFile = Annotated[
+    Path | None, typer.Option(help="Holds the operator key; or POCKETFL_OPERATOR_KEY.")
+]
+
+
+@app.command()
+def pause(
+    task: Task = None,
+    *,
+    every_task: EveryTask = False,
+    reason: Annotated[str, typer.Option(help="A few words that devices show their users.")],
+    min_seconds: Annotated[
+        float, typer.Option(help="Devices look again no earlier than after this.")
+    ] = 1800.0,
+    max_seconds: Annotated[float, typer.Option(help="And no later than after this.")] = 5400.0,
+    url: BackEndUrl = "http://127.0.0.1:8000",
+    operator_key_file: OperatorKeyFile = None,
+) -> None:
+    """Keep devices away from a task, or from all, until it is resumed.
+
+    Devices that ask from now on begin no session; reports under way are still taken. Abort the task's
+    round as well if they shall not be.
+    """
+    which = _which(task, every_task=every_task)
+    with _operator(url, operator_key_file) as operator:
+        operator.pause(which, reason=reason, min_seconds=min_seconds, max_seconds=max_seconds)
+    typer.echo(f"paused {which or 'every task'}")
+
+
+@app.command()
+def resume(
+    task: Task = None,
+    *,
+    every_task: EveryTask = False,
+    url: BackEndUrl = "http://127.0.0.1:8000",
+    operator_key_file: OperatorKeyFile = None,
+) -> None:
+    """End a pause: of a task its own, with --all that of all tasks; prints what is still paused."""
+    which = _which(task, every_task=every_task)
+    with _operator(url, operator_key_file) as operator:
+        still = operator.resume(which)
+    typer.echo(f"resumed {which or 'every task'}")
+    for record in still:
+        typer.echo(f"still paused: {record.task or 'every task'} ({record.reason})")
+
+
+def _which(task: str | None, *, every_task: bool) -> str | None:
+    if (task is None) is not every_task:
+        raise typer.BadParameter("name a task, or say --all")
+    return task
+
+
+def _operator(url: str, key_file: Path | None) -> OperatorClient:
+    from pocketfl_server.operator_client import OperatorClient
+
+    return OperatorClient(url, _secret("operator-key", key_file))
 
 
 def _secret(name: str, path: Path | None) -> str:

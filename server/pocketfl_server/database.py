@@ -47,7 +47,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from pocketfl_server.errors import DatabaseUnusableError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_SECONDS: Final = 20
 
 metadata = MetaData()
@@ -180,6 +180,19 @@ Index(
     user_features.c.sequence,
     unique=True,
 )
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("task", String(128), primary_key=True),  # the empty name stands for every task
+    Column("reason", String(200), nullable=False),
+    Column("min_seconds", Float(53), nullable=False),
+    Column("max_seconds", Float(53), nullable=False),
+    Column("paused_at", Float(53), nullable=False),
+)
+
+# What a database of an older version lacks; one that was ever released never changes.
+_ADDED_AFTER: Final[dict[int, tuple[Table, ...]]] = {1: (pauses,)}
 
 
 class Prepared:
@@ -325,6 +338,11 @@ class Database:
                     "give PocketFL a database of its own"
                 )
             versions = connection.execute(select(schema_version.c.version)).scalars().all()
+            if len(versions) == 1 and versions[0] in _ADDED_AFTER:
+                for version in range(versions[0], SCHEMA_VERSION):
+                    metadata.create_all(connection, tables=_ADDED_AFTER[version])
+                connection.execute(schema_version.update().values(version=SCHEMA_VERSION))
+                return
             if versions != [SCHEMA_VERSION]:
                 raise DatabaseUnusableError(
                     f"the database {self._shown} has schema version {versions}; this pocketfl reads "

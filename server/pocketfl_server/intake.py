@@ -11,24 +11,35 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, exists, or_, select
 
 from pocketfl.protocol import Assignment, CheckIn, ReportReceipt, RetryWindow
-from pocketfl_server.database import Database, check_ins, devices, reports, round_counts, rounds
+from pocketfl_server.database import (
+    Database,
+    check_ins,
+    devices,
+    pauses,
+    reports,
+    round_counts,
+    rounds,
+)
 from pocketfl_server.enrolment import Enrolments, token_digest, unknown_token
 from pocketfl_server.errors import Conflict, Gone, Malformed, NotFound, TooLarge
 from pocketfl_server.leases import is_genuine, new_lease, round_of
+from pocketfl_server.pauses import NO_TASK, window_of
 from pocketfl_server.rounds import RoundFacts, Rounds
 
 RETRY_SECONDS: Final = (30.0, 300.0)
 """When a device that was turned away may come back; it picks a random time in between."""
 _MAX_RETRY_SECONDS: Final = 30 * 86_400.0
 
+_PAUSED = exists().where(or_(pauses.c.task == rounds.c.task, pauses.c.task == NO_TASK))
+
 # One statement finds both the round's state and the device, or the receipt; each may be missing.
 # Sharing a lock on the round keeps it from closing under the operation (PostgreSQL; SQLite has one
 # writer anyway).
 _STATE_AND_DEVICE = (
-    select(rounds.c.state, devices.c.token_sha256)
+    select(rounds.c.state, devices.c.token_sha256, _PAUSED)
     .select_from(rounds.outerjoin(devices, devices.c.token_sha256 == bindparam("device")))
     .where(rounds.c.id == bindparam("id"))
     .with_for_update(read=True, of=rounds)
@@ -103,13 +114,16 @@ class Intake:
                     f"no round {number} of a task {task[:128]!r} here", code="unknown_round"
                 )
             now = self._clock()
-            state, known = self._state_and_device.one(
+            state, known, is_paused = self._state_and_device.one(
                 connection, {"id": facts.id, "device": device}
             )
             if known is None:
                 raise unknown_token()
             if state != "open" or now >= facts.closes_at:
                 return self._turn_away(connection, facts, "round_closed")
+            if is_paused:
+                window = window_of(connection, facts.task)
+                return self._turn_away(connection, facts, "paused", window=window)
             if not facts.runtimes.intersection(request.runtimes):
                 return self._turn_away(connection, facts, "runtime_unsupported")
             if facts.plan_schema not in request.plan_schemas:
@@ -215,7 +229,13 @@ class Intake:
         return facts
 
     def _turn_away(
-        self, connection: Connection, facts: RoundFacts, reason: str, *, after: float = 0.0
+        self,
+        connection: Connection,
+        facts: RoundFacts,
+        reason: str,
+        *,
+        after: float = 0.0,
+        window: tuple[float, float] = RETRY_SECONDS,
     ) -> RetryWindow:
         connection.execute(
             self._count,
@@ -227,6 +247,6 @@ class Intake:
                 "count": 1,
             },
         )
-        start, width = RETRY_SECONDS[0], RETRY_SECONDS[1] - RETRY_SECONDS[0]
+        start, width = window[0], window[1] - window[0]
         earliest = min(max(after, 0.0) + start, _MAX_RETRY_SECONDS - width)
         return RetryWindow(reason=reason, min_seconds=earliest, max_seconds=earliest + width)

@@ -27,6 +27,9 @@ from pocketfl_server.records import (
     ModelReference,
     ModelVersion,
     OpenRound,
+    PauseList,
+    PauseRecord,
+    PauseRequest,
     PlanStored,
     RoundList,
     RoundResult,
@@ -147,6 +150,38 @@ class OperatorClient:
     def abort_round(self, task: str, round: int) -> RoundResult:
         """End a round without a new version."""
         return self._ask(RoundResult, "POST", f"{_task(task)}/rounds/{round}/abort")
+
+    def pause(
+        self,
+        task: str | None,
+        *,
+        reason: str,
+        min_seconds: float = 1800.0,
+        max_seconds: float = 5400.0,
+    ) -> PauseRecord:
+        """Keep devices away from a task, or with None from all.
+
+        Parameters
+        ----------
+        task : str or None
+            Which.
+        reason : str
+            A few words, which devices show their users.
+        min_seconds, max_seconds : float
+            Each device looks again at a random time within this window.
+        """
+        wanted = PauseRequest(reason=reason, min_seconds=min_seconds, max_seconds=max_seconds)
+        path = "" if task is None else _task(task)
+        return self._ask(PauseRecord, "POST", path + "/pause", record=wanted)
+
+    def resume(self, task: str | None) -> tuple[PauseRecord, ...]:
+        """End the pause of a task, or with None that of all; returns those that still hold."""
+        path = "" if task is None else _task(task)
+        return self._ask(PauseList, "POST", path + "/resume").pauses
+
+    def pauses(self) -> tuple[PauseRecord, ...]:
+        """Return every pause, that of all tasks first."""
+        return self._ask(PauseList, "GET", "/pauses").pauses
 
     def round(self, task: str, round: int) -> RoundResult:
         """Return a round."""

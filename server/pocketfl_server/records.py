@@ -161,6 +161,49 @@ class OpenRound:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PauseRequest:
+    """Request: let devices stay away from a task, or from all.
+
+    Attributes
+    ----------
+    reason : str
+        A few words, which devices show their users.
+    min_seconds, max_seconds : float
+        Each device looks again at a random time within this window, counted from its last look.
+    """
+
+    reason: str
+    min_seconds: float = 1800.0
+    max_seconds: float = 5400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PauseRecord:
+    """A pause that holds until it is taken back.
+
+    Attributes
+    ----------
+    task : str or None
+        None for every task.
+    paused_at : float
+        Unix time in seconds.
+    """
+
+    task: str | None = None
+    reason: str
+    min_seconds: float
+    max_seconds: float
+    paused_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PauseList:
+    """All pauses, that of the whole fleet first."""
+
+    pauses: tuple[PauseRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class UserFeatures:
     """Server-side features of one user for one table."""
 

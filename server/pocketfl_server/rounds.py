@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, and_, bindparam, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
-from pocketfl.protocol import AggregatorKey, Notices, RoundNotice
+from pocketfl.protocol import AggregatorKey, RoundNotice
 from pocketfl.reports import sealed_size
 from pocketfl_server.database import (
     Database,
@@ -167,11 +167,11 @@ class Rounds:
             ) from None
         return _notice(self._required_facts(task, number))
 
-    def notices(self, *, now: float) -> Notices:
-        """Return all open rounds, the same answer for everybody."""
+    def open_rounds(self, *, now: float) -> tuple[RoundNotice, ...]:
+        """Return all open rounds, by task."""
         with self._database.reading() as connection:
             rows = connection.execute(_OPEN, {"now": now}).mappings().all()
-        return Notices(notices=tuple(_notice(self._facts(row)) for row in rows))
+        return tuple(_notice(self._facts(row)) for row in rows)
 
     def facts(self, task: str, number: int) -> RoundFacts | None:
         """Return what never changes about a round, or None if there is no such round."""

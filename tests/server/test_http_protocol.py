@@ -83,7 +83,7 @@ def test_notices_are_validated_by_etag(served, plan) -> None:
     served.back_end.abort_round("clicks")
     changed = served("GET", "/v1/notices", headers={"If-None-Match": etag})
     assert changed.status == 200
-    assert changed.json() == {"notices": []}
+    assert changed.json() == {"notices": [], "pauses": []}
 
 
 def test_notices_are_the_same_for_everybody(served, plan) -> None:

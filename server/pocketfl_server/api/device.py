@@ -115,7 +115,7 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
         **described("/notices", answers=Notices, refusals=()), summary="Which rounds are open?"
     )
     async def notices(request: Request) -> Response:
-        """List all open rounds: the same answer for everybody, with an ETag."""
+        """List all open rounds and what is paused: the same answer for everybody, with an ETag."""
         body = encode_json(await read(back_end.notices))
         etag = f'"{sha256(body).hexdigest()}"'
         if matches(request, etag):

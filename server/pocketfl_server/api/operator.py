@@ -1,4 +1,4 @@
-"""The operator's routes: tasks, rounds, models, counts, server-side features."""
+"""The operator's routes: tasks, rounds, pauses, models, counts, server-side features."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from pocketfl_server.records import (
     ModelList,
     ModelVersion,
     OpenRound,
+    PauseList,
+    PauseRecord,
+    PauseRequest,
     PlanStored,
     PutFeatures,
     RoundList,
@@ -207,6 +210,49 @@ def operator_router(back_end: BackEnd, *, operator_key: str) -> APIRouter:
         summary="Abort a round",
         description="End the round without a new version and delete its reports.",
     )
+
+    def pausing(path: str, *, refusals: tuple[int, ...], which: str) -> None:
+        """Add both routes of a pause; a path without a task is for every task."""
+
+        async def pause(request: Request) -> Response:
+            wanted = await read_record(request, PauseRequest, limit=RECORD_LIMIT)
+            task = request.path_params.get("task")
+            return json_answer(await in_thread(back_end.pause, task, wanted))
+
+        async def resume(request: Request) -> Response:
+            task = request.path_params.get("task")
+            return json_answer(PauseList(pauses=await in_thread(back_end.resume, task)))
+
+        router.add_api_route(
+            **of_operator(
+                path + "/pause",
+                takes=PauseRequest,
+                answers=PauseRecord,
+                refusals=(*refusals, 408, 413, 415, 422),
+            ),
+            endpoint=pause,
+            methods=["POST"],
+            name=f"pause {which}",
+            summary=f"Pause {which}",
+            description="Keep devices away until told otherwise; reports under way are still taken.",
+        )
+        router.add_api_route(
+            **of_operator(path + "/resume", answers=PauseList, refusals=refusals),
+            endpoint=resume,
+            methods=["POST"],
+            name=f"resume {which}",
+            summary=f"Resume {which}",
+            description="End the pause and list those that still hold; repeating changes nothing.",
+        )
+
+    pausing(_TASK, refusals=(401, 404), which="a task")
+    pausing("", refusals=(401,), which="every task")
+
+    @router.get(**of_operator("/pauses", answers=PauseList, refusals=(401,)), summary="All pauses")
+    async def pauses(request: Request) -> Response:
+        """List what is paused, that of every task first."""
+        del request
+        return json_answer(PauseList(pauses=await in_thread(back_end.pauses)))
 
     @router.put(
         **of_operator(
