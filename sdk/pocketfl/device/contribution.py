@@ -8,11 +8,9 @@ recognises bytes that it has, so a report counts once however often it arrives.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pocketfl.device.attempt import Attempt, RoundEnd
 from pocketfl.device.enrolment import FeatureDownloads
@@ -20,23 +18,15 @@ from pocketfl.device.hooks import SessionEnd, SessionHooks
 from pocketfl.device.limits import DeviceLimits
 from pocketfl.device.models import ModelInfo
 from pocketfl.device.plans import OpenPlan
+from pocketfl.device.session_training import SessionTraining
 from pocketfl.device.sessions import PendingSession, Session, Sessions
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PocketFLError, ReportError, StoreError, TransportError
-from pocketfl.features.loading import load_arrays
 from pocketfl.reports import SealedReport, make_report
-from pocketfl.runtimes import FloatVector
 from pocketfl.sampling import Participation, ParticipationState
 from pocketfl.sealing import AggregatorVerifier, ReportContext, key_id
 from pocketfl.store import ExampleStore
-from pocketfl.training import (
-    Checkpoint,
-    Checkpointer,
-    CheckpointPolicy,
-    TrainingState,
-    fingerprint,
-    train_locally,
-)
+from pocketfl.training import Checkpoint, CheckpointPolicy
 from pocketfl.transport import Transport
 
 MAX_TRIES: Final = 8
@@ -115,9 +105,11 @@ class Contribution:
         self._participation = participation
         self._aggregator = aggregator
         self._limits = limits
-        self._runtime = runtime
-        self._checkpoints = checkpoints
         self._hooks = hooks
+        self._training = SessionTraining(
+            store, sessions, runtime=runtime, checkpoints=checkpoints, hooks=hooks
+        )
+        self._revoked = threading.Event()
         self._clock = clock
 
     # Beginnings.
@@ -192,8 +184,10 @@ class Contribution:
 
     def _guard(self, attempt: Attempt, session: Session, work: Callable[[], None]) -> None:
         """Do what ends in an accepted report; on a failure keep the session, or end it."""
+        self._revoked.clear()
         try:
-            work()
+            with self._store.session(session.collection, self._revoked.set):
+                work()
         except _SettledError as settled:
             self._settle(session.task, session.round, settled.end, code=settled.code)
             raise
@@ -230,8 +224,11 @@ class Contribution:
                 "the lease has expired (if that is not so, this device's clock is wrong)",
             )
 
+    def _should_stop(self) -> bool:
+        return self._revoked.is_set() or self._hooks.should_stop()
+
     def _stop_if_asked(self) -> None:
-        if self._hooks.should_stop():
+        if self._should_stop():
             raise RoundEnd(
                 "interrupted",
                 "stopped",
@@ -274,7 +271,14 @@ class Contribution:
             if table is not None and checkpoint is None:
                 self._features.refresh(table)
         self._stop_if_asked()
-        update = self._train(attempt, session, opened, start, checkpoint)
+        update = self._training.run(
+            attempt,
+            session,
+            opened,
+            start=start,
+            checkpoint=checkpoint,
+            should_stop=self._should_stop,
+        )
         with attempt.phase("report"):
             self._check_lease(session)
             context = ReportContext(
@@ -296,81 +300,6 @@ class Contribution:
                     )
                 self._hooks.prepared(session, report, plan.manifest)
         self._upload(attempt, session, report)
-
-    def _train(
-        self,
-        attempt: Attempt,
-        session: Session,
-        opened: OpenPlan,
-        start: FloatVector,
-        checkpoint: Checkpoint | None,
-    ) -> NDArray[np.float64]:
-        """Return the trained parameters minus the ones that training started from, shape (P,)."""
-        manifest = opened.plan.manifest
-        batch_size = manifest.model.batch_size
-        with attempt.phase("select"):
-            arrays = load_arrays(
-                self._store,
-                opened.pipeline,
-                limit=manifest.training.max_examples,
-                seed=session.seed,
-                up_to=session.examples_up_to,
-            )
-        if len(arrays["target"]) == 0:
-            # Whether examples turn out to be usable is the device's own business: it reports zeros, and
-            # the number of reports does not depend on data.
-            return np.zeros(start.shape)
-
-        def identify() -> str:
-            return fingerprint(
-                arrays,
-                manifest.training,
-                batch_size=batch_size,
-                seed=session.seed,
-                runtime=self._runtime,
-                start=start,
-            )
-
-        if checkpoint is not None and checkpoint.fingerprint != identify():
-            checkpoint = None
-        earlier = TrainingState() if checkpoint is None else checkpoint.state
-        attempt.earlier_step_seconds = earlier.step_seconds
-        with attempt.phase("train"), opened.runtime(self._runtime) as runtime:
-            runtime.set_parameters(start if checkpoint is None else checkpoint.parameters)
-            checkpointer = Checkpointer(
-                lambda made: self._keep_checkpoint(session, made),
-                fingerprint=identify,
-                parameters=runtime.parameters,
-                spent=self._hooks.spent,
-                policy=self._checkpoints,
-            )
-            result = train_locally(
-                runtime,
-                arrays,
-                manifest.training,
-                batch_size=batch_size,
-                seed=session.seed,
-                should_stop=self._hooks.should_stop,
-                resume=earlier,
-                after_batch=checkpointer.after_batch,
-            )
-            attempt.training = result
-            if not result.completed and result.steps > earlier.steps:
-                checkpointer.save(result.state)
-            update = runtime.parameters().astype(np.float64) - start
-        if not result.completed:
-            raise RoundEnd(
-                "interrupted",
-                "stopped",
-                f"training was stopped after {result.steps} batches; it goes on within its lease",
-                resumable=True,
-            )
-        return update
-
-    def _keep_checkpoint(self, session: Session, checkpoint: Checkpoint) -> None:
-        with self._store.database.transaction():
-            self._sessions.keep_checkpoint(session, checkpoint)
-            self._hooks.checkpointed(session, spent=checkpoint.spent)
 
     def _repeat_upload(self, attempt: Attempt, session: Session) -> None:
         try:

@@ -21,6 +21,7 @@ from pocketfl.plan.archive import Plan
 from pocketfl.runtimes import open_runtime
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl.store.examples import ExampleStore
+from pocketfl.store.revocation import derived_state
 from pocketfl.store.selection import permutation
 from pocketfl.training.loop import (
     HOLD_OUT_STREAM,
@@ -332,7 +333,10 @@ class LocalTrainer:
 
     @property
     def _state_name(self) -> str:
-        return f"personal_parameters/{self.plan.manifest.name}"
+        manifest = self.plan.manifest
+        # Named after the collection, so that revoking that erases it.
+        name = f"personal_parameters/{manifest.name}"
+        return derived_state(manifest.features.collection, name)
 
     def _load(self, *, limit: int, seed: int) -> dict[str, NDArray[np.generic]]:
         arrays = load_arrays(self._store, self._pipeline, limit=limit, seed=seed)

@@ -1,4 +1,4 @@
-"""A device's process is killed with SIGKILL, against a real back end: what it costs, and what it does not."""
+"""A device is killed with SIGKILL, against a real back end: what that costs, and what it does not."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from pocketfl.plan import AggregationSpec, TrainingSpec, generate_signing_key
 from pocketfl.protocol import FeatureRow
 from pocketfl.runtimes import StepResult
 from pocketfl.store import Collection, ExampleStore, Field
+from pocketfl.store.revocation import derived_state
 from pocketfl.training import LocalTrainer, train_locally
 
 SPEC = TrainingSpec(epochs=3, learning_rate=0.5, max_gradient_norm=100.0)
@@ -469,7 +470,7 @@ def test_damaged_personal_parameters_are_refused(plan, store, damage):
     """A changed byte or a lost end is noticed, and the model stays as it was."""
     with LocalTrainer(plan, store) as trainer:
         trainer.save()
-        name = "personal_parameters/trips"
+        name = derived_state("trips", "personal_parameters/trips")
         value = store.database.read_state(name)
         store.database.write_state(name, damage(value))
         before = trainer.parameters.tobytes()
