@@ -281,7 +281,7 @@ class Ledger:
                 round=kept.round,
                 granted=granted,
                 spent=spent,
-                stride=NOTHING if reasons else stride,
+                stride=stride,
                 crashes=kept.crashes + lost,
             )
             self._write(connection, renewed, spent=spent, stride=renewed.stride, now=instant.time)
