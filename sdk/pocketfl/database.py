@@ -363,19 +363,20 @@ class Database:
             If a transaction is under way, or another process reads or writes for too long: what was
             deleted stays deleted, but the log keeps traces of it until all have closed the file.
         """
+        # The lock is not held all the time: others may work meanwhile, only that they erase as well.
         with self._lock:
             if self._depth:
                 raise StoreError("erasing cannot be a part of a transaction: end that first")
             self.query("PRAGMA secure_delete=ON")
-            try:
-                yield
-            finally:
-                self.query("PRAGMA secure_delete=OFF")
-            if self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
-                raise StoreError(
-                    f"{self.path} is in use by another process: what was deleted is gone from the "
-                    "file, but the log still has traces of it; close the store everywhere"
-                )
+        try:
+            yield
+        finally:
+            self.query("PRAGMA secure_delete=OFF")
+        if self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+            raise StoreError(
+                f"{self.path} is in use by another process: what was deleted is gone from the file, "
+                "but the log still has traces of it; close the store everywhere"
+            )
 
     def read_state(self, name: str) -> bytes | None:
         """Return the bytes kept under a name, or None."""

@@ -7,7 +7,7 @@ from typing import Final
 from pocketfl.database import Database
 from pocketfl.store.catalog import CatalogEntry
 
-EVICTION_STEP: Final = 2_000
+EVICTION_STEP: Final = 1_000
 """Most examples that one transaction evicts beyond those that it adds: a few milliseconds."""
 
 

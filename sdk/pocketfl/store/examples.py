@@ -22,17 +22,12 @@ from pocketfl.store.catalog import Catalog, CatalogEntry, next_example_id
 from pocketfl.store.encryption import OVERHEAD_BYTES
 from pocketfl.store.eviction import EVICTION_STEP, change_totals, evict, expire, has_expired
 from pocketfl.store.quarantine import open_database
-from pocketfl.store.revocation import Erasure, Sessions, erase_derived_state
+from pocketfl.store.reading import read_selection
+from pocketfl.store.revocation import Erasure, Sessions, erase_collection, finish_revocations
 from pocketfl.store.schema import Collection
-from pocketfl.store.selection import choose
 from pocketfl.store.server_features import ServerFeatures
 from pocketfl.store.upgrade import encrypt_version_1
 from pocketfl.store.vault import KeyVault, default_vault
-
-_CHUNK: Final = 500
-"""Ids per statement: old SQLite builds on phones take 999 parameters at most."""
-_PAGE: Final = 10_000
-"""Ids held at a time when a selection counts its way through a collection with gaps."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,8 @@ class ExampleStore:
         """Make a collection; nothing happens when it exists as declared.
 
         An existing collection takes new fields, if they are optional: examples from before have None
-        there. It also takes another retention, which holds for the examples that it has, too.
+        there. It also takes another retention, which holds for the examples that it has, too; another
+        ``max_age_seconds`` dates all of them anew, about 3 s for a million.
 
         Raises
         ------
@@ -141,7 +137,7 @@ class ExampleStore:
         """Add examples: all of them, or none when one does not fit.
 
         Where the collection is over a quota then, the oldest examples go, at once but for one case:
-        beyond as many as were added, at most 2,000 go at a time, so that the app is not kept waiting;
+        beyond as many as were added, at most 1,000 go at a time, so that the app is not kept waiting;
         the rest goes with the next appends, or with :meth:`evict`.
 
         Parameters
@@ -214,7 +210,7 @@ class ExampleStore:
         int
             How many examples were deleted.
         """
-        deleted = self._finish_revocations()
+        deleted = finish_revocations(self.database, step=EVICTION_STEP)
         for name in self._catalog.names():
             while True:
                 with self.database.transaction():
@@ -288,7 +284,9 @@ class ExampleStore:
         self._expire(name)
         with self.database.snapshot():
             entry, count, _ = self._catalog.current(name)
-            rows = self._read(entry.number, count, limit=limit, seed=seed, up_to=up_to)
+            rows = read_selection(
+                self.database, entry.number, count, limit=limit, seed=seed, up_to=up_to
+            )
         ids, times, sealed = zip(*rows, strict=True) if rows else ((), (), ())
         try:
             columns = entry.decode(ids, times, sealed)
@@ -355,61 +353,6 @@ class ExampleStore:
             for values in zip(*chosen.columns.values(), strict=True)
         ]
 
-    def _read(
-        self, collection: int, count: int, *, limit: int, seed: int, up_to: int | None
-    ) -> list[tuple[Any, ...]]:
-        query = self.database.query
-        # Two look-ups in the index; min and max of one SELECT would walk it instead.
-        ((first, last),) = query(
-            "SELECT (SELECT min(id) FROM examples WHERE collection = ?1), "
-            "(SELECT max(id) FROM examples WHERE collection = ?1)",
-            (collection,),
-        )
-        if up_to is not None and last is not None and up_to < last:
-            ((count, last),) = query(
-                "SELECT count(*), max(id) FROM examples WHERE collection = ? AND id <= ?",
-                (collection, up_to),
-            )
-        if limit >= count:
-            return query(
-                "SELECT id, time, payload FROM examples WHERE collection = ? AND id <= ? "
-                "ORDER BY id",
-                (collection, last or 0),
-            )
-        places = choose(count, limit=limit, seed=seed)
-        if last - first + 1 == count:
-            ids = (places + first).tolist()
-        else:
-            ids = self._ids_at(collection, places.tolist())
-        rows: list[tuple[Any, ...]] = []
-        for start in range(0, len(ids), _CHUNK):
-            chunk = ids[start : start + _CHUNK]
-            marks = ",".join("?" * len(chunk))
-            rows += query(
-                f"SELECT id, time, payload FROM examples WHERE id IN ({marks}) ORDER BY id",  # noqa: S608
-                chunk,
-            )
-        return rows
-
-    def _ids_at(self, collection: int, places: Sequence[int]) -> list[int]:
-        """Return the ids at rising places of a collection's order, holding few of them at a time."""
-        found: list[int] = []
-        passed, after = 0, 0
-        while len(found) < len(places):
-            page = self.database.query(
-                "SELECT id FROM examples WHERE collection = ? AND id > ? ORDER BY id LIMIT ?",
-                (collection, after, _PAGE),
-            )
-            if not page:
-                raise StoreDamagedError(
-                    f"{self.database.path}: fewer examples than counted; the store is damaged"
-                )
-            while len(found) < len(places) and places[len(found)] < passed + len(page):
-                found.append(page[places[len(found)] - passed][0])
-            passed += len(page)
-            after = page[-1][0]
-        return found
-
     def delete(self, name: str, *, ids: Iterable[int] | None = None) -> int:
         """Delete examples of a collection: those given by id, or all.
 
@@ -465,39 +408,10 @@ class ExampleStore:
         """
         cancelled = self._sessions.cancel(name)
         with self.database.erasing():
-            with self.database.transaction() as connection:
-                rows = self.database.query(
-                    "SELECT id, examples FROM collections WHERE name = ?", (name,)
-                )
-                examples = sum(count for _, count in rows)
-                for number, _ in rows:
-                    connection.execute("DELETE FROM collections WHERE id = ?", (number,))
-                    connection.execute(
-                        "DELETE FROM collection_layouts WHERE collection = ?", (number,)
-                    )
-                    connection.execute("INSERT INTO revoked_collections VALUES(?)", (number,))
-                derived = erase_derived_state(self.database, name)
+            examples, derived = erase_collection(self.database, name)
             self._catalog.forget(name)
-            self._finish_revocations()
+            finish_revocations(self.database, step=EVICTION_STEP)
         return Erasure(examples=examples, derived=derived, sessions=cancelled)
-
-    def _finish_revocations(self) -> int:
-        deleted = 0
-        for (number,) in self.database.query("SELECT collection FROM revoked_collections"):
-            gone = EVICTION_STEP
-            while gone:
-                with self.database.transaction() as connection:
-                    gone = connection.execute(
-                        "DELETE FROM examples WHERE id IN "
-                        "(SELECT id FROM examples WHERE collection = ? LIMIT ?)",
-                        (number, EVICTION_STEP),
-                    ).rowcount
-                    if not gone:
-                        connection.execute(
-                            "DELETE FROM revoked_collections WHERE collection = ?", (number,)
-                        )
-                deleted += gone
-        return deleted
 
     def session(self, name: str, cancel: Callable[[], None]) -> AbstractContextManager[None]:
         """Have ``cancel`` called when a collection is revoked while the block runs.

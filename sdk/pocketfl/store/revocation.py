@@ -46,6 +46,51 @@ def derived_state(collection: str, name: str) -> str:
     return f"of_collection/{collection}/{name}"
 
 
+def erase_collection(database: Database, collection: str) -> tuple[int, int]:
+    """Destroy a collection's key with all that was made from its examples, in one transaction.
+
+    Its examples, which nobody can read any more, are left to :func:`finish_revocations`.
+
+    Returns
+    -------
+    tuple of int
+        Examples that it had, and rows of what was made from them.
+    """
+    with database.transaction() as connection:
+        rows = database.query("SELECT id, examples FROM collections WHERE name = ?", (collection,))
+        for number, _ in rows:
+            connection.execute("DELETE FROM collections WHERE id = ?", (number,))
+            connection.execute("DELETE FROM collection_layouts WHERE collection = ?", (number,))
+            connection.execute("INSERT INTO revoked_collections VALUES(?)", (number,))
+        return sum(count for _, count in rows), erase_derived_state(database, collection)
+
+
+def finish_revocations(database: Database, *, step: int) -> int:
+    """Delete the examples of revoked collections, at most ``step`` in a transaction.
+
+    Returns
+    -------
+    int
+        How many there were.
+    """
+    deleted = 0
+    for (number,) in database.query("SELECT collection FROM revoked_collections"):
+        gone = step
+        while gone:
+            with database.transaction() as connection:
+                gone = connection.execute(
+                    "DELETE FROM examples WHERE id IN "
+                    "(SELECT id FROM examples WHERE collection = ? LIMIT ?)",
+                    (number, step),
+                ).rowcount
+                if not gone:
+                    connection.execute(
+                        "DELETE FROM revoked_collections WHERE collection = ?", (number,)
+                    )
+            deleted += gone
+    return deleted
+
+
 def erase_derived_state(database: Database, collection: str) -> int:
     """Delete all that was made from a collection's examples; within a transaction.
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pocketfl.errors import StoreDamagedError, StoreError
 from pocketfl.protocol import FeatureRow
-from pocketfl.store import Collection, ExampleStore, Field
+from pocketfl.store import Collection, ExampleStore, Field, reading
 
 FLIGHTS = Collection(
     "flights", {"distance": Field("float"), "carrier": Field("str", optional=True)}
@@ -142,6 +142,43 @@ def test_selection_after_any_deletion(tmp_path_factory, count, limit, seed, data
         assert len(found) == min(limit, len(kept))
         assert found.ids.tolist() == sorted(set(found.ids.tolist()))
         assert [kept[row] for row in found.ids.tolist()] == found.columns["distance"]
+
+
+@pytest.mark.parametrize("limit", [1, 30, 149, 150])
+def test_large_and_small_collections_with_gaps_choose_alike(store, monkeypatch, limit):
+    """Counting through a large collection ends at the ids that a list of all of them gives."""
+    store.append("flights", flights(200))
+    store.delete("flights", ids=[1, *range(20, 60), *range(191, 200)])
+    chosen = [store.select("flights", limit=limit, seed=seed) for seed in range(5)]
+    monkeypatch.setattr(reading, "_PAGE", 0)
+    for seed in range(5):
+        again = store.select("flights", limit=limit, seed=seed)
+        assert again.ids.tolist() == chosen[seed].ids.tolist()
+        assert again.columns == chosen[seed].columns
+
+
+def test_a_ceiling_keeps_later_examples_out(store):
+    """With ``up_to``, a selection is the same before and after more were appended."""
+    assert store.last_id("flights") == 0
+    store.append("flights", flights(50))
+    ceiling = store.last_id("flights")
+    before = store.select("flights", limit=20, seed=3)
+    store.append("flights", flights(50, start=50))
+    after = store.select("flights", limit=20, seed=3, up_to=ceiling)
+    assert after.ids.tolist() == before.ids.tolist()
+    assert store.select("flights", limit=90, seed=3, up_to=ceiling).ids.max() == ceiling
+    assert len(store.select("flights", limit=5, seed=3, up_to=0)) == 0
+
+
+def test_preview_is_what_would_be_taken(store):
+    """A preview shows the examples of a selection, one by one, and changes nothing."""
+    store.append("flights", flights(30))
+    chosen = store.select("flights", limit=4, seed=9).columns
+    assert store.preview("flights", limit=4, seed=9) == [
+        {"distance": distance, "carrier": carrier}
+        for distance, carrier in zip(chosen["distance"], chosen["carrier"], strict=True)
+    ]
+    assert store.preview("flights", limit=0, seed=9) == []
 
 
 def test_large_selection_is_read_in_pieces(store):
