@@ -22,6 +22,7 @@ from pocketfl.device.session_training import SessionTraining
 from pocketfl.device.sessions import PendingSession, Session, Sessions
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PocketFLError, ReportError, StoreError, TransportError
+from pocketfl.plan.manifest import Manifest
 from pocketfl.reports import SealedReport, make_report
 from pocketfl.sampling import Participation, ParticipationState
 from pocketfl.sealing import AggregatorVerifier, ReportContext, key_id
@@ -114,12 +115,12 @@ class Contribution:
 
     # Beginnings.
 
-    def begin(self, session: Session) -> None:
+    def begin(self, session: Session, manifest: Manifest) -> None:
         """Write down that this device holds a lease."""
         with self._store.database.transaction():
             self._participation.advance(task=session.task, round=session.round, state="training")
             self._sessions.begin(session)
-            self._hooks.began(session, resumed=False, spent={})
+            self._hooks.began(session, manifest=manifest, resumed=False, spent={})
 
     def find_pending(self, *, task: str | None) -> PendingSession | None:
         """Return a session to go on with, and abandon those that cannot be gone on with."""
@@ -160,7 +161,7 @@ class Contribution:
         with self._store.database.transaction():
             self._sessions.count_try(session, change=1)
             spent = {} if checkpoint is None else checkpoint.spent
-            self._hooks.began(session, resumed=True, spent=spent)
+            self._hooks.began(session, manifest=None, resumed=True, spent=spent)
         if pending.has_report:
             self._guard(attempt, session, lambda: self._repeat_upload(attempt, session))
         else:
@@ -196,11 +197,17 @@ class Contribution:
             end.resumable = _may_pass(error) and self._sessions.is_open(session)
             if not end.resumable:
                 self._settle(session.task, session.round, "abandoned", code=end.code)
-            elif attempt.resumed and not isinstance(error, StoreError):
-                # It ended in order. A full disk may be what keeps all tries from getting anywhere.
-                self._sessions.count_try(session, change=-1)
+            else:
+                self._pause(attempt, session, error)
             raise end from error
         self._settle(session.task, session.round, "accepted", code="reported")
+
+    def _pause(self, attempt: Attempt, session: Session, error: PocketFLError | RoundEnd) -> None:
+        with self._store.database.transaction():
+            # It ended in order; but a full disk may be what keeps all tries from getting anywhere.
+            if attempt.resumed and not isinstance(error, StoreError):
+                self._sessions.count_try(session, change=-1)
+            self._hooks.paused(session)
 
     def _settle(self, task: str, number: int, end: SessionEnd, *, code: str) -> None:
         with self._store.database.transaction():
@@ -245,6 +252,7 @@ class Contribution:
             opened = self._source.plan(session.notice.plan_sha256)
         # The app may have been updated since: its limits and keys of today are the ones that count.
         self._limits.check(opened.plan.manifest)
+        self._hooks.opened(session, opened.plan.manifest)
         self._train_and_report(attempt, session, opened, checkpoint)
 
     def _train_and_report(

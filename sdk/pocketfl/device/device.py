@@ -222,7 +222,7 @@ class Device:
             examples_up_to=self._store.last_id(collection),
             began_at=self._clock(),
         )
-        self._contribution.begin(session)
+        self._contribution.begin(session, opened.plan.manifest)
         return session
 
     def _training_seed(self, notice: RoundNotice) -> int:

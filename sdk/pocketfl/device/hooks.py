@@ -22,7 +22,7 @@ arrived, and the back end could not be asked in time.
 class SessionHooks:
     """What else happens when a session moves on; the methods here do nothing.
 
-    All but :meth:`should_stop` and :meth:`spent` are called inside the write transaction that moves the
+    All but :meth:`should_stop`, :meth:`spent` and :meth:`opened` are called inside the write transaction that moves the
     session: what they write into the device's database is on disk together with that, or not at all.
     What they raise undoes the transaction and comes out of ``run_once`` as any error does.
     """
@@ -35,24 +35,39 @@ class SessionHooks:
         """Return what this session has used so far, for its next checkpoint; finite numbers."""
         return {}
 
-    def began(self, session: Session, *, resumed: bool, spent: Mapping[str, float]) -> None:
+    def began(
+        self,
+        session: Session,
+        *,
+        manifest: Manifest | None,
+        resumed: bool,
+        spent: Mapping[str, float],
+    ) -> None:
         """Take note of a lease that was given, or of a process that goes on under an earlier one.
 
         Parameters
         ----------
         session : Session
             Which.
+        manifest : Manifest or None
+            The plan's; None when resumed, see :meth:`opened`.
         resumed : bool
             Whether an earlier run began it.
         spent : mapping of str to float
             As of the last checkpoint; empty without one. What was used after it is not known.
         """
 
+    def opened(self, session: Session, manifest: Manifest) -> None:
+        """Take note of the plan of a resumed session that is still to be trained."""
+
     def checkpointed(self, session: Session, *, spent: Mapping[str, float]) -> None:
         """Take note of a checkpoint, with what :meth:`spent` returned for it."""
 
     def prepared(self, session: Session, report: SealedReport, manifest: Manifest) -> None:
         """Take note of a sealed report, before its first byte is sent."""
+
+    def paused(self, session: Session) -> None:
+        """Take note that this run is over and the session is not: it waits to go on."""
 
     def settled(
         self,

@@ -47,7 +47,7 @@ class Killer(SessionHooks):
     def spent(self):
         return {"batches": float(self.batches)}
 
-    def began(self, session, *, resumed, spent) -> None:
+    def began(self, session, *, manifest, resumed, spent) -> None:
         self.batches = self.batches_before = int(spent.get("batches", 0))
         self.at("in transaction: resumed" if resumed else "in transaction: began")
 
