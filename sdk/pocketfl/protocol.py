@@ -119,6 +119,11 @@ class Pause:
             raise ValueError("the reason of a pause needs 1 to 200 printable characters")
         check_window(self.min_seconds, self.max_seconds)
 
+    @property
+    def code(self) -> str:
+        """How an outcome names it: ``paused`` for a task, ``fleet_paused`` for every one."""
+        return "fleet_paused" if self.task is None else "paused"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Notices:

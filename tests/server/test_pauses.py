@@ -46,6 +46,9 @@ def test_a_paused_task_gives_no_leases(back_end, fleet, two_tasks, clock) -> Non
     assert back_end.pauses() == (record,)
     assert listed(back_end) == ["visits"]
     (said,) = back_end.notices().pauses
+    assert back_end.notices().pause_of("clicks") == said
+    assert back_end.notices().pause_of("visits") is back_end.notices().pause_of(None) is None
+    assert said.code == "paused"
     assert said == Pause(task="clicks", reason="a bad model", min_seconds=100, max_seconds=300)
     assert check_in(back_end, fleet, "ana", "clicks") == RetryWindow(
         reason="paused", min_seconds=100.0, max_seconds=300.0
@@ -67,7 +70,8 @@ def test_the_kill_switch_stops_every_task(back_end, fleet, two_tasks, make_plan)
     back_end.create_task("later", plan.data, optimizer=AVERAGING)
     back_end.open_round("later", seconds=600)
     assert listed(back_end) == []
-    assert back_end.notices().pause_of("later").task is None
+    assert back_end.notices().pause_of("later").code == "fleet_paused"
+    assert back_end.notices().pause_of(None) == back_end.notices().pause_of("visits")
     for task in ("clicks", "later"):
         assert check_in(back_end, fleet, "ana", task).max_seconds == 300.0
     assert check_in(back_end, fleet, "ana", "visits").min_seconds == 1000.0  # the longer one

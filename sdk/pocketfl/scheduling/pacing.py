@@ -43,6 +43,10 @@ class Outcome(Protocol):
     def retry_after(self) -> float | None:
         """Seconds after which to try again, where somebody said so."""
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a session waits to go on within its lease."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pacing:
@@ -117,10 +121,12 @@ _TRANSIENT: Final = frozenset(
         # Data, conditions and budgets change by themselves.
         "too_few_examples",
         "no_collection",
-        "conditions",
-        "budget",
+        "conditions_or_budget",
         "stopped",
-        "cancelled",
+        "session_ended",
+        "session_damaged",
+        "paused",
+        "fleet_paused",
     }
 )
 _WHOLE_SERVER: Final = frozenset(
@@ -137,6 +143,7 @@ _WHOLE_SERVER: Final = frozenset(
         "not_authenticated",
         "unknown_token",
         "busy",
+        "fleet_paused",
     }
 )
 
@@ -160,7 +167,7 @@ def judge(outcome: Outcome, *, pacing: Pacing, uniform: Callable[[float, float],
     """
     verdict = _verdict(outcome)
     asked = outcome.retry_after
-    everything = outcome.code in _WHOLE_SERVER or (outcome.code == "paused" and not outcome.task)
+    everything = outcome.code in _WHOLE_SERVER
     if asked is not None and math.isfinite(asked) and asked >= 0:
         seconds = min(asked, pacing.longest)
         if outcome.status != "turned_away":
@@ -186,7 +193,8 @@ def _verdict(outcome: Outcome) -> Verdict:
         return "served"
     if outcome.status in ("no_round", "not_sampled"):
         return "waiting"
-    if outcome.status == "turned_away" or outcome.code in _TRANSIENT:
+    passes = outcome.resumable or outcome.status in ("turned_away", "interrupted")
+    if passes or outcome.code in _TRANSIENT:
         return "transient"
     # What is not known to pass is not hammered.
     return "permanent"

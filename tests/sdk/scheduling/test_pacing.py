@@ -27,6 +27,7 @@ def drawn(*arguments: object, **details: object) -> list[float]:
         ("failed", "unreachable"),
         ("failed", "lease_expired"),
         ("failed", "store"),
+        ("interrupted", "stopped"),
         ("ineligible", "too_few_examples"),
         ("turned_away", "round_closed"),
         ("no_round", "no_round"),
@@ -86,8 +87,8 @@ def test_no_answer_puts_a_device_off_for_ever_or_for_no_time(asked, status) -> N
     [
         ("unreachable", "clicks", True),
         ("tls", None, True),
-        ("paused", None, True),
-        ("paused", "clicks", False),
+        ("fleet_paused", None, True),
+        ("paused", None, False),
         ("round_closed", "clicks", False),
         ("plan_signature", "clicks", False),
     ],
@@ -98,10 +99,15 @@ def test_what_concerns_the_whole_server_concerns_all_tasks(code, task, everythin
     assert judge(made, pacing=Pacing(), uniform=DRAW).everything is everything
 
 
+def test_a_session_that_may_go_on_is_not_left_for_hours() -> None:
+    """Its lease runs, so whatever interrupted it, the next try comes soon."""
+    assert max(drawn("failed", "no code that is known", resumable=True)) <= 1080
+
+
 def test_only_a_server_s_own_word_is_binding() -> None:
     """What the device estimates about itself may be cut short; see Scheduler.retry_now."""
     of_server = outcome("turned_away", "round_closed", retry_after=60.0)
-    of_device = outcome("ineligible", "conditions", retry_after=60.0)
+    of_device = outcome("ineligible", "conditions_or_budget", retry_after=60.0)
     assert judge(of_server, pacing=Pacing(), uniform=DRAW).verdict == "told"
     assert judge(of_device, pacing=Pacing(), uniform=DRAW).verdict == "transient"
 

@@ -128,7 +128,7 @@ def test_an_error_of_the_program_does_not_become_a_loop(open_scheduler, device, 
 
 def test_waits_of_its_own_can_be_cut_short_but_not_the_server_s(open_scheduler, device) -> None:
     """Plugged in: conditions are looked at again, a server's window stays."""
-    device.answers["a"] = outcome("ineligible", "conditions", retry_after=20_000.0)
+    device.answers["a"] = outcome("ineligible", "conditions_or_budget", retry_after=20_000.0)
     device.answers["b"] = outcome("turned_away", "round_closed", retry_after=5000.0)
     scheduler = open_scheduler(tasks=("a", "b"))
     scheduler.run_due()
@@ -196,7 +196,7 @@ STATUSES = ["no_round", "not_sampled", "completed", "failed", "turned_away", "in
     st.lists(
         st.tuples(
             st.sampled_from(STATUSES),
-            st.sampled_from(["unreachable", "tls", "round_closed", "conditions"]),
+            st.sampled_from(["unreachable", "tls", "round_closed", "conditions_or_budget"]),
             st.none() | st.floats(0, 1e7),
             st.floats(-1e5, 1e5),
         ),
