@@ -70,7 +70,8 @@ def _harm(content: bytearray, kind: str, generator: random.Random) -> bytearray:
 def find_whole_copy(path: Path, content: bytes) -> Path | None:
     """Return a file beside a store's that holds exactly these bytes."""
     for other in sorted(path.parent.iterdir()):
-        if other != path and other.is_file() and other.stat().st_size == len(content):
-            if other.read_bytes() == content:
-                return other
+        if other == path or not other.is_file() or other.stat().st_size != len(content):
+            continue
+        if other.read_bytes() == content:
+            return other
     return None

@@ -154,6 +154,9 @@ class Faults:
     clock: ClockJump | None = None
 
 
+NO_FAULTS: Final = Faults()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One run.
@@ -177,13 +180,13 @@ class Scenario:
     number: int
     family: str
     first: Faults
-    second: Faults = Faults()
+    second: Faults = NO_FAULTS
     damage: Damage | None = None
     healthy_first: bool = True
 
     def __str__(self) -> str:
         parts = [f"run {self.number}", self.family, f"first {self.first}"]
-        if self.second != Faults():
+        if self.second != NO_FAULTS:
             parts.append(f"second {self.second}")
         if self.damage is not None:
             parts.append(str(self.damage))

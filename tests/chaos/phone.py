@@ -1,4 +1,4 @@
-"""The program on the victim's phone: an app that keeps examples, and the SDK that takes part in a round.
+"""The program on the victim's phone: an app that keeps examples, and the SDK in it.
 
 It runs in a process of its own, which may be killed anywhere, and tells its parent over a pipe what it
 did *after* it did it: what the parent has read about is what an app could rely on.
@@ -36,7 +36,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Orders:
     before: tuple[int, ...] = ()
     meanwhile: tuple[int, ...] = ()
     batch_seconds: float = 0.0
-    faults: Faults = Faults()
+    faults: Faults = field(default_factory=Faults)
 
 
 class Teller:

@@ -14,11 +14,13 @@ RUNS = 12
 
 
 def test_a_dozen_disturbed_rounds_lose_double_and_halve_nothing(tmp_path: Path) -> None:
-    """Killed, cut off, without disk, out of time, damaged: every round's sum is whole, once or never."""
+    """Killed, cut off, disk full, clock set, file damaged: it counts whole, once or never."""
     figures = tmp_path / "chaos.json"
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--runs", str(RUNS), "--seed", "1"]
-        + ["--json", str(figures)],
+        [
+            *(sys.executable, "-m", "tests.chaos"),
+            *("--runs", str(RUNS), "--seed", "1", "--json", str(figures)),
+        ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.chaos.counting import WHOLE
 from tests.chaos.damage import DamagedFile, damage, find_whole_copy
-from tests.chaos.faults import Faults, Point, RandomTime, Scenario, WirePoint
+from tests.chaos.faults import NO_FAULTS, Faults, Point, RandomTime, Scenario, WirePoint
 from tests.chaos.phone import Orders
 from tests.chaos.proxy import FaultyProxy
 from tests.chaos.scenarios import Itinerary
@@ -96,12 +96,12 @@ class Trial:
         faults = self._scenario.second
         for _ in range(RECOVERIES):
             # A session that ended by itself may know all there is; what is to happen still happens.
-            if ended is not None and faults == Faults() and self._harmed is None:
+            if ended is not None and faults == NO_FAULTS and self._harmed is None:
                 return ended
             self._live(LATER_EXAMPLES // 2, faults=faults)
-            if self._harmed is not None and faults == Faults():
+            if self._harmed is not None and faults == NO_FAULTS:
                 self._check_quarantine()
-            faults = Faults()
+            faults = NO_FAULTS
             ended = self._how_it_ended(number)
             if ended is not None:
                 return ended
@@ -140,7 +140,7 @@ class Trial:
             self._wrong("unrecovered", f"examples that should not be there, or twice: {strange}")
 
     def _live(
-        self, examples: int, *, meanwhile: int = MEANWHILE, faults: Faults = Faults()
+        self, examples: int, *, meanwhile: int = MEANWHILE, faults: Faults = NO_FAULTS
     ) -> SessionRecord:
         """Run one session of the victim and see that its app had no other trouble than the faults."""
         before = tuple(itertools.islice(self._slots, examples))

@@ -1,4 +1,4 @@
-"""The world around the victim: a real deployment, healthy neighbours, and rounds whose sum is visible."""
+"""The world around the victim: a real deployment, healthy neighbours, and rounds with a visible sum."""
 
 from __future__ import annotations
 
