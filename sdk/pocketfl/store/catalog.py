@@ -6,7 +6,7 @@ import bisect
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from pocketfl.database import Database
@@ -159,12 +159,11 @@ class Catalog:
             )
         if not layouts:
             raise StoreError(f"collection {name!r} has lost its schema; the store is damaged")
-        decoded = [(first, decode_schema(name, schema)) for first, schema in layouts]
         entry = CatalogEntry(
             number=number,
             revision=revision,
-            collection=Collection(name, decoded[-1][1].fields, decode_retention(name, retention)),
-            layouts=tuple((first, RowCodec(collection)) for first, collection in decoded),
+            collection=_decode_collection(name, layouts[-1][1], retention),
+            layouts=tuple((first, _codec(name, schema)) for first, schema in layouts),
             wrapped_key=wrapped_key,
             vault=self._vault,
         )
@@ -237,6 +236,17 @@ class Catalog:
             )
             # If the transaction fails, the revision tells the remembered entry from the stored one.
             return self._load(name)
+
+
+# A fleet in one process has thousands of stores of few schemas; what is made of them never changes.
+@lru_cache(maxsize=128)
+def _decode_collection(name: str, schema: bytes, retention: bytes) -> Collection:
+    return Collection(name, decode_schema(name, schema).fields, decode_retention(name, retention))
+
+
+@lru_cache(maxsize=128)
+def _codec(name: str, schema: bytes) -> RowCodec:
+    return RowCodec(decode_schema(name, schema))
 
 
 def key_context(number: int, name: str) -> bytes:

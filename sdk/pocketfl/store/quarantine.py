@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def open_database(path: Path, *, durable: bool) -> tuple[Database, Quarantine | 
         If it cannot be opened for another reason.
     """
     mark = damage_mark(path)
-    if not mark.exists():
+    if not os.path.exists(mark):  # noqa: PTH110 - three times as fast, at every opening
         try:
             return Database(path, durable=durable), None
         except StoreDamagedError:
