@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pocketfl.conditions import ConditionSpec, ConditionWatch, ScriptedSignals, Signals
+from pocketfl.conditions import watch as watch_module
 from pocketfl.plan.manifest import TrainingSpec
 from pocketfl.training import train_locally
 
@@ -170,23 +173,28 @@ def test_a_loop_that_stops_by_itself_is_not_cancelled() -> None:
     assert calls == []
 
 
-def test_a_breach_that_passes_is_not_cancelled() -> None:
+def test_a_breach_that_passes_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The grace period starts anew when the device recovers; the session still ends at its batch."""
-    calls = []
-    watch = ConditionWatch(
-        Switch(), SPEC, every_seconds=0.01, grace_seconds=1000, on_hard_stop=lambda: calls.append(1)
+    calls, real_seconds, switch = [], Clock(), Switch()
+    monkeypatch.setattr(
+        watch_module, "time", SimpleNamespace(time=time.time, monotonic=real_seconds)
     )
-    switch = watch._provider
+    watch = ConditionWatch(
+        switch, SPEC, every_seconds=0.01, grace_seconds=1000, on_hard_stop=lambda: calls.append(1)
+    )
 
-    def step_with_a_dip(step: int) -> None:
-        for signals in (EMPTY, FULL):
+    def step_with_dips(step: int) -> None:
+        for signals in (EMPTY, FULL, EMPTY, FULL):
             switch.signals = signals
             before = switch.reads
-            while switch.reads < before + 2:
+            # The second read tells that the watch is done with the first.
+            while switch.reads < before + 3:
                 switch.read_once.clear()
                 assert switch.read_once.wait(LONG)
+            if signals is FULL:
+                real_seconds.now += 2000
 
-    runtime = Steps(step_with_a_dip)
+    runtime = Steps(step_with_dips)
     with watch:
         assert not train(runtime, watch, rows=5)
     assert runtime.count == 1
