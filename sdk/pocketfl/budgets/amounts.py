@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
-from typing import Final, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Final
 
 FLOWS: Final = (
     "cpu_seconds",
@@ -20,6 +22,9 @@ FLOWS: Final = (
 LEVELS: Final = ("peak_memory_bytes", "storage_bytes")
 """Measures of which only the highest counts: memory that was given back costs nothing any more."""
 MEASURES: Final = FLOWS + LEVELS
+
+_LEVELS_AT: Final = len(FLOWS)
+_VALUES: Final[Callable[[object], tuple[Any, ...]]] = attrgetter(*MEASURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,27 +65,34 @@ class Amounts:
     storage_bytes: int = 0
 
     def __post_init__(self) -> None:
-        for name in MEASURES:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
+        # A session makes one after every batch, so the sound case is one pass; NaN fails both bounds.
+        if not all(0 <= value < math.inf for value in _VALUES(self)):
+            for name, value in zip(MEASURES, _VALUES(self), strict=True):
+                if not 0 <= value < math.inf:
+                    raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
 
     def __add__(self, other: Amounts) -> Amounts:
         """Add what flows; take the higher of each level."""
-        flows = {name: getattr(self, name) + getattr(other, name) for name in FLOWS}
-        levels = {name: max(getattr(self, name), getattr(other, name)) for name in LEVELS}
-        return Amounts(**flows, **levels)
+        one, two = _VALUES(self), _VALUES(other)
+        flows = [a + b for a, b in zip(one[:_LEVELS_AT], two[:_LEVELS_AT], strict=True)]
+        return Amounts.of((*flows, *map(max, one[_LEVELS_AT:], two[_LEVELS_AT:])))
+
+    def since(self, before: Amounts) -> Amounts:
+        """Return what flowed after an earlier reading; levels are those of now."""
+        one, two = _VALUES(self), _VALUES(before)
+        flows = [max(0, a - b) for a, b in zip(one[:_LEVELS_AT], two[:_LEVELS_AT], strict=True)]
+        return Amounts.of((*flows, *one[_LEVELS_AT:]))
 
     def covering(self, other: Amounts) -> Amounts:
         """Return the higher of each measure."""
-        return Amounts(**{n: max(getattr(self, n), getattr(other, n)) for n in MEASURES})
+        return Amounts.of(tuple(map(max, _VALUES(self), _VALUES(other))))
 
     def values(self) -> tuple[float, ...]:
         """Return the amounts in the order of :data:`MEASURES`."""
-        return astuple(self)
+        return _VALUES(self)
 
     @classmethod
-    def of(cls, values: tuple[float, ...]) -> Self:
+    def of(cls, values: tuple[float, ...]) -> Amounts:
         """Return amounts from values in the order of :data:`MEASURES`."""
         return cls(**dict(zip(MEASURES, values, strict=True)))  # type: ignore[arg-type]
 

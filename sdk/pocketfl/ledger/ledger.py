@@ -185,7 +185,12 @@ class Ledger:
             )
 
     def spend(
-        self, reservation: Reservation, amounts: Amounts, *, stride: Amounts | None = None
+        self,
+        reservation: Reservation,
+        amounts: Amounts = NOTHING,
+        *,
+        total: Amounts | None = None,
+        stride: Amounts | None = None,
     ) -> Reason | None:
         """Record what was used since the last record.
 
@@ -195,6 +200,8 @@ class Ledger:
             This process's own.
         amounts : Amounts
             Used since the last call.
+        total : Amounts, optional
+            All that the round has come to, instead of what came on top since the last call.
         stride : Amounts, optional
             The most that may be used until the next call, where that changed.
 
@@ -216,7 +223,7 @@ class Ledger:
                     f"reservation {kept.id} was made by another process: resume() it first"
                 )
             instant = self._clock.tick(connection)
-            spent = kept.spent + amounts
+            spent = _raised(kept.spent + amounts, total)
             stride = kept.stride if stride is None else stride
             self._write(connection, kept, spent=spent, stride=stride, now=instant.time)
             late = _after(expires, instant)
@@ -290,7 +297,12 @@ class Ledger:
             return renewed
 
     def settle(
-        self, reservation: Reservation, *, outcome: Outcome, amounts: Amounts = NOTHING
+        self,
+        reservation: Reservation,
+        *,
+        outcome: Outcome,
+        amounts: Amounts = NOTHING,
+        total: Amounts | None = None,
     ) -> None:
         """Close a reservation: what was not spent is free again.
 
@@ -298,8 +310,8 @@ class Ledger:
         ----------
         reservation : Reservation
             This process's own, or one from :meth:`unsettled`, which is charged one stride.
-        amounts : Amounts
-            Used since the last record.
+        amounts, total : Amounts
+            As in :meth:`spend`.
         outcome : {"sent", "unsent", "unknown"}
             Whether the contribution left the device. ``unsent`` frees the contribution and its
             epsilon.
@@ -330,7 +342,7 @@ class Ledger:
                 return
             kept, holder, _ = self._open_entry(reservation.id)
             instant = self._clock.tick(connection)
-            spent = kept.spent + amounts
+            spent = _raised(kept.spent + amounts, total)
             if holder != self._holder:
                 spent += kept.stride
             sent = outcome != "unsent"
@@ -472,6 +484,10 @@ def over_granted(spent: Amounts, *, stride: Amounts, granted: Amounts) -> Reason
                 required=f"<= {most:.6g}",
             )
     return None
+
+
+def _raised(spent: Amounts, total: Amounts | None) -> Amounts:
+    return spent if total is None else spent.covering(total)
 
 
 def _after(expires: float, instant: Instant) -> tuple[Reason, ...]:

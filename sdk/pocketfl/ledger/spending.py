@@ -84,9 +84,8 @@ class Spending:
         self._span = stride_of(every_seconds=every_seconds, cpus=cpus, energy=energy)
         self._clock = clock
         self._written_at = clock()
+        self._before = reservation.spent
         self._seen = meter.read()
-        self._recorded = NOTHING
-        self._spent = reservation.spent
         self._step = NOTHING
         self.stop_reason: Reason | None = None
         """Why the session has to stop; stays once it is there."""
@@ -94,7 +93,7 @@ class Spending:
     @property
     def spent(self) -> Amounts:
         """All that the round has come to so far, sessions before this one included."""
-        return self._spent + _since(self._recorded, self._meter.read())
+        return self._before + self._meter.read()
 
     def step(self) -> Reason | None:
         """Look at the meter after a batch; writes when it is time to.
@@ -102,19 +101,16 @@ class Spending:
         Returns
         -------
         Reason or None
-            Why the session has to stop now, because another batch like the longest so far would not
-            fit.
+            Why the session has to stop now: another batch like the longest so far would not fit.
         """
         seen = self._meter.read()
-        self._step = self._step.covering(_since(self._seen, seen))
+        self._step = self._step.covering(seen.since(self._seen))
         self._seen = seen
         if self._clock() - self._written_at >= self._every:
             return self.record()
         if self.stop_reason is None:
             self.stop_reason = over_granted(
-                self._spent + _since(self._recorded, seen),
-                stride=self._step,
-                granted=self._reservation.granted,
+                self._before + seen, stride=self._step, granted=self._reservation.granted
             )
         return self.stop_reason
 
@@ -126,14 +122,10 @@ class Spending:
         Reason or None
             As :meth:`step`.
         """
-        seen = self._meter.read(thorough=True)
-        used = _since(self._recorded, seen)
-        reason = self._ledger.spend(
-            self._reservation, used, stride=self._stride(self._spent + used)
-        )
-        # Memory follows only what was written, so that a failed write is made up for by the next.
-        self._spent += used
-        self._recorded = self._seen = seen
+        # Totals, not differences: should the caller's transaction be undone, the next write has it all.
+        self._seen = self._meter.read(thorough=True)
+        total = self._before + self._seen
+        reason = self._ledger.spend(self._reservation, total=total, stride=self._stride(total))
         self._written_at = self._clock()
         if self.stop_reason is None:
             self.stop_reason = reason
@@ -141,12 +133,8 @@ class Spending:
 
     def finish(self, *, outcome: Outcome) -> None:
         """Record the rest and settle the reservation."""
-        seen = self._meter.read(thorough=True)
-        self._ledger.settle(
-            self._reservation, outcome=outcome, amounts=_since(self._recorded, seen)
-        )
-        self._spent += _since(self._recorded, seen)
-        self._recorded = seen
+        total = self._before + self._meter.read(thorough=True)
+        self._ledger.settle(self._reservation, outcome=outcome, total=total)
 
     def _stride(self, spent: Amounts) -> Amounts:
         """Return a step and the time until the next write, but no more than what is left and a step."""
@@ -158,9 +146,3 @@ class Spending:
         for name in LEVELS:
             values[name] = getattr(self._step, name)
         return Amounts(**values)  # type: ignore[arg-type]
-
-
-def _since(before: Amounts, now: Amounts) -> Amounts:
-    """Return what flowed between two readings of a meter; levels are those of now."""
-    flows = {name: max(0, getattr(now, name) - getattr(before, name)) for name in FLOWS}
-    return Amounts(**flows, **{name: getattr(now, name) for name in LEVELS})

@@ -6,7 +6,7 @@ import itertools
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketfl.ledger.clock import DAY, Instant, Uptime, advance, system_uptime
@@ -14,6 +14,7 @@ from pocketfl.ledger.clock import DAY, Instant, Uptime, advance, system_uptime
 YEARS = st.floats(-20 * 365 * DAY, 20 * 365 * DAY)
 
 
+@settings(deadline=None)
 @given(steps=st.lists(st.tuples(st.floats(0, 40 * DAY), YEARS), max_size=30))
 def test_within_a_boot_the_wall_clock_is_not_asked(steps):
     """However it jumps, the ledger's time advances by what really passed."""
@@ -25,6 +26,7 @@ def test_within_a_boot_the_wall_clock_is_not_asked(steps):
         assert now.time == pytest.approx(passed, abs=1e-3)
 
 
+@settings(deadline=None)
 @given(walls=st.lists(YEARS, max_size=30))
 def test_without_uptime_a_jump_frees_a_day_at_most(walls):
     """The time never runs backwards, and by a day at most in one go."""
@@ -34,6 +36,7 @@ def test_without_uptime_a_jump_frees_a_day_at_most(walls):
         assert 0 <= now.time - before.time <= min(DAY, max(0.0, wall - before.wall))
 
 
+@settings(deadline=None)
 @given(jump=st.floats(0, 25 * DAY), times=st.integers(1, 20))
 def test_jumping_to_and_fro_frees_nothing_more(jump, times):
     """A clock that goes forward and back again and again gains what its first jump gained."""
@@ -44,6 +47,7 @@ def test_jumping_to_and_fro_frees_nothing_more(jump, times):
     assert now.time <= min(DAY, jump) + 1e-6
 
 
+@settings(deadline=None)
 @given(waits=st.lists(st.floats(0, DAY), max_size=20), back=st.floats(0, 20 * DAY))
 def test_time_goes_on_after_a_clock_was_set_back(waits, back):
     """What is owed is paid by waiting, and then the time runs as before."""
