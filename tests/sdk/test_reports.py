@@ -18,6 +18,7 @@ from pocketfl.reports import (
     encode_vector,
     make_report,
     plaintext_size,
+    restore_report,
     sealed_size,
 )
 from pocketfl.sealing import ReportContext, generate_key_pair, key_id, open_sealed
@@ -176,3 +177,15 @@ def test_updates_that_do_not_fit_the_plan_are_refused(tiny_plan, keys) -> None:
     foreign = dataclasses.replace(context, plan_sha256="0" * 64)
     with pytest.raises(ReportError, match="another plan or policy"):
         make_report(np.zeros(3), plan=tiny_plan, context=foreign, public_key=public)
+
+
+def test_a_kept_report_comes_back_as_it_was_or_not_at_all(tiny_plan, keys) -> None:
+    """The same bytes under the same lease; anything else is refused."""
+    _, public = keys
+    context = make_context(tiny_plan, public)
+    report = make_report(np.ones(3), plan=tiny_plan, context=context, public_key=public)
+    again = restore_report(report.data, lease=report.lease, sha256=report.sha256)
+    assert (again.data, again.lease, again.sha256) == (report.data, report.lease, report.sha256)
+    for data in (b"", report.data[:-1], report.data[:-1] + b"!", report.data + b"!"):
+        with pytest.raises(ReportError, match="damaged"):
+            restore_report(data, lease=report.lease, sha256=report.sha256)

@@ -163,7 +163,13 @@ class Contribution:
             spent = {} if checkpoint is None else checkpoint.spent
             self._hooks.began(session, manifest=None, resumed=True, spent=spent)
         if pending.has_report:
-            self._guard(attempt, session, lambda: self._repeat_upload(attempt, session))
+            # What the back end has not answered for may have reached it all the same.
+            self._guard(
+                attempt,
+                session,
+                lambda: self._repeat_upload(attempt, session),
+                otherwise="unknown",
+            )
         else:
             self._guard(
                 attempt, session, lambda: self._open_and_train(attempt, session, checkpoint)
@@ -183,31 +189,45 @@ class Contribution:
 
     # Ends.
 
-    def _guard(self, attempt: Attempt, session: Session, work: Callable[[], None]) -> None:
+    def _guard(
+        self,
+        attempt: Attempt,
+        session: Session,
+        work: Callable[[], None],
+        *,
+        otherwise: SessionEnd = "abandoned",
+    ) -> None:
         """Do what ends in an accepted report; on a failure keep the session, or end it."""
         self._revoked.clear()
         try:
             with self._store.session(session.collection, self._revoked.set):
                 work()
-        except _SettledError as settled:
-            self._settle(session.task, session.round, settled.end, code=settled.code)
+        except _UploadError as failed:
+            verdict = failed.verdict
+            if verdict is None and not self._sessions.is_open(session):
+                verdict = "unknown"
+            failed.resumable = verdict is None
+            if verdict is None:
+                self._pause(attempt, session, failed)
+            else:
+                self._settle(session.task, session.round, verdict, code=failed.code)
             raise
         except (PocketFLError, RoundEnd) as error:
             end = error if isinstance(error, RoundEnd) else RoundEnd.of(error)
             end.resumable = _may_pass(error) and self._sessions.is_open(session)
             if not end.resumable:
-                self._settle(session.task, session.round, "abandoned", code=end.code)
+                self._settle(session.task, session.round, otherwise, code=end.code)
             else:
                 self._pause(attempt, session, error)
             raise end from error
         self._settle(session.task, session.round, "accepted", code="reported")
 
-    def _pause(self, attempt: Attempt, session: Session, error: PocketFLError | RoundEnd) -> None:
+    def _pause(self, attempt: Attempt, session: Session, error: Exception) -> None:
         with self._store.database.transaction():
             # It ended in order; but a full disk may be what keeps all tries from getting anywhere.
             if attempt.resumed and not isinstance(error, StoreError):
                 self._sessions.count_try(session, change=-1)
-            self._hooks.paused(session)
+            self._hooks.paused()
 
     def _settle(self, task: str, number: int, end: SessionEnd, *, code: str) -> None:
         with self._store.database.transaction():
@@ -313,7 +333,7 @@ class Contribution:
         try:
             report = self._sessions.report(session)
         except ReportError as error:
-            raise _SettledError("unknown", "report_damaged", str(error)) from None
+            raise _UploadError("unknown", "report_damaged", str(error)) from None
         self._upload(attempt, session, report)
 
     def _upload(self, attempt: Attempt, session: Session, report: SealedReport) -> None:
@@ -328,23 +348,25 @@ class Contribution:
                 return
             if verdict is None and self._clock() > session.assignment.expires_at + ASK_SECONDS:
                 verdict = "unknown"
-            if verdict is not None:
-                raise _SettledError(verdict, code, str(error)) from None
-            raise RoundEnd(
-                "failed",
-                code,
-                f"{error}; the report is kept, and sent again another time",
-                retry_after=error.retry_after,
-                resumable=True,
-            ) from None
+            reason = str(error)
+            if verdict is None:
+                reason += "; the report is kept, and sent again another time"
+            raise _UploadError(verdict, code, reason, retry_after=error.retry_after) from None
 
 
-class _SettledError(RoundEnd):
-    """The end of a session whose report may have been sent."""
+class _UploadError(RoundEnd):
+    """A report was not acknowledged, and may have arrived; without a verdict that may still change."""
 
-    def __init__(self, end: SessionEnd, code: str, reason: str) -> None:
-        super().__init__("failed", code, reason)
-        self.end: Final = end
+    def __init__(
+        self,
+        verdict: SessionEnd | None,
+        code: str,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__("failed", code, reason, retry_after=retry_after)
+        self.verdict: Final = verdict
 
 
 def _may_pass(error: PocketFLError | RoundEnd) -> bool:

@@ -22,8 +22,9 @@ arrived, and the back end could not be asked in time.
 class SessionHooks:
     """What else happens when a session moves on; the methods here do nothing.
 
-    All but :meth:`should_stop`, :meth:`spent` and :meth:`opened` are called inside the write transaction that moves the
-    session: what they write into the device's database is on disk together with that, or not at all.
+    All but :meth:`should_stop`, :meth:`spent` and :meth:`opened` are called inside the write
+    transaction that moves the session: what they write into the device's database is on disk together
+    with that, or not at all.
     What they raise undoes the transaction and comes out of ``run_once`` as any error does.
     """
 
@@ -66,7 +67,7 @@ class SessionHooks:
     def prepared(self, session: Session, report: SealedReport, manifest: Manifest) -> None:
         """Take note of a sealed report, before its first byte is sent."""
 
-    def paused(self, session: Session) -> None:
+    def paused(self) -> None:
         """Take note that this run is over and the session is not: it waits to go on."""
 
     def settled(
