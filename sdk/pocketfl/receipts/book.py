@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Literal
 
 from pocketfl.database import Database
@@ -109,9 +110,9 @@ class Receipts:
                     )
                 return known
             now = self._clock()
-            values = [getattr(contribution, name) for name in CONTRIBUTION_FIELDS]
-            connection.execute(_INSERT, (*values, now))
-            return self._required(task, number)
+            values = {name: getattr(contribution, name) for name in CONTRIBUTION_FIELDS}
+            connection.execute(_INSERT, (*values.values(), now))
+            return Receipt(**values, prepared_at=now)
 
     def accept(self, *, task: str, round: int) -> Receipt:  # noqa: A002
         """Record that the server holds the report.
@@ -246,12 +247,15 @@ class Receipts:
                     f"the report for round {number} of {task!r} is {known.outcome} and cannot "
                     f"become {outcome}"
                 )
+            settled = replace(
+                known, outcome=outcome, code=_printable(code), settled_at=self._clock()
+            )
             connection.execute(
                 "UPDATE receipts SET outcome = ?, code = ?, settled_at = ? "
                 "WHERE task = ? AND round = ?",
-                (outcome, _printable(code), self._clock(), task, number),
+                (settled.outcome, settled.code, settled.settled_at, task, number),
             )
-            return self._required(task, number)
+            return settled
 
     def _required(self, task: str, number: int) -> Receipt:
         found = self.find(task=task, round=number)

@@ -29,11 +29,13 @@ def test_a_contribution_is_prepared_and_accepted(open_book, wire) -> None:
     book = open_book(wire)
     wire.carry("check_in", up=300, down=400)
     prepared = book.prepare(CONTRIBUTION)
+    assert book.find(**ROUND) == prepared
     assert (prepared.outcome, prepared.prepared_at, prepared.settled_at) == ("prepared", NOW, None)
     for name, value in vars(CONTRIBUTION).items():
         assert getattr(prepared, name) == value, name
     wire.carry("upload", up=500, down=90)
     accepted = book.accept(**ROUND)
+    assert book.find(**ROUND) == accepted
     assert (accepted.outcome, accepted.code, accepted.settled_at) == ("accepted", None, NOW)
     assert (accepted.uploads, accepted.bytes_up, accepted.bytes_down) == (1, 500, 90)
     audit = book.audit()
