@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from pocketfl.database import Database
-from pocketfl.errors import StoreError
+from pocketfl.errors import StoreDamagedError, StoreError
 from pocketfl.store.encryption import KEY_BYTES, RowCipher
 from pocketfl.store.rows import RowCodec
 from pocketfl.store.schema import (
@@ -157,8 +157,11 @@ class Catalog:
                 "ORDER BY first_id",
                 (number,),
             )
-        if not layouts:
-            raise StoreError(f"collection {name!r} has lost its schema; the store is damaged")
+        blobs = [retention, *(schema for _, schema in layouts), wrapped_key or b""]
+        if not layouts or not all(isinstance(blob, bytes) for blob in blobs):
+            raise StoreDamagedError(
+                f"collection {name!r} has lost its schema: revoke() it to start afresh"
+            )
         entry = CatalogEntry(
             number=number,
             revision=revision,

@@ -216,6 +216,38 @@ def test_all_rows_unreadable_is_no_damage_of_rows(store):
     assert store.count("flights") == 10
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM collection_layouts",
+        "UPDATE collection_layouts SET schema = 5",
+        "UPDATE collection_layouts SET schema = x'00'",
+        "UPDATE collections SET retention = 'text'",
+        "UPDATE collections SET retention = x'7b7d7d'",
+        "UPDATE collections SET wrapped_key = 1.5",
+    ],
+)
+def test_damaged_declarations_can_be_revoked(tmp_path, damage):
+    """A collection whose declaration is damaged is an error, and revoke() starts it afresh."""
+    with ExampleStore(tmp_path / "a.db") as store:
+        store.create_collection(FLIGHTS)
+        store.append("flights", flights(3))
+        with store.database.transaction() as connection:
+            connection.execute(damage)
+    with ExampleStore(tmp_path / "a.db") as store:
+        for call in (
+            lambda: store.collection("flights"),
+            lambda: store.select("flights", limit=1, seed=0),
+            lambda: store.append("flights", flights(1)),
+        ):
+            with pytest.raises(StoreError):
+                call()
+        assert store.revoke("flights").examples == 3
+        store.create_collection(FLIGHTS)
+        store.append("flights", flights(1))
+        assert store.count("flights") == 1
+
+
 def test_ids_are_never_used_again(store):
     """An id that a receipt or cursor remembers cannot come to mean another example."""
     store.append("flights", flights(3))
