@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Final
 
-from pocketfl.budgets.amounts import FLOWS, LEVELS, NOTHING, Amounts
+from pocketfl.budgets.amounts import FLOWS, NOTHING, Amounts
 from pocketfl.budgets.energy import EnergyModel
 from pocketfl.budgets.meter import Meter
 from pocketfl.ledger.entries import Outcome, Reservation
 from pocketfl.ledger.ledger import Ledger, over_granted
 from pocketfl.reasons import Reason
+
+_FLOWS: Final = len(FLOWS)
 
 
 def stride_of(
@@ -85,8 +88,11 @@ class Spending:
         self._clock = clock
         self._written_at = clock()
         self._before = reservation.spent
-        self._seen = meter.read()
-        self._step = NOTHING
+        self._seen = meter.read().values()
+        self._step = NOTHING.values()
+        granted, before = reservation.granted.values(), reservation.spent.values()
+        self._left = [a - b for a, b in zip(granted[:_FLOWS], before[:_FLOWS], strict=True)]
+        self._levels = granted[_FLOWS:]
         self.stop_reason: Reason | None = None
         """Why the session has to stop; stays once it is there."""
 
@@ -104,15 +110,31 @@ class Spending:
             Why the session has to stop now: another batch like the longest so far would not fit.
         """
         seen = self._meter.read()
-        self._step = self._step.covering(seen.since(self._seen))
-        self._seen = seen
+        self._note_step(seen)
         if self._clock() - self._written_at >= self._every:
             return self.record()
-        if self.stop_reason is None:
+        if self.stop_reason is None and self._may_stop(seen):
             self.stop_reason = over_granted(
-                self._before + seen, stride=self._step, granted=self._reservation.granted
+                self._before + seen,
+                stride=Amounts.of(self._step),
+                granted=self._reservation.granted,
             )
         return self.stop_reason
+
+    def _note_step(self, seen: Amounts) -> None:
+        """Remember the most of each measure that one step came to; levels are those of now."""
+        now = seen.values()
+        came_to = [a - b for a, b in zip(now[:_FLOWS], self._seen[:_FLOWS], strict=True)]
+        self._step = tuple(map(max, self._step, (*came_to, *now[_FLOWS:])))
+        self._seen = now
+
+    def _may_stop(self, seen: Amounts) -> bool:
+        """Return whether any measure is at its limit: cheap, and exact where it says no."""
+        now = seen.values()
+        return any(
+            a + b > most
+            for a, b, most in zip(now[:_FLOWS], self._step[:_FLOWS], self._left, strict=True)
+        ) or any(a > most for a, most in zip(now[_FLOWS:], self._levels, strict=True))
 
     def record(self) -> Reason | None:
         """Write what was used; within the caller's transaction where there is one.
@@ -123,8 +145,9 @@ class Spending:
             As :meth:`step`.
         """
         # Totals, not differences: should the caller's transaction be undone, the next write has it all.
-        self._seen = self._meter.read(thorough=True)
-        total = self._before + self._seen
+        seen = self._meter.read(thorough=True)
+        self._note_step(seen)
+        total = self._before + seen
         reason = self._ledger.spend(self._reservation, total=total, stride=self._stride(total))
         self._written_at = self._clock()
         if self.stop_reason is None:
@@ -137,12 +160,17 @@ class Spending:
         self._ledger.settle(self._reservation, outcome=outcome, total=total)
 
     def _stride(self, spent: Amounts) -> Amounts:
-        """Return a step and the time until the next write, but no more than what is left and a step."""
-        stride, granted = self._step + self._span, self._reservation.granted
-        values: dict[str, float] = {}
-        for name in FLOWS:
-            left = getattr(granted, name) - getattr(spent, name)
-            values[name] = min(getattr(stride, name), max(getattr(self._step, name), left))
-        for name in LEVELS:
-            values[name] = getattr(self._step, name)
-        return Amounts(**values)  # type: ignore[arg-type]
+        """Return a step and the time until the next write; no more than what is left, or a step."""
+        step = Amounts.of(self._step)
+        stride, granted = (step + self._span).values(), self._reservation.granted.values()
+        flows = [
+            min(most, max(least, limit - used))
+            for most, least, limit, used in zip(
+                stride[:_FLOWS],
+                self._step[:_FLOWS],
+                granted[:_FLOWS],
+                spent.values()[:_FLOWS],
+                strict=True,
+            )
+        ]
+        return Amounts.of((*flows, *self._step[_FLOWS:]))
