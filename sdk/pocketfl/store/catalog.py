@@ -237,8 +237,11 @@ class Catalog:
                 "UPDATE collections SET wrapped_key = ?, revision = revision + 1 WHERE id = ?",
                 (wrapped, entry.number),
             )
-            # If the transaction fails, the revision tells the remembered entry from the stored one.
-            return self._load(name)
+            entry = self._load(name)
+        # The caller's transaction may still fail, and another process make another key of the same
+        # revision: what was made here is used here, and looked up again the next time.
+        self.forget(name)
+        return entry
 
 
 # A fleet in one process has thousands of stores of few schemas; what is made of them never changes.

@@ -94,3 +94,17 @@ def test_every_collection_has_its_own_key(tmp_path):
     with ExampleStore(tmp_path / "a.db") as store:
         assert len(store.select("a", limit=1, seed=0)) == 0
         assert store.damaged("a") == 1
+
+
+def test_a_key_that_was_rolled_back_is_forgotten(tmp_path):
+    """When the first append fails and another process makes the key, both go on with that one."""
+    collection = Collection("notes", {"x": Field("int")})
+    with ExampleStore(tmp_path / "a.db") as store, ExampleStore(tmp_path / "a.db") as other:
+        store.create_collection(collection)
+        with pytest.raises(RuntimeError), store.database.transaction():
+            store.append("notes", [{"x": 1}])
+            raise RuntimeError
+        other.append("notes", [{"x": 2}])
+        store.append("notes", [{"x": 3}])
+        for each in (store, other):
+            assert each.select("notes", limit=5, seed=0).columns == {"x": [2, 3]}
