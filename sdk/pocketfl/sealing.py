@@ -191,7 +191,17 @@ def open_sealed(private_key: bytes, *, info: bytes, sealed: bytes) -> bytes:
 
 
 class AggregatorVerifier(Protocol):
-    """Decides whether a relayed public key belongs to a trusted tier that this device trusts."""
+    """Decides whether a relayed public key belongs to a trusted tier that this device trusts.
+
+    Attributes
+    ----------
+    evidence : str
+        What is checked before a key is believed, in a few words, for receipts.
+    """
+
+    @property
+    def evidence(self) -> str:
+        """What is checked before a key is believed, in a few words, for receipts."""
 
     def verify(self, key: AggregatorKey, *, policy_hash: str, plan_sha256: str) -> bytes:
         """Return the raw public key to seal to.
@@ -218,6 +228,8 @@ class AggregatorVerifier(Protocol):
 class RefuseEveryAggregator:
     """Trusts no key: what a device does until its app names a trusted tier."""
 
+    evidence: Final = "none: every key is refused"
+
     def verify(self, key: AggregatorKey, *, policy_hash: str, plan_sha256: str) -> bytes:
         """Refuse."""
         del policy_hash, plan_sha256
@@ -235,6 +247,8 @@ class PinnedAggregator:
     *public_keys : str
         Raw X25519 public keys in hex, 64 digits each.
     """
+
+    evidence: Final = "pinned key"
 
     def __init__(self, *public_keys: str) -> None:
         if not public_keys:

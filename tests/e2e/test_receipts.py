@@ -12,11 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pocketfl.database import Database
 from pocketfl.device import Device
-from pocketfl.device.hooks import SessionHooks
 from pocketfl.plan import AggregationSpec, Plan, public_key_hex
-from pocketfl.receipts import Contribution, Receipts, read_audit
+from pocketfl.receipts import read_audit
 from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
 from pocketfl.transport import HttpTransport, RetryPolicy
@@ -85,40 +83,6 @@ def _received(source: socket.socket) -> bytes:
         return b""
 
 
-class ReceiptHooks(SessionHooks):
-    """Writes receipts in the device's own transactions."""
-
-    def __init__(self, database: Database, transport: HttpTransport) -> None:
-        self.receipts = Receipts(database, traffic=lambda: transport.traffic)
-
-    def prepared(self, session, report, manifest) -> None:
-        self.receipts.prepare(
-            Contribution(
-                task=session.task,
-                round=session.round,
-                plan_name=manifest.name,
-                plan_version=manifest.version,
-                plan_sha256=session.notice.plan_sha256,
-                model_version=session.notice.model_version,
-                collection=session.collection,
-                report_bytes=len(report.data),
-                report_sha256=report.sha256,
-                privacy=manifest.privacy,
-                clip_norm=manifest.aggregation.clip_norm,
-                cohort_floor=manifest.aggregation.cohort_floor,
-                noise_multiplier=manifest.dp.noise_multiplier,
-                epsilon=1.0,
-                epsilon_so_far=2.0,
-                delta=manifest.dp.delta,
-                aggregator_key_id=session.assignment.aggregator.key_id,
-                attestation="pinned key",
-            )
-        )
-
-    def settled(self, *, task, round, end, code) -> None:  # noqa: A002
-        self.receipts.settle(task=task, round=round, outcome=end, code=code)
-
-
 @pytest.fixture
 def site(tmp_path: Path, modeller_key: Ed25519PrivateKey) -> Iterator[LocalDeployment]:
     with LocalDeployment(tmp_path / "server", plan_keys=[public_key_hex(modeller_key)]) as running:
@@ -151,21 +115,18 @@ def test_every_byte_is_accounted_for(
     def run() -> str:
         """One run of a process of its own: nothing is known but what is in the store."""
         policy = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.02)
-        with closing(HttpTransport(proxy.url, retries=policy)) as transport:
-            hooks = ReceiptHooks(store.database, transport)
-            with Device(
+        with (
+            closing(HttpTransport(proxy.url, retries=policy)) as transport,
+            Device(
                 store,
                 server=transport,
                 plan_keys=[plan.signed_by],
                 aggregator=PinnedAggregator(task.aggregator.public_key),
                 enrolment_key=site.enrolment_key,
                 user="ana",
-                hooks=hooks,
-            ) as device:
-                outcome = device.run_once()
-            which = (outcome.task, outcome.round) if outcome.task else (None, None)
-            hooks.receipts.account(task=which[0], round=which[1])
-        return outcome.code
+            ) as device,
+        ):
+            return device.run_once().code
 
     def check() -> None:
         audit = read_audit(store.database.path)

@@ -25,7 +25,7 @@ BUDGETS: Final = agreed_budgets(
     app=Budgets(
         per_round=Limits(cpu_seconds=30.0, joules=90.0),
         per_day=Limits(cpu_seconds=40.0, joules=120.0, contributions=2),
-        per_month=Limits(cpu_seconds=250.0, joules=750.0, contributions=36),
+        per_month=Limits(cpu_seconds=480.0, joules=1440.0, contributions=50),
         min_separation_seconds=8 * HOUR,
         max_epsilon_per_year=12.0,
         delta=1e-6,

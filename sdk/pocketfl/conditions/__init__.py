@@ -5,7 +5,7 @@ Desktop and Android providers load their libraries when they are made, not when 
 
 from pocketfl.conditions.android import AndroidSignals
 from pocketfl.conditions.checking import check_conditions, unmet
-from pocketfl.conditions.defaults import default_signals
+from pocketfl.conditions.defaults import PlatformSignals, default_signals
 from pocketfl.conditions.desktop import DesktopSignals
 from pocketfl.conditions.scripted import ScriptedSignals
 from pocketfl.conditions.signals import SignalProvider, Signals, Thermal
@@ -19,6 +19,7 @@ __all__ = [
     "ConditionWatch",
     "DesktopSignals",
     "HourWindow",
+    "PlatformSignals",
     "Reason",
     "ScriptedSignals",
     "SignalProvider",

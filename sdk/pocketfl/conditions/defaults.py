@@ -5,7 +5,33 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pocketfl.conditions.signals import SignalProvider
+from pocketfl.conditions.signals import SignalProvider, Signals
+
+
+class PlatformSignals:
+    """The platform's own signals, whose libraries are loaded when they are first read.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for :func:`default_signals`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._provider: SignalProvider | None = None
+
+    def read(self) -> Signals:
+        """Look at the device now.
+
+        Raises
+        ------
+        SignalsUnavailableError
+            If the library that the platform needs is missing.
+        """
+        if self._provider is None:
+            self._provider = default_signals(self._path)
+        return self._provider.read()
 
 
 def default_signals(path: str | Path) -> SignalProvider:

@@ -19,7 +19,7 @@ from pocketfl.device.limits import DeviceLimits
 from pocketfl.device.models import ModelInfo
 from pocketfl.device.plans import OpenPlan
 from pocketfl.device.session_training import SessionTraining
-from pocketfl.device.sessions import PendingSession, Session, Sessions
+from pocketfl.device.sessions import ASK_SECONDS, PendingSession, Session, Sessions
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PocketFLError, ReportError, StoreError, TransportError
 from pocketfl.plan.manifest import Manifest
@@ -32,8 +32,6 @@ from pocketfl.transport import Transport
 
 MAX_TRIES: Final = 8
 """Runs of one session that end with the process and bring no checkpoint; then it is abandoned."""
-ASK_SECONDS: Final = 7 * 86_400.0
-"""How long after its lease a report that may have arrived is asked about, while nobody answers."""
 
 # What settles the fate of a report. Everything else, such as a proxy's page or an overloaded server,
 # says nothing about it.

@@ -12,17 +12,23 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl import __version__
+from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Meter
+from pocketfl.conditions import ConditionSpec, PlatformSignals, SignalProvider
 from pocketfl.device.attempt import Attempt, RoundEnd
 from pocketfl.device.contribution import Contribution
 from pocketfl.device.enrolment import DeviceToken, FeatureDownloads
+from pocketfl.device.explanation import Explanation, explain
+from pocketfl.device.guardrails import Guardrails
 from pocketfl.device.hooks import SessionHooks
 from pocketfl.device.limits import DeviceLimits
 from pocketfl.device.models import ModelInfo, ModelShelf
@@ -31,12 +37,15 @@ from pocketfl.device.plans import OpenPlan, PlanCache
 from pocketfl.device.rounds import RoundChoice
 from pocketfl.device.sessions import PendingSession, Session, Sessions
 from pocketfl.device.sources import ModelSource
-from pocketfl.errors import PlanError, PocketFLError, TransportError
+from pocketfl.errors import PlanError, PocketFLError, StoreError, TransportError
 from pocketfl.features.loading import load_inputs
+from pocketfl.ledger import Ledger
 from pocketfl.plan.manifest import SCHEMA_VERSION
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import CheckIn, RetryWindow, RoundNotice
+from pocketfl.receipts import Receipts
 from pocketfl.sampling import Participation
+from pocketfl.scheduling import Scheduler
 from pocketfl.sealing import AggregatorVerifier, RefuseEveryAggregator
 from pocketfl.store import ExampleStore
 from pocketfl.training import CheckpointPolicy
@@ -65,6 +74,18 @@ class Device:
         Which mobile runtime trains and predicts.
     limits : DeviceLimits, optional
         What this device agrees to at most.
+    conditions : ConditionSpec, optional
+        The app's own, which tighten every plan's; none by default.
+    budgets : Budgets, optional
+        The app's own, which every plan can only tighten;
+        :data:`~pocketfl.budgets.DEFAULT_BUDGETS` by default.
+    signals : SignalProvider, optional
+        The state of this device; the platform's own by default.
+    meter : callable, optional
+        Makes the meter of a session; by default one that counts the whole process.
+    hard_stop_seconds : float or None
+        How long a condition may stay broken until the step under way is cancelled, where the runtime
+        can; None lets every step end by itself.
     plans : PlanCache, optional
         Shares verified plans and opened runtimes among the devices of one process. Such a device keeps
         no model in its store: the process has it.
@@ -96,6 +117,11 @@ class Device:
         user: str = "",
         runtime: str = "onnxruntime",
         limits: DeviceLimits | None = None,
+        conditions: ConditionSpec | None = None,
+        budgets: Budgets = DEFAULT_BUDGETS,
+        signals: SignalProvider | None = None,
+        meter: Callable[[], Meter] = Meter,
+        hard_stop_seconds: float | None = 5.0,
         plans: PlanCache | None = None,
         features_max_age: float = 86_400.0,
         seed: int | None = None,
@@ -113,6 +139,19 @@ class Device:
         self._transport: Transport = self._owned_transport or server  # type: ignore[assignment]
         self._owned_plans = PlanCache() if plans is None else None
         limits = limits if limits is not None else DeviceLimits()
+        aggregator = aggregator if aggregator is not None else RefuseEveryAggregator()
+        self._guardrails = Guardrails(
+            store.database,
+            transport=self._transport,
+            signals=signals if signals is not None else PlatformSignals(store.database.path),
+            conditions=conditions if conditions is not None else ConditionSpec.none(),
+            budgets=budgets,
+            meter=meter,
+            hard_stop_seconds=hard_stop_seconds,
+            evidence=aggregator.evidence,
+            inner=hooks if hooks is not None else SessionHooks(),
+            clock=clock,
+        )
         participation = Participation(store.database, clock=clock)
         self._sessions = Sessions(store.database)
         self._token = DeviceToken(store, self._transport, enrolment_key=enrolment_key, user=user)
@@ -128,6 +167,7 @@ class Device:
             source=self._source,
             participation=participation,
             limits=limits,
+            guardrails=self._guardrails,
             runtime=runtime,
             clock=clock,
         )
@@ -144,13 +184,86 @@ class Device:
             ),
             sessions=self._sessions,
             participation=participation,
-            aggregator=aggregator if aggregator is not None else RefuseEveryAggregator(),
+            aggregator=aggregator,
             limits=limits,
             runtime=runtime,
             checkpoints=checkpoints if checkpoints is not None else CheckpointPolicy(),
-            hooks=hooks if hooks is not None else SessionHooks(),
+            hooks=self._guardrails,
             clock=clock,
         )
+
+    # When to take part.
+
+    @cached_property
+    def scheduler(self) -> Scheduler[RoundOutcome]:
+        """Says when this device tries to take part, and remembers it over restarts."""
+        return Scheduler(
+            self,
+            database=self._store.database,
+            switch=self._guardrails.switch,
+            clock=self._clock,
+        )
+
+    def run_due(self) -> tuple[RoundOutcome, ...]:
+        """Take part if it is time to, and no other process of this app is at it.
+
+        What an app calls whenever the system lets it work in the background; see
+        :meth:`~pocketfl.scheduling.Scheduler.run_due`.
+        """
+        outcomes = self.scheduler.run_due()
+        if outcomes:
+            self._guardrails.receipts.account()
+        return outcomes
+
+    def stop(self) -> None:
+        """Have the session under way stop at its next batch; it goes on another time."""
+        self._guardrails.stop()
+
+    def explain(self, *, task: str | None = None, file: TextIO | None = None) -> Explanation:
+        """Say why this device is or is not going to train now, and when it will try again.
+
+        Looks at schedule, conditions and budgets; asks no server, and writes nothing.
+
+        Parameters
+        ----------
+        task : str, optional
+            Of which task; by default the one of those known that stands the best chance.
+        file : TextIO, optional
+            Where to print the explanation; standard output by default.
+
+        Returns
+        -------
+        Explanation
+            What was printed, as values.
+        """
+        decision = self.scheduler.decide()
+        known = [m for m in self._source.models().values() if task in (None, m.task)]
+        plans = [(m.task, self._source.kept_plan(m.plan_sha256)) for m in known]
+        found = [
+            # No round has the number 0, so nothing is known of it.
+            self._guardrails.objections(
+                None if opened is None else opened.plan.manifest, task=name, round=0
+            )
+            for name, opened in plans or [(task or "", None)]
+        ]
+        explanation = explain(
+            decision.reasons + min(found, key=len),
+            now=self._clock(),
+            scheduled=decision.next_attempt,
+            off=decision.next_attempt is None,
+        )
+        print(explanation, file=file)
+        return explanation
+
+    @property
+    def receipts(self) -> Receipts:
+        """What left this device, and what for."""
+        return self._guardrails.receipts
+
+    @property
+    def ledger(self) -> Ledger:
+        """What this device's rounds cost it."""
+        return self._guardrails.ledger
 
     # A federated round.
 
@@ -173,9 +286,11 @@ class Device:
         attempt = Attempt(self._transport)
         if not self._running.acquire(blocking=False):
             return attempt.outcome(RoundEnd("failed", "busy", "a round is under way already"))
+        self._guardrails.begin_run()
         try:
             self._take_part(attempt, task)
         except RoundEnd as end:
+            self._guardrails.say_why(end)
             return attempt.outcome(end)
         except PocketFLError as error:
             return attempt.outcome(RoundEnd.of(error))
@@ -189,7 +304,19 @@ class Device:
             self._contribution.resume(attempt, pending)
             return
         with attempt.phase("notices"):
-            notices = self._transport.notices().notices
+            announced = self._transport.notices()
+        notices = [n for n in announced.notices if announced.pause_of(n.task) is None]
+        pause = announced.pause_of(task)
+        if pause is not None and not notices:
+            raise RoundEnd(
+                "turned_away",
+                pause.code,
+                f"the server asks for a pause ({pause.reason})",
+                retry_after=random.uniform(pause.min_seconds, pause.max_seconds),  # noqa: S311
+            )
+        if task is None and len(notices) > 1:
+            turns = self.scheduler.order([n.task for n in notices])
+            notices.sort(key=lambda notice: turns.index(notice.task))
         notice, opened = self._choice.choose(attempt, notices, task=task)
         with attempt.phase("check_in"):
             session = self._check_in(notice, opened)
@@ -347,6 +474,10 @@ class Device:
 
     def close(self) -> None:
         """Close runtimes and connections that this device opened; the store stays open."""
+        if self._owned_plans is not None or self._guardrails.has_receipts:
+            # An app may have closed its store before; a device is closed all the same.
+            with suppress(StoreError):
+                self._guardrails.receipts.account()
         if self._owned_transport is not None:
             self._owned_transport.close()
         if self._owned_plans is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ arrived, and the back end could not be asked in time.
 class SessionHooks:
     """What else happens when a session moves on; the methods here do nothing.
 
-    All but :meth:`should_stop`, :meth:`spent` and :meth:`opened` are called inside the write
-    transaction that moves the session: what they write into the device's database is on disk together
-    with that, or not at all.
+    All but :meth:`should_stop`, :meth:`spent`, :meth:`opened` and :meth:`training` are called inside
+    the write transaction that moves the session: what they write into the device's database is on
+    disk together with that, or not at all.
     What they raise undoes the transaction and comes out of ``run_once`` as any error does.
     """
 
@@ -60,6 +61,18 @@ class SessionHooks:
 
     def opened(self, session: Session, manifest: Manifest) -> None:
         """Take note of the plan of a resumed session that is still to be trained."""
+
+    @contextmanager
+    def training(self, cancel: Callable[[], bool]) -> Iterator[None]:
+        """Be there while batches are trained; not inside a transaction.
+
+        Parameters
+        ----------
+        cancel : callable
+            Ends the step under way, from any thread; False where the runtime cannot.
+        """
+        del cancel
+        yield
 
     def checkpointed(self, session: Session, *, spent: Mapping[str, float]) -> None:
         """Take note of a checkpoint, with what :meth:`spent` returned for it."""

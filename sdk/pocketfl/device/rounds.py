@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pocketfl.device.attempt import Attempt, RoundEnd
+from pocketfl.device.guardrails import Guardrails
 from pocketfl.device.limits import DeviceLimits
 from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sources import ModelSource
@@ -27,6 +28,8 @@ class RoundChoice:
         Its coin, and what it took part in.
     limits : DeviceLimits
         What it agrees to at most.
+    guardrails : Guardrails
+        Its conditions and budgets.
     runtime : str
         What it trains with.
     clock : callable
@@ -40,6 +43,7 @@ class RoundChoice:
         source: ModelSource,
         participation: Participation,
         limits: DeviceLimits,
+        guardrails: Guardrails,
         runtime: str,
         clock: Callable[[], float],
     ) -> None:
@@ -47,6 +51,7 @@ class RoundChoice:
         self._source = source
         self._participation = participation
         self._limits = limits
+        self._guardrails = guardrails
         self._runtime = runtime
         self._clock = clock
 
@@ -92,8 +97,10 @@ class RoundChoice:
                 aggregation=opened.plan.manifest.aggregation,
             )
             # Tails need no look into the store; heads are recorded only for a device that can train.
-            if heads:
+            tossed = heads and self._participation.standing(task=notice.task, round=notice.round)
+            if heads and not tossed:
                 self._check_eligibility(opened)
+                self._guardrails.require(opened.plan.manifest, task=notice.task, round=notice.round)
         with attempt.phase("coin"):
             self._toss(notice, opened)
         return opened

@@ -131,16 +131,17 @@ class SessionTraining:
                 spent=self._hooks.spent,
                 policy=self._policy,
             )
-            result = train_locally(
-                runtime,
-                arrays,
-                manifest.training,
-                batch_size=batch_size,
-                seed=session.seed,
-                should_stop=should_stop,
-                resume=earlier,
-                after_batch=checkpointer.after_batch,
-            )
+            with self._hooks.training(runtime.cancel):
+                result = train_locally(
+                    runtime,
+                    arrays,
+                    manifest.training,
+                    batch_size=batch_size,
+                    seed=session.seed,
+                    should_stop=should_stop,
+                    resume=earlier,
+                    after_batch=checkpointer.after_batch,
+                )
             attempt.training = result
             if not result.completed and result.steps > earlier.steps:
                 checkpointer.save(result.state)

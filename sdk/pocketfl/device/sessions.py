@@ -48,6 +48,9 @@ TABLES: Final = Tables(
 )
 """Both tables name the collection that a row was made from: revoking it deletes the row."""
 
+ASK_SECONDS: Final = 7 * 86_400.0
+"""How long after its lease a report that may have arrived is asked about, while nobody answers."""
+
 _RECORD_LIMIT: Final = 64 * 2**10
 
 # Every device writes one per round, and no field of a session may be absent: faster than `encode_json`.

@@ -73,6 +73,20 @@ class ModelSource:
         self._known_plans.add(digest)
         return opened
 
+    def kept_plan(self, digest: str) -> OpenPlan | None:
+        """Return a plan that this device has, without asking the server; None if it has not.
+
+        Raises
+        ------
+        PlanError
+            If what it has cannot be trusted.
+        """
+        opened = self._plans.find(digest, trusted_keys=self._trusted_keys)
+        if opened is not None or not self._keeps_models:
+            return opened
+        kept = self._shelf.plan(digest)
+        return None if kept is None else self._plans.load(kept, trusted_keys=self._trusted_keys)
+
     def parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
         """Return a model's parameters, and keep it as the latest of its task.
 

@@ -15,7 +15,7 @@ from pocketfl.features.assembly import InputAssembler, check_column, check_words
 from pocketfl.features.reading import FieldReader, Reading
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, LabelSpec, ServerTable, Source
 from pocketfl.plan.manifest import ModelSpec, TensorSpec
-from pocketfl.store.examples import Examples, ServerFeatures
+from pocketfl.store import Examples, ServerFeatures
 from pocketfl.store.schema import Collection
 
 ServerRow: TypeAlias = Mapping[str, object]

@@ -71,6 +71,8 @@ class Scheduler(Generic[OutcomeT]):
         The tasks that take turns; without any, the device takes the first round that is open.
     pacing : Pacing, optional
         Waits where the server is silent.
+    switch : KillSwitch, optional
+        The app's own, if it has one already.
     clock : callable, optional
         Unix time in seconds.
     uniform : callable, optional
@@ -94,6 +96,7 @@ class Scheduler(Generic[OutcomeT]):
         database: Database,
         tasks: Iterable[str] | Callable[[], Iterable[str]] = (),
         pacing: Pacing | None = None,
+        switch: KillSwitch | None = None,
         clock: Callable[[], float] = time.time,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -106,7 +109,7 @@ class Scheduler(Generic[OutcomeT]):
         self._calendar = Calendar(database)
         self._lock = SessionLock(database.path)
         self._in_process = threading.Lock()
-        self.switch: Final = KillSwitch(database)
+        self.switch: Final = switch if switch is not None else KillSwitch(database)
 
     @property
     def next_attempt(self) -> float | None:

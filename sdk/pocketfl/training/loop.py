@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfl.errors import TrainingCancelledError
 from pocketfl.plan.manifest import TrainingSpec
 from pocketfl.runtimes.interface import Runtime
 from pocketfl.store.selection import permutation
@@ -157,9 +158,13 @@ def train_locally(
             start = number * batch_size
             batch = {name: array[start : start + batch_size] for name, array in shuffled.items()}
             began = time.perf_counter()
-            step = runtime.train_step(
-                batch, learning_rate=spec.learning_rate, clip_norm=spec.max_gradient_norm
-            )
+            try:
+                step = runtime.train_step(
+                    batch, learning_rate=spec.learning_rate, clip_norm=spec.max_gradient_norm
+                )
+            except TrainingCancelledError:
+                # The parameters are those after the batch before.
+                return result(completed=False)
             seconds += time.perf_counter() - began
             losses.append(step.loss)
             if after_batch is not None:

@@ -32,14 +32,14 @@ class Killer(SessionHooks):
         self._moment = moment
         self.batches = 0
         self.batches_before = 0
-        self.training = False
+        self.is_training = False
 
     def at(self, moment: str) -> None:
         if moment == self._moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def should_stop(self) -> bool:
-        if self.training:
+        if self.is_training:
             self.at(f"batch {self.batches}")
             self.batches += 1
         return False
@@ -68,10 +68,10 @@ def run(job: dict) -> None:
     @contextmanager
     def phase(self, name):
         killer.at(f"before {name}")
-        killer.training = name == "train"
+        killer.is_training = name == "train"
         with plain_phase(self, name):
             yield
-        killer.training = False
+        killer.is_training = False
         killer.at(f"after {name}")
 
     def make_report(update, **settings):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pocketfl.device import SessionHooks, contribution
-from pocketfl.device.contribution import ASK_SECONDS, MAX_TRIES
+from pocketfl.device.contribution import MAX_TRIES
+from pocketfl.device.sessions import ASK_SECONDS
 from pocketfl.errors import StoreError, TransportError
 from pocketfl.store import ExampleStore
 from pocketfl.training import CheckpointPolicy

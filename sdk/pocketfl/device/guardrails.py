@@ -1,0 +1,450 @@
+"""What keeps a session within the device's conditions and budgets, and writes its receipt.
+
+The plan's conditions and budgets only tighten the app's, and the app's only tighten the SDK's own. They
+are looked at before the coin is tossed, at every batch, and written down in the transactions that move
+the session on.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pocketfl.budgets import Amounts, Budgets, Meter, agreed_budgets, contribution_rho, epsilon_of
+from pocketfl.conditions import ConditionSpec, ConditionWatch, SignalProvider, check_conditions
+from pocketfl.database import Database
+from pocketfl.device.attempt import RoundEnd
+from pocketfl.device.hooks import SessionEnd, SessionHooks
+from pocketfl.device.sessions import ASK_SECONDS, Session
+from pocketfl.ledger import Ledger, Outcome, Refusal, Reservation, Spending, stride_of
+from pocketfl.plan.manifest import Manifest
+from pocketfl.reasons import Reason, combined_retry
+from pocketfl.receipts import Contribution, Receipts
+from pocketfl.reports import SealedReport, sealed_size
+from pocketfl.scheduling.switch import KillSwitch
+from pocketfl.transport import Traffic, Transport
+
+_MESSAGE_BYTES = 8 * 2**10
+"""What the small messages of a round come to at most: notices, check-in, receipt, and headers."""
+
+_LEDGER_OUTCOMES: dict[SessionEnd, Outcome] = {
+    "accepted": "sent",
+    # The bytes were with the server, whatever it said about them.
+    "rejected": "sent",
+    "abandoned": "unsent",
+    "unknown": "unknown",
+}
+
+
+class Guardrails(SessionHooks):
+    """One device's conditions, budgets, ledger and receipts.
+
+    Parameters
+    ----------
+    database : Database
+        The device's file.
+    transport : Transport
+        Whose traffic is charged and accounted for.
+    signals : SignalProvider
+        The device's state.
+    conditions : ConditionSpec
+        The app's; the plan's tighten them.
+    budgets : Budgets
+        The app's; the plan's tighten them.
+    meter : callable
+        Makes the meter of a session.
+    hard_stop_seconds : float or None
+        How long a broken condition may last until the step under way is cancelled; None leaves it to
+        end by itself.
+    evidence : str
+        What is checked before a trusted tier's key is believed, for receipts.
+    inner : SessionHooks
+        The app's own hooks, which hear of everything as well.
+    clock : callable
+        Unix time in seconds.
+
+    Raises
+    ------
+    ValueError
+        If the app's budgets go beyond the SDK's hard bounds, naming the limit.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        transport: Transport,
+        signals: SignalProvider,
+        conditions: ConditionSpec,
+        budgets: Budgets,
+        meter: Callable[[], Meter],
+        hard_stop_seconds: float | None,
+        evidence: str,
+        inner: SessionHooks,
+        clock: Callable[[], float],
+    ) -> None:
+        agreed_budgets(app=budgets)
+        self._database = database
+        self._transport = transport
+        self._signals = signals
+        self._conditions = conditions
+        self._budgets = budgets
+        self._meter = meter
+        self._hard_stop_seconds = hard_stop_seconds
+        self._evidence = evidence
+        self._inner = inner
+        self._clock = clock
+        self.ledger = Ledger(database, clock=clock)
+        self._stopped = threading.Event()
+        self.switch = KillSwitch(database)
+        self.switch.subscribe(lambda _: self.stop())
+        self._receipts: Receipts | None = None
+        # Traffic between two sessions, such as looking for rounds, is charged to the next one.
+        self._charged = transport.traffic
+        self._running: _Running | None = None
+        self._stop_reasons: tuple[Reason, ...] = ()
+
+    # Before a session.
+
+    def begin_run(self) -> None:
+        """Forget that an earlier run was told to stop."""
+        self._stopped.clear()
+
+    def stop(self) -> None:
+        """Have the session under way stop at its next batch."""
+        self._stopped.set()
+
+    @property
+    def has_receipts(self) -> bool:
+        """Whether this process has written or read receipts yet."""
+        return self._receipts is not None
+
+    @property
+    def receipts(self) -> Receipts:
+        """The device's receipts; not to be asked for the first time inside a transaction."""
+        if self._receipts is None:
+            transport = self._transport
+            self._receipts = Receipts(
+                self._database, traffic=lambda: transport.traffic, clock=self._clock
+            )
+        return self._receipts
+
+    def objections(
+        self,
+        manifest: Manifest | None,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+    ) -> tuple[Reason, ...]:
+        """Return what stands against taking part now; empty when nothing does.
+
+        Without a manifest, because no plan is known yet, only the app's own limits are looked at.
+        """
+        return self._unmet(manifest) + self._over_budget(manifest, task=task, round=round)
+
+    def require(
+        self,
+        manifest: Manifest,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+    ) -> None:
+        """Refuse to take part now if anything stands against it.
+
+        Raises
+        ------
+        RoundEnd
+            With every reason, and when to look again.
+        """
+        # What writes inside of transactions later on makes its tables now.
+        _ = self.receipts
+        for code, reasons in (
+            ("disabled", self._switched_off()),
+            ("conditions", self._unmet(manifest)),
+            ("budget", self._over_budget(manifest, task=task, round=round)),
+        ):
+            if reasons:
+                why = "; ".join(map(str, reasons))
+                raise RoundEnd("ineligible", code, why, retry_after=retry_after(reasons))
+
+    def say_why(self, end: RoundEnd) -> None:
+        """Add to the end of a session that was stopped what stopped it, and when to go on."""
+        if end.code == "stopped" and self._stop_reasons:
+            end.reason = f"{end.reason}: {'; '.join(map(str, self._stop_reasons))}"
+            end.retry_after = retry_after(self._stop_reasons)
+
+    # The session, step by step.
+
+    def began(
+        self,
+        session: Session,
+        *,
+        manifest: Manifest | None,
+        resumed: bool,
+        spent: Mapping[str, float],
+    ) -> None:
+        """Set amounts aside, or take up what an earlier run had set aside."""
+        self._inner.began(session, manifest=manifest, resumed=resumed, spent=spent)
+        self._stop_reasons = self._switched_off() if resumed else ()
+        kept = self._find_reservation(session.task, session.round) if resumed else None
+        if kept is not None:
+            # Never more than the plan allowed when the round began.
+            reservation = self.ledger.resume(
+                kept,
+                needs=Amounts(),
+                budgets=self._budgets_of(manifest),
+                wants=_rest(kept),
+                stride=stride_of(),
+            )
+        else:
+            reservation = self.ledger.reserve(
+                task=session.task,
+                round=session.round,
+                needs=self._needs(manifest),
+                budgets=self._budgets_of(manifest),
+                stride=stride_of(),
+                noise_multiplier=_noise_of(manifest),
+                # A report that may have arrived is asked about for some time after its lease.
+                lifetime_seconds=max(0.0, session.assignment.expires_at - self._clock())
+                + ASK_SECONDS,
+            )
+        if isinstance(reservation, Refusal):
+            # The lease is kept: a later run goes on with it, or abandons it when it has expired.
+            self._stop_reasons += reservation.reasons
+            self._running = None
+            return
+        meter = self._meter()
+        self._running = _Running(
+            session=session,
+            spending=Spending(self.ledger, reservation, meter),
+            meter=meter,
+            conditions=self._conditions_of(manifest),
+            watch=self._watch(self._conditions_of(manifest)),
+        )
+
+    def opened(self, session: Session, manifest: Manifest) -> None:
+        """Hold a resumed session to its plan's conditions, now that the plan is known."""
+        self._inner.opened(session, manifest)
+        running = self._running
+        if running is None:
+            return
+        spec = self._conditions_of(manifest)
+        self._stop_reasons += check_conditions(self._signals, spec, now=self._clock())
+        running.conditions = spec
+        running.watch = self._watch(spec)
+
+    def should_stop(self) -> bool:
+        """Say whether a condition broke or a budget is used up; once it does, the session ends."""
+        if self._stopped.is_set() or self._inner.should_stop():
+            return True
+        running = self._running
+        if running is None or self._stop_reasons:
+            return bool(self._stop_reasons)
+        if running.watch.should_stop():
+            self._stop_reasons = running.watch.reasons
+        else:
+            self._charge_traffic(running)
+            over = running.spending.step()
+            self._stop_reasons = () if over is None else (over,)
+        return bool(self._stop_reasons)
+
+    @contextmanager
+    def training(self, cancel: Callable[[], bool]) -> Iterator[None]:
+        """Cancel a step that goes on for too long after a condition broke."""
+        with self._inner.training(cancel):
+            running = self._running
+            if running is None or self._hard_stop_seconds is None:
+                yield
+                return
+            running.watch = ConditionWatch(
+                self._signals,
+                running.conditions,
+                clock=self._clock,
+                grace_seconds=self._hard_stop_seconds,
+                on_hard_stop=cancel,
+            )
+            with running.watch:
+                yield
+
+    def spent(self) -> Mapping[str, float]:
+        """Return what the app's hooks want kept; the ledger keeps the rest itself."""
+        return self._inner.spent()
+
+    def checkpointed(self, session: Session, *, spent: Mapping[str, float]) -> None:
+        """Record what was used together with the checkpoint that it bought."""
+        self._inner.checkpointed(session, spent=spent)
+        if self._running is not None:
+            self._charge_traffic(self._running)
+            self._running.spending.record()
+
+    def prepared(self, session: Session, report: SealedReport, manifest: Manifest) -> None:
+        """Write the receipt of a report that is about to leave."""
+        self._inner.prepared(session, report, manifest)
+        aggregation, dp = manifest.aggregation, manifest.dp
+        privacy: dict[str, float] = {}
+        if dp is not None:
+            delta = self._delta_of(manifest)
+            privacy = {
+                "noise_multiplier": dp.noise_multiplier,
+                "epsilon": epsilon_of(contribution_rho(dp.noise_multiplier), delta=delta),
+                "epsilon_so_far": self.ledger.privacy(delta=delta).epsilon,
+                "delta": delta,
+            }
+        self.receipts.prepare(
+            Contribution(
+                task=session.task,
+                round=session.round,
+                plan_name=manifest.name,
+                plan_version=manifest.version,
+                plan_sha256=session.notice.plan_sha256,
+                model_version=session.notice.model_version,
+                collection=session.collection,
+                report_bytes=len(report.data),
+                report_sha256=report.sha256,
+                privacy=manifest.privacy,
+                clip_norm=aggregation.clip_norm,
+                cohort_floor=aggregation.cohort_floor,
+                aggregator_key_id=session.assignment.aggregator.key_id,
+                attestation=self._evidence,
+                **privacy,  # type: ignore[arg-type]
+            )
+        )
+
+    def settled(
+        self,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+        end: SessionEnd,
+        code: str,
+    ) -> None:
+        """Close the account and the receipt."""
+        self._inner.settled(task=task, round=round, end=end, code=code)
+        self.receipts.settle(task=task, round=round, outcome=end, code=code)
+        running = self._running
+        if running is not None and (running.session.task, running.session.round) == (task, round):
+            self._charge_traffic(running)
+            running.spending.finish(outcome=_LEDGER_OUTCOMES[end])
+            self._running = None
+            return
+        kept = self._find_reservation(task, round)
+        if kept is not None:
+            self.ledger.settle(kept, outcome=_LEDGER_OUTCOMES[end])
+
+    def paused(self) -> None:
+        """Record what an interrupted session has used; it may go on in another process."""
+        self._inner.paused()
+        running = self._running
+        if running is None:
+            self.receipts.account()
+            return
+        self.receipts.account(task=running.session.task, round=running.session.round)
+        self._charge_traffic(running)
+        running.spending.record()
+        self._running = None
+
+    # What holds.
+
+    def _watch(self, spec: ConditionSpec) -> ConditionWatch:
+        return ConditionWatch(self._signals, spec, clock=self._clock)
+
+    def _switched_off(self) -> tuple[Reason, ...]:
+        why = self.switch.reason
+        if why is None:
+            return ()
+        return (
+            Reason(condition="training", observed=f"switched off ({why})", required="switched on"),
+        )
+
+    def _unmet(self, manifest: Manifest | None) -> tuple[Reason, ...]:
+        return check_conditions(self._signals, self._conditions_of(manifest), now=self._clock())
+
+    def _over_budget(
+        self,
+        manifest: Manifest | None,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+    ) -> tuple[Reason, ...]:
+        return self.ledger.check(
+            task=task,
+            round=round,
+            needs=self._needs(manifest),
+            budgets=self._budgets_of(manifest),
+            noise_multiplier=_noise_of(manifest),
+        )
+
+    def _conditions_of(self, manifest: Manifest | None) -> ConditionSpec:
+        if manifest is None:
+            return self._conditions
+        return manifest.eligibility.conditions.tightened(self._conditions)
+
+    def _budgets_of(self, manifest: Manifest | None) -> Budgets:
+        plan = None if manifest is None else manifest.eligibility.budgets
+        return agreed_budgets(app=self._budgets, plan=plan)
+
+    def _delta_of(self, manifest: Manifest) -> float:
+        delta = self._budgets_of(manifest).delta
+        if delta is None:
+            raise ValueError("the hard bounds name a delta")
+        return delta
+
+    def _needs(self, manifest: Manifest | None) -> Amounts:
+        """Return the least that a round takes: one report, and what has to go over the network."""
+        if manifest is None:
+            return Amounts(contributions=1)
+        parameters = manifest.model.parameter_count
+        return Amounts(contributions=1, bytes_up=sealed_size(parameters) + _MESSAGE_BYTES)
+
+    def _find_reservation(self, task: str, number: int) -> Reservation | None:
+        for kept in self.ledger.unsettled():
+            if (kept.task, kept.round) == (task, number):
+                return kept
+        return None
+
+    def _charge_traffic(self, running: _Running) -> None:
+        total = self._transport.traffic
+        new = total - self._charged
+        if new == Traffic():
+            return
+        self._charged = total
+        running.meter.add_bytes(
+            up=new.bytes_up, down=new.bytes_down, metered=self._signals.read().metered
+        )
+
+
+class _Running:
+    """What belongs to the session under way."""
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        spending: Spending,
+        meter: Meter,
+        conditions: ConditionSpec,
+        watch: ConditionWatch,
+    ) -> None:
+        self.session = session
+        self.conditions = conditions
+        self.spending = spending
+        self.meter = meter
+        self.watch = watch
+
+
+def retry_after(reasons: tuple[Reason, ...]) -> float | None:
+    """Draw when to look again: when the last of the reasons may be gone; None if one never will."""
+    window = combined_retry(reasons)
+    return None if window is None else random.uniform(*window)  # noqa: S311
+
+
+def _noise_of(manifest: Manifest | None) -> float | None:
+    return None if manifest is None or manifest.dp is None else manifest.dp.noise_multiplier
+
+
+def _rest(kept: Reservation) -> Amounts:
+    """Return what is left of what was granted."""
+    pairs = zip(kept.granted.values(), kept.spent.values(), strict=True)
+    return Amounts.of(tuple(max(0.0, granted - spent) for granted, spent in pairs))
