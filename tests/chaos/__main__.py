@@ -14,10 +14,13 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from tests.chaos.faults import Scenario
-from tests.chaos.scenarios import Itinerary, Scenarios
+from tests.chaos.scenarios import FAMILIES, Itinerary, Scenarios
 from tests.chaos.trial import Trial, explore
 from tests.chaos.verdict import Verdict
 from tests.chaos.world import World
+
+ENOUGH_RUNS = 200
+"""So many runs come past every place."""
 
 
 def run(
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--only", help="one family of faults only")
+    parser.add_argument("--only", choices=FAMILIES, help="one family of faults only")
     parser.add_argument("--verbose", action="store_true", help="a line for every run")
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -113,6 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"  {title}: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
     for name in Verdict.COUNTS:
         print(f"  {name.replace('_', ' ')}: {getattr(verdict, name)}")
+    spared = [place for place in itinerary.phases if place not in verdict.killed_at]
+    if spared and options.runs >= ENOUGH_RUNS and options.only is None:
+        print(f"  never killed at {', '.join(spared)}: not every place was tried")
+        return 1
     return 0 if verdict.is_good else 1
 
 

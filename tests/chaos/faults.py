@@ -137,6 +137,22 @@ class Damage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the app allows in this run; without one it allows what the SDK does by default.
+
+    Attributes
+    ----------
+    measure : str
+        ``wall_seconds`` of one round, or ``contributions`` of a day.
+    amount : float
+        At most so many.
+    """
+
+    measure: str
+    amount: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Faults:
     """All that happens in one session of a device.
 
@@ -173,6 +189,12 @@ class Scenario:
         In the session after it.
     damage : Damage or None
         Between the two.
+    budget : Budget or None
+        What the app allows.
+    batch_seconds, checkpoint_seconds : float
+        Least time that a training step takes, and that lies between two checkpoints.
+    next_clock : float
+        Seconds by which the clock is wrong in the session of the next round.
     healthy_first : bool
         Whether the other devices report before this one.
     """
@@ -182,12 +204,15 @@ class Scenario:
     first: Faults
     second: Faults = NO_FAULTS
     damage: Damage | None = None
+    budget: Budget | None = None
+    batch_seconds: float = 0.001
+    checkpoint_seconds: float = 0.004
+    next_clock: float = 0.0
     healthy_first: bool = True
 
     def __str__(self) -> str:
         parts = [f"run {self.number}", self.family, f"first {self.first}"]
         if self.second != NO_FAULTS:
             parts.append(f"second {self.second}")
-        if self.damage is not None:
-            parts.append(str(self.damage))
+        parts += [str(more) for more in (self.damage, self.budget) if more is not None]
         return ", ".join(parts)

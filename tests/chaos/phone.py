@@ -42,12 +42,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.counting import COLLECTION, example
-from tests.chaos.faults import ClockJump, DiskFull, Faults, Point
+from tests.chaos.faults import Budget, ClockJump, DiskFull, Faults, Point
 
+from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Limits
+from pocketfl.conditions import ScriptedSignals, Signals, Thermal
 from pocketfl.device import Device, DeviceLimits
 from pocketfl.device.attempt import Attempt
 from pocketfl.device.sessions import Sessions
 from pocketfl.errors import StoreDamagedError, StoreError
+from pocketfl.receipts import read_audit
 from pocketfl.runtimes import onnx as onnx_runtime
 from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
@@ -55,7 +58,17 @@ from pocketfl.training import CheckpointPolicy, checkpoints
 from pocketfl.transport import HttpTransport, RetryPolicy, Timeouts
 
 APPEND_PAUSE_SECONDS = 0.002
-CHECKPOINT_SECONDS = 0.004
+# Nothing but the faults shall keep a device from its round.
+AT_NIGHT = Signals(
+    battery_level=1.0,
+    charging=True,
+    thermal=Thermal.NONE,
+    metered=False,
+    idle=True,
+    power_save=False,
+    free_storage_bytes=2**34,
+    free_memory_bytes=2**32,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +85,10 @@ class Orders:
         Slots of the examples that the app keeps before the session and during it.
     batch_seconds : float
         How long a training step takes at least.
+    checkpoint_seconds : float
+        Least time between two checkpoints.
+    budget : Budget or None
+        What the app allows.
     faults : Faults
         What happens to it, as far as its own process is the place.
     """
@@ -85,6 +102,8 @@ class Orders:
     before: tuple[int, ...] = ()
     meanwhile: tuple[int, ...] = ()
     batch_seconds: float = 0.0
+    checkpoint_seconds: float = 1.0
+    budget: Budget | None = None
     faults: Faults = field(default_factory=Faults)
 
 
@@ -123,7 +142,7 @@ class Places:
             self._visits[name, edge] += 1
             here = Point(name=name, edge=edge, count=self._visits[name, edge])
         if name not in ("statement", "batch"):
-            self._teller.tell(place=name, edge=edge)
+            self._teller.tell(place=name, edge=edge, at=time.monotonic())
         faults = self._orders.faults
         if faults.clock is not None and faults.clock.at == here:
             self._jump(faults.clock)
@@ -180,9 +199,10 @@ def watch(places: Places, teller: Teller, *, batch_seconds: float) -> None:
     @functools.wraps(step)
     def watched_step(self: Any, *arguments: Any, **options: Any) -> Any:
         with places.inside("batch"):
+            began = time.monotonic()
             time.sleep(batch_seconds)
             result = step(self, *arguments, **options)
-            teller.tell(batch=time.process_time())
+            teller.tell(batch=(began, time.monotonic()))
             return result
 
     onnx_runtime.OnnxRuntime.train_step = watched_step  # type: ignore[method-assign]
@@ -271,7 +291,11 @@ def live(orders: Orders, places: Places, teller: Teller) -> None:
             aggregator=PinnedAggregator(orders.aggregator),
             enrolment_key=orders.enrolment_key,
             limits=DeviceLimits(allow_unprotected=True),
-            checkpoints=CheckpointPolicy(every_seconds=CHECKPOINT_SECONDS, bytes_per_second=1e9),
+            budgets=_budgets(orders.budget),
+            signals=ScriptedSignals.always(AT_NIGHT),
+            checkpoints=CheckpointPolicy(
+                every_seconds=orders.checkpoint_seconds, bytes_per_second=1e9
+            ),
         ) as device:
             app.start()
             try:
@@ -289,6 +313,14 @@ def live(orders: Orders, places: Places, teller: Teller) -> None:
             )
 
 
+def _budgets(budget: Budget | None) -> Budgets:
+    if budget is None:
+        return DEFAULT_BUDGETS
+    if budget.measure == "contributions":
+        return Budgets(per_day=Limits(contributions=int(budget.amount)))
+    return Budgets(per_round=Limits(**{budget.measure: budget.amount}))
+
+
 def tell_state(orders: Orders, teller: Teller) -> None:
     """Say what the store holds and what the device remembers."""
     with open_store(orders.store, teller) as store:
@@ -297,7 +329,9 @@ def tell_state(orders: Orders, teller: Teller) -> None:
             "SELECT round, state FROM participations WHERE task = ?", (orders.task,)
         )
         pending = [session.round for session in Sessions(store.database).pending()]
+    receipts = read_audit(orders.store).receipts
     teller.tell(
+        receipts={str(r.round): r.outcome for r in receipts if r.task == orders.task},
         present=[int(slot) for slot in kept],
         rounds={str(number): state for number, state in rounds},
         pending=pending,

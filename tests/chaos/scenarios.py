@@ -10,6 +10,7 @@ from typing import Final
 from tests.chaos.faults import (
     DAMAGE_KINDS,
     NETWORK_KINDS,
+    Budget,
     ClockJump,
     Damage,
     DiskFull,
@@ -21,8 +22,10 @@ from tests.chaos.faults import (
     WirePoint,
 )
 
-JUMPS: Final = (-400 * 86_400.0, -6 * 3600.0, -90.0, 90.0, 6 * 3600.0, 40 * 86_400.0)
-"""Seconds by which a clock is set; a round lasts one hour."""
+JUMPS: Final = (-400 * 86_400.0, -25 * 3600.0, -90.0, 90.0, 25 * 3600.0, 40 * 86_400.0)
+"""Seconds by which a clock is set; a round lasts 20 days."""
+
+SLOW_BATCH_SECONDS: Final = 0.03
 
 # The order in which families come up: a dozen runs have one of each, half of all are kills alone.
 _FAMILIES: Final = (
@@ -36,38 +39,20 @@ _FAMILIES: Final = (
     "wire",
     "checkpoint",
     "twice",
+    "budget",
     "phase",
     "network",
-    "phase",
     "random",
     "disk",
     "phase",
     "statement",
     "network",
     "clock",
-    "phase",
-)
-FAMILIES: Final = (
-    "phase",
-    "network",
-    "random",
-    "phase",
-    "disk",
-    "statement",
-    "phase",
-    "network",
-    "clock",
+    "budget",
     "wire",
     "phase",
-    "checkpoint",
-    "network",
     "random",
-    "phase",
-    "damage",
-    "statement",
-    "twice",
-    "disk",
-    "clock",
+    "wire",
 )
 FAMILIES: Final = tuple(sorted(set(_FAMILIES)))
 
@@ -170,12 +155,37 @@ class Scenarios:
                 kill = self._late_kill() if chance.random() < 0.7 else None
                 first = Faults(kill=kill)
                 damage = Damage(kind=next(self._damage), seed=chance.randrange(2**32))
+            case "budget":
+                return self._budget(number)
         return Scenario(
             number=number,
             family=family,
             first=first,
             second=second,
             damage=damage,
+            healthy_first=chance.random() < 0.5,
+        )
+
+    def _budget(self, number: int) -> Scenario:
+        chance = self._random
+        by_time = chance.random() < 0.6
+        budget = Budget(measure="contributions", amount=1.0)
+        if by_time:
+            budget = Budget(measure="wall_seconds", amount=chance.uniform(1.1, 1.9))
+        kill = self._late_kill()
+        if by_time and chance.random() < 0.7:
+            kill = RandomTime(after=chance.uniform(0.3, 1.0) * budget.amount)
+        return Scenario(
+            number=number,
+            family="budget",
+            first=Faults(kill=kill),
+            second=Faults(kill=self._early_kill() if chance.random() < 0.5 else None),
+            budget=budget,
+            # The ledger writes once a second, so training has to take longer than that; and without
+            # a checkpoint it has to know by itself what a killed session has spent.
+            batch_seconds=SLOW_BATCH_SECONDS if by_time else 0.001,
+            checkpoint_seconds=chance.choice([0.004, 60.0]),
+            next_clock=0.0 if by_time else chance.choice([0.0, *JUMPS[:-1]]),
             healthy_first=chance.random() < 0.5,
         )
 

@@ -10,17 +10,16 @@ from typing import Final
 
 from tests.chaos.counting import WHOLE
 from tests.chaos.damage import DamagedFile, damage, find_whole_copy
-from tests.chaos.faults import NO_FAULTS, Faults, Point, RandomTime, Scenario, WirePoint
+from tests.chaos.faults import NO_FAULTS, ClockJump, Faults, Point, RandomTime, Scenario, WirePoint
 from tests.chaos.phone import Orders
 from tests.chaos.proxy import FaultyProxy
 from tests.chaos.scenarios import Itinerary
 from tests.chaos.verdict import Verdict
 from tests.chaos.victim import SessionRecord, live
-from tests.chaos.world import NEIGHBOURS, TASK, Tally, World
+from tests.chaos.world import NEIGHBOURS, ROUND_SECONDS, TASK, Tally, World
 
 RECOVERIES: Final = 6
 """Sessions in which a device must have found out how its contribution ended."""
-BATCH_SECONDS: Final = 0.001
 FIRST_EXAMPLES: Final = 40
 LATER_EXAMPLES: Final = 4
 MEANWHILE: Final = 16
@@ -49,6 +48,7 @@ class Trial:
         self._sessions: list[SessionRecord] = []
         self._intended: set[int] = set()
         self._harmed: DamagedFile | None = None
+        self._ended: str | None = None
         self._verdict = Verdict(runs=1, families=Counter([scenario.family]))
         self._proxy = FaultyProxy(world.url, seed=scenario.number)
 
@@ -73,28 +73,34 @@ class Trial:
         self._live(FIRST_EXAMPLES, faults=scenario.first)
         if scenario.damage is not None:
             self._harmed = damage(self._store, scenario.damage)
-        state = self._recover(number)
+        self._ended = state = self._recover(number)
         if not scenario.healthy_first:
             problems += world.neighbours_report()
         for problem in problems:
             self._wrong("unrecovered", problem)
         tally = world.close_round()
         self._check_sum(tally)
+        self._check_budget()
         self._verdict.counted["counted" if tally.victim else "not counted"] += 1
         if state is not None and not self._has_lost_memory:
-            knows = state == "uploaded"
-            if knows != bool(tally.victim):
+            receipt = (self._sessions[-1].last("receipts") or {}).get(str(number), "no receipt")
+            knows = (state == "uploaded", receipt == "accepted")
+            if knows != (bool(tally.victim), bool(tally.victim)):
                 self._wrong(
                     "unrecovered",
-                    f"the device says {state}, its report is {'' if tally.victim else 'not '}in the "
-                    f"sum ({tally.accepted} accepted, {tally.rejected} rejected)",
+                    f"the device says {state} and {receipt}, its report is "
+                    f"{'' if tally.victim else 'not '}in the sum ({tally.accepted} accepted, "
+                    f"{tally.rejected} rejected)",
                 )
 
     def _recover(self, number: int) -> str | None:
         """Start the victim until it says how its contribution ended; return that."""
         ended = self._how_it_ended(number)
         faults = self._scenario.second
-        for _ in range(RECOVERIES):
+        for attempt in range(RECOVERIES):
+            if self._scenario.budget is not None and attempt == RECOVERIES - 1:
+                # What the budget keeps from being finished ends with its lease.
+                faults = Faults(clock=ClockJump(at=None, seconds=2 * ROUND_SECONDS))
             # A session that ended by itself may know all there is; what is to happen still happens.
             if ended is not None and faults == NO_FAULTS and self._harmed is None:
                 return ended
@@ -111,9 +117,14 @@ class Trial:
     def _next_round(self) -> None:
         number = self._world.open_round()
         required = self._acknowledged
-        record = self._live(LATER_EXAMPLES, meanwhile=2)
+        jump = self._scenario.next_clock
+        faults = Faults(clock=ClockJump(at=None, seconds=jump)) if jump else NO_FAULTS
+        record = self._live(LATER_EXAMPLES, meanwhile=2, faults=faults)
         tally = self._world.close_round()
         state = (record.last("rounds") or {}).get(str(number))
+        if self._scenario.budget is not None:
+            self._check_next_on_budget(tally)
+            return
         if state != "uploaded" or not tally.victim:
             self._wrong(
                 "unrecovered",
@@ -173,7 +184,9 @@ class Trial:
             task=TASK,
             before=before,
             meanwhile=meanwhile,
-            batch_seconds=BATCH_SECONDS,
+            batch_seconds=self._scenario.batch_seconds,
+            checkpoint_seconds=self._scenario.checkpoint_seconds,
+            budget=self._scenario.budget,
             faults=faults,
         )
 
@@ -221,11 +234,44 @@ class Trial:
         if strange:
             self._wrong("double_counted", f"slots that the app never kept: {sorted(strange)}")
 
+    def _check_budget(self) -> None:
+        """See that no training step began after the budget was used up, but for one."""
+        budget = self._scenario.budget
+        if budget is None or budget.measure == "contributions":
+            return
+        spent = 0.0
+        beyond = 0
+        for session in self._sessions:
+            steps = session.steps()
+            beyond += sum(spent + began > budget.amount for began, _ in steps)
+            spent += steps[-1][1] if steps else 0.0
+        if beyond > 1:
+            self._wrong(
+                "budget_overspends",
+                f"{beyond} batches began after {budget}; {spent:.3f} were spent",
+            )
+
+    def _check_next_on_budget(self, tally: Tally) -> None:
+        """See that a day's contributions are not exceeded, and others are not held back."""
+        budget = self._scenario.budget
+        if tally.victim:
+            self._check_contribution(tally, set(_before_check_in(self._sessions[-1:])))
+        if budget is None or budget.measure != "contributions":
+            return
+        # True time is what counts, whatever the clock says: both rounds are of one day.
+        made = self._verdict.counted["counted"] + bool(tally.victim)
+        if made > budget.amount:
+            self._wrong("budget_overspends", f"{made} contributions, {budget}")
+        if made == 0 and self._ended == "abandoned" and self._scenario.next_clock == 0:
+            outcome = self._sessions[-1].last("outcome")
+            self._wrong("unrecovered", f"no contribution in two rounds: {outcome}")
+
     def _check_quarantine(self) -> None:
         """See that a file that was set aside is all there."""
         harmed = self._harmed
-        moved = [path for s in self._sessions for path in s.told("quarantined")]
-        if harmed is None or not moved:
+        moved = self._sessions[-1].told("quarantined")
+        # Damage that only comes to light later has been written around by then.
+        if harmed is None or not moved or self._sessions[-1].told("damaged"):
             return
         # A file with a log may be brought up to date by whoever reads it once more.
         if not Path(moved[0]).exists():

@@ -15,6 +15,8 @@ from tests.chaos import phone
 from tests.chaos.faults import RandomTime, WireMoment, WirePoint
 from tests.chaos.proxy import FaultyProxy
 
+# That is when a session's account is opened.
+_ORIGINS: Final = (("check_in", "leave"), ("parameters", "enter"))
 SESSION_SECONDS: Final = 40.0
 """A session that takes longer hangs."""
 
@@ -58,10 +60,15 @@ class SessionRecord:
         """Slots of the examples that the store said it has."""
         return [slot for part in self.told("acknowledged") for slot in part]
 
-    @property
-    def steps(self) -> int:
-        """Training steps that were finished."""
-        return len(self.told("batch"))
+    def steps(self) -> list[tuple[float, float]]:
+        """Return when each training step began and ended, in seconds since the check-in.
+
+        In a session that was taken up again, since it was.
+        """
+        origins = [e["at"] for e in self.events if (e.get("place"), e.get("edge")) in _ORIGINS]
+        if not origins:
+            return []
+        return [(began - origins[0], ended - origins[0]) for began, ended in self.told("batch")]
 
     @property
     def is_over(self) -> bool:

@@ -10,7 +10,10 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 from tests.chaos.counting import COLLECTION, SLOTS, WHOLE, counting_plan, example, summed
+from tests.chaos.phone import AT_NIGHT
 
+from pocketfl.budgets import HARD_BOUNDS
+from pocketfl.conditions import ScriptedSignals
 from pocketfl.device import Device, DeviceLimits, PlanCache
 from pocketfl.plan import generate_signing_key, public_key_hex
 from pocketfl.sealing import PinnedAggregator
@@ -19,7 +22,7 @@ from pocketfl_server.local import LocalDeployment
 from pocketfl_server.optimizers import OptimizerSpec
 
 TASK: Final = "counting"
-ROUND_SECONDS: Final = 3600.0
+ROUND_SECONDS: Final = 20 * 86_400.0
 NEIGHBOURS: Final = 2
 EXAMPLES_PER_NEIGHBOUR: Final = 6
 VICTIM_SLOTS: Final = SLOTS - NEIGHBOURS * EXAMPLES_PER_NEIGHBOUR
@@ -111,6 +114,9 @@ class World:
                 aggregator=PinnedAggregator(self.aggregator),
                 enrolment_key=self.enrolment_key,
                 limits=DeviceLimits(allow_unprotected=True),
+                # They take part in every round of a long day.
+                budgets=HARD_BOUNDS,
+                signals=ScriptedSignals.always(AT_NIGHT),
                 plans=plans,
             )
             self._neighbours.append((store, device))
