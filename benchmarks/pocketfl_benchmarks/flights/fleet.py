@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 import numpy as np
 
+from pocketfl.budgets import Budgets, Meter
+from pocketfl.conditions import ScriptedSignals, Signals, Thermal
 from pocketfl.device import Device, DeviceLimits, PlanCache, RoundOutcome
 from pocketfl.errors import PocketFLError
 from pocketfl.protocol import FeatureRow, Notices, RoundNotice
@@ -32,6 +35,20 @@ ROUND_SECONDS: Final = 3600.0
 """Deadline of a round in seconds: far away, because the driver closes a round once every device has
 had its turn, which depends on nobody's data."""
 
+
+GROUND_POWER: Final = ScriptedSignals.always(
+    Signals(
+        battery_level=1.0,
+        charging=True,
+        thermal=Thermal.NONE,
+        metered=False,
+        idle=True,
+        power_save=False,
+        free_storage_bytes=2**33,
+        free_memory_bytes=2**30,
+    )
+)
+"""What every aircraft of the demo says of itself: parked at the gate, on the airport's network."""
 
 _TURNS: Final = 100
 """Turns between two words of progress."""
@@ -249,6 +266,12 @@ class Fleet:
                     user=name,
                     runtime=runtime,
                     limits=limits,
+                    # The SDK's hard bounds hold all the same.
+                    budgets=Budgets(),
+                    signals=GROUND_POWER,
+                    # A step of this model takes less than a thread takes to start.
+                    hard_stop_seconds=None,
+                    meter=partial(Meter, scope="thread"),
                     plans=self._plans,
                     seed=seed,
                 )

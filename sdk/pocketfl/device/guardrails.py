@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 
 from pocketfl.budgets import Amounts, Budgets, Meter, agreed_budgets, contribution_rho, epsilon_of
 from pocketfl.conditions import ConditionSpec, ConditionWatch, SignalProvider, check_conditions
@@ -24,7 +25,7 @@ from pocketfl.reasons import Reason, combined_retry
 from pocketfl.receipts import Contribution, Receipts
 from pocketfl.reports import SealedReport, sealed_size
 from pocketfl.scheduling.switch import KillSwitch
-from pocketfl.transport import Traffic, Transport
+from pocketfl.transport import Transport
 
 _MESSAGE_BYTES = 8 * 2**10
 """What the small messages of a round come to at most: notices, check-in, receipt, and headers."""
@@ -379,11 +380,11 @@ class Guardrails(SessionHooks):
     def _conditions_of(self, manifest: Manifest | None) -> ConditionSpec:
         if manifest is None:
             return self._conditions
-        return manifest.eligibility.conditions.tightened(self._conditions)
+        return _agreed_conditions(manifest.eligibility.conditions, self._conditions)
 
     def _budgets_of(self, manifest: Manifest | None) -> Budgets:
         plan = None if manifest is None else manifest.eligibility.budgets
-        return agreed_budgets(app=self._budgets, plan=plan)
+        return _agreed_budgets(self._budgets, plan)
 
     def _delta_of(self, manifest: Manifest) -> float:
         delta = self._budgets_of(manifest).delta
@@ -406,10 +407,10 @@ class Guardrails(SessionHooks):
 
     def _charge_traffic(self, running: _Running) -> None:
         total = self._transport.traffic
-        new = total - self._charged
-        if new == Traffic():
+        # A count is replaced when it changes, so most of the time there is nothing to compare.
+        if total is self._charged:
             return
-        self._charged = total
+        new, self._charged = total - self._charged, total
         running.meter.add_bytes(
             up=new.bytes_up, down=new.bytes_down, metered=self._signals.read().metered
         )
@@ -438,6 +439,16 @@ def retry_after(reasons: tuple[Reason, ...]) -> float | None:
     """Draw when to look again: when the last of the reasons may be gone; None if one never will."""
     window = combined_retry(reasons)
     return None if window is None else random.uniform(*window)  # noqa: S311
+
+
+@lru_cache(maxsize=64)
+def _agreed_conditions(plan: ConditionSpec, app: ConditionSpec) -> ConditionSpec:
+    return plan.tightened(app)
+
+
+@lru_cache(maxsize=64)
+def _agreed_budgets(app: Budgets, plan: Budgets | None) -> Budgets:
+    return agreed_budgets(app=app, plan=plan)
 
 
 def _noise_of(manifest: Manifest | None) -> float | None:
