@@ -1,4 +1,4 @@
-"""An app's whole integration: keep examples, train and predict here, take part in one private round."""
+"""An app's whole integration: keep examples, train and predict here, take part in private rounds."""
 
 import json
 import random
@@ -30,10 +30,11 @@ with ExampleStore(f"example-site/{user}.db") as store:
         print(f"loss on held-out readings: {before:.3f} -> {after:.3f}")
         print("tired after a run?", trainer.predict({"heart_rate": 150.0, "activity": "run"}))
 
-    # Together: one federated round, if the device's own coin and limits say yes.
+    # Together: a federated round, when it is time for one and nothing on this device is against it.
     pinned = PinnedAggregator(site["aggregator_key"])
     keys = {"plan_keys": [site["modeller_key"]], "enrolment_key": site["enrolment_key"]}
     with Device(store, server=site["server"], aggregator=pinned, user=user, **keys) as device:
-        outcome = device.run_once()
-        print(f"round {outcome.round}: {outcome.status} ({outcome.bytes_up} bytes sent)")
+        for outcome in device.run_due():
+            print(f"round {outcome.round}: {outcome.status} ({outcome.bytes_up} bytes sent)")
+        device.explain()
         print("the global model says", device.predict({"heart_rate": 150.0, "activity": "run"}))

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pocketfl.budgets import Budgets as Budgets
+    from pocketfl.budgets import Limits as Limits
+    from pocketfl.conditions import ConditionSpec as ConditionSpec
     from pocketfl.device import Device as Device
     from pocketfl.device import DeviceLimits as DeviceLimits
     from pocketfl.device import RoundOutcome as RoundOutcome
@@ -22,18 +25,23 @@ if TYPE_CHECKING:
     from pocketfl.store import Collection as Collection
     from pocketfl.store import ExampleStore as ExampleStore
     from pocketfl.store import Field as Field
+    from pocketfl.store import Retention as Retention
     from pocketfl.training import LocalTrainer as LocalTrainer
 
 _HOMES = {
+    "Budgets": "pocketfl.budgets",
     "Collection": "pocketfl.store",
+    "ConditionSpec": "pocketfl.conditions",
     "Device": "pocketfl.device",
     "DeviceLimits": "pocketfl.device",
     "ExampleStore": "pocketfl.store",
     "Field": "pocketfl.store",
+    "Limits": "pocketfl.budgets",
     "LocalTrainer": "pocketfl.training",
     "PinnedAggregator": "pocketfl.sealing",
     "Plan": "pocketfl.plan",
     "PocketFLError": "pocketfl.errors",
+    "Retention": "pocketfl.store",
     "RoundOutcome": "pocketfl.device",
     "open_runtime": "pocketfl.runtimes",
 }
