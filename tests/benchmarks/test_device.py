@@ -36,4 +36,10 @@ def test_figures_have_the_agreed_names_and_belong_together():
 def test_process_that_fails_is_quoted(tmp_path):
     """The reason of a measured process reaches the person who measures."""
     with pytest.raises(MeasurementError, match=r"no\.plan"):
-        _run("cold_start", plan=str(tmp_path / "no.plan"), plan_key="00" * 32, store="", started_at=0.0)
+        _run(
+            "cold_start",
+            plan=str(tmp_path / "no.plan"),
+            plan_key="00" * 32,
+            store="",
+            started_at=0.0,
+        )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pocketfl.budgets import Amounts, Budgets, EnergyModel, Limits, agreed_budgets
+from pocketfl.budgets import NOTHING, Amounts, Budgets, EnergyModel, Limits, agreed_budgets
 from pocketfl.conditions import ConditionSpec, SignalProvider, check_conditions
 from pocketfl.database import Database
 from pocketfl.device import RoundOutcome
@@ -23,9 +23,9 @@ CONDITIONS: Final = ConditionSpec(
 """What many apps ask for: on the charger, on the home's network, not hot."""
 BUDGETS: Final = agreed_budgets(
     app=Budgets(
-        per_round=Limits(cpu_seconds=30.0, joules=90.0),
-        per_day=Limits(cpu_seconds=40.0, joules=120.0, contributions=2),
-        per_month=Limits(cpu_seconds=480.0, joules=1440.0, contributions=50),
+        per_round=Limits(cpu_seconds=24.0, joules=72.0),
+        per_day=Limits(cpu_seconds=30.0, joules=90.0, contributions=1),
+        per_month=Limits(cpu_seconds=360.0, joules=1080.0, contributions=28),
         min_separation_seconds=8 * HOUR,
         max_epsilon_per_year=12.0,
         delta=1e-6,
@@ -136,15 +136,21 @@ class MadeUpDevice:
             return _outcome("ineligible", "budget", task, str(reservation), wait)
         used_seconds = joules = 0.0
         stopped = ""
-        for _ in range(self.random.randint(1, 4)):
+        for left in reversed(range(self.random.randint(1, 4))):
             self.spend_time(stride.wall_seconds)
             used_seconds, joules = used_seconds + stride.cpu_seconds, joules + stride.joules
-            over = self.ledger.spend(reservation, stride)
             broken = check_conditions(self.signals, CONDITIONS, now=self.clock())
+            if left == 0 and not broken:
+                break
+            over = self.ledger.spend(reservation, stride)
             if over is not None or broken:
                 stopped = "; ".join(map(str, broken or (over,)))
                 break
-        self.ledger.settle(reservation, outcome="unsent" if stopped else "sent")
+        self.ledger.settle(
+            reservation,
+            outcome="unsent" if stopped else "sent",
+            amounts=NOTHING if stopped else stride,
+        )
         if not stopped:
             self._reported[task] = number
         self.sessions.append(

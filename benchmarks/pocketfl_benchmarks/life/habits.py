@@ -15,7 +15,7 @@ from pocketfl.conditions import Signals, Thermal
 
 DAY: Final = 86_400.0
 HOUR: Final = 3600.0
-STEP: Final = 0.5 * HOUR
+STEP: Final = HOUR
 """Seconds between two entries of a script."""
 
 
@@ -34,7 +34,7 @@ class Habits:
     at_home : float
         Share of the waking hours on an unmetered network.
     plays : float
-        Share of the waking half-hours with something that heats the phone.
+        Share of the waking hours with something that heats the phone.
     saver_below : float
         Level below which power save comes on.
     """
@@ -69,7 +69,7 @@ def script(
     Returns
     -------
     list of (second, Signals)
-        Every half hour from 0, for ``days`` days.
+        Every hour from 0, for ``days`` days.
     """
     entries: list[tuple[float, Signals]] = []
     level = float(random.uniform(0.4, 1.0))
