@@ -25,7 +25,7 @@ from tests.chaos.faults import (
 JUMPS: Final = (-400 * 86_400.0, -25 * 3600.0, -90.0, 90.0, 25 * 3600.0, 40 * 86_400.0)
 """Seconds by which a clock is set; a round lasts 20 days."""
 
-SLOW_BATCH_SECONDS: Final = 0.03
+SLOW_BATCH_SECONDS: Final = 0.05
 
 # The order in which families come up: a dozen runs have one of each, half of all are kills alone.
 _FAMILIES: Final = (
@@ -171,10 +171,10 @@ class Scenarios:
         by_time = chance.random() < 0.6
         budget = Budget(measure="contributions", amount=1.0)
         if by_time:
-            budget = Budget(measure="wall_seconds", amount=chance.uniform(1.1, 1.9))
+            budget = Budget(measure="wall_seconds", amount=chance.uniform(1.1, 3.5))
         kill = self._late_kill()
         if by_time and chance.random() < 0.7:
-            kill = RandomTime(after=chance.uniform(0.3, 1.0) * budget.amount)
+            kill = RandomTime(after=chance.uniform(0.2, 0.8) * budget.amount)
         return Scenario(
             number=number,
             family="budget",
