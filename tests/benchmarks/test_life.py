@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_a_script_follows_its_person() -> None:
     """On the charger the battery fills, off it the battery empties, and a sleeper is not metered."""
     random = np.random.default_rng(3)
     states = [state for _, state in script(draw_habits(random), days=3, random=random)]
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         assert before.battery_level is not None
         assert after.battery_level is not None
         rose = after.battery_level >= before.battery_level
