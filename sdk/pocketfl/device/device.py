@@ -40,9 +40,10 @@ from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PlanError, PocketFLError, StoreError, TransportError
 from pocketfl.features.loading import load_inputs
 from pocketfl.ledger import Ledger
-from pocketfl.plan.manifest import SCHEMA_VERSION
+from pocketfl.plan.manifest import SCHEMA_VERSION, Manifest
 from pocketfl.plan.signing import parse_public_keys
-from pocketfl.protocol import CheckIn, RetryWindow, RoundNotice
+from pocketfl.protocol import CheckIn, Pause, RetryWindow, RoundNotice
+from pocketfl.reasons import Reason
 from pocketfl.receipts import Receipts
 from pocketfl.sampling import Participation
 from pocketfl.scheduling import Scheduler
@@ -237,23 +238,38 @@ class Device:
             What was printed, as values.
         """
         decision = self.scheduler.decide()
-        known = [m for m in self._source.models().values() if task in (None, m.task)]
-        plans = [(m.task, self._source.kept_plan(m.plan_sha256)) for m in known]
-        found = [
-            # No round has the number 0, so nothing is known of it.
-            self._guardrails.objections(
-                None if opened is None else opened.plan.manifest, task=name, round=0
-            )
-            for name, opened in plans or [(task or "", None)]
-        ]
         explanation = explain(
-            decision.reasons + min(found, key=len),
+            decision.reasons + self._objections(task),
             now=self._clock(),
             scheduled=decision.next_attempt,
             off=decision.next_attempt is None,
         )
         print(explanation, file=file)
         return explanation
+
+    def _objections(self, task: str | None) -> tuple[Reason, ...]:
+        """Return what stands against the session that waits, or else against the best task's round."""
+        for pending in self._sessions.pending():
+            if pending.session is not None and task in (None, pending.task):
+                manifest = self._kept_manifest(pending.session.notice.plan_sha256)
+                return self._guardrails.objections(
+                    manifest, task=pending.task, round=pending.round, resuming=True
+                )
+        known = [m for m in self._source.models().values() if task in (None, m.task)]
+        plans = [(m.task, self._kept_manifest(m.plan_sha256)) for m in known]
+        found = [
+            # No round has the number 0, so nothing is known of it.
+            self._guardrails.objections(manifest, task=name, round=0)
+            for name, manifest in plans or [(task or "", None)]
+        ]
+        return min(found, key=len)
+
+    def _kept_manifest(self, plan_sha256: str) -> Manifest | None:
+        # A plan that cannot be used any more is found out where it is needed, and says so there.
+        with suppress(PlanError):
+            opened = self._source.kept_plan(plan_sha256)
+            return None if opened is None else opened.plan.manifest
+        return None
 
     @property
     def receipts(self) -> Receipts:
@@ -299,28 +315,43 @@ class Device:
         return attempt.outcome(RoundEnd("completed", "reported", "the report was uploaded"))
 
     def _take_part(self, attempt: Attempt, task: str | None) -> None:
+        self._guardrails.require_allowed()
         pending = self._contribution.find_pending(task=task)
-        if pending is not None:
+        if pending is not None and pending.session is not None:
+            self._let_resume(attempt, pending.session)
             self._contribution.resume(attempt, pending)
             return
         with attempt.phase("notices"):
             announced = self._transport.notices()
+        _obey(announced.pause_of(task))
         notices = [n for n in announced.notices if announced.pause_of(n.task) is None]
-        pause = announced.pause_of(task)
-        if pause is not None and not notices:
-            raise RoundEnd(
-                "turned_away",
-                pause.code,
-                f"the server asks for a pause ({pause.reason})",
-                retry_after=random.uniform(pause.min_seconds, pause.max_seconds),  # noqa: S311
-            )
-        if task is None and len(notices) > 1:
+        takes_turns = task is None and len(notices) > 1
+        if takes_turns:
             turns = self.scheduler.order([n.task for n in notices])
             notices.sort(key=lambda notice: turns.index(notice.task))
         notice, opened = self._choice.choose(attempt, notices, task=task)
         with attempt.phase("check_in"):
             session = self._check_in(notice, opened)
+            with self._store.database.transaction():
+                self._contribution.begin(session, opened.plan.manifest)
+                if takes_turns:
+                    self.scheduler.take_turn(session.task)
         self._contribution.run(attempt, session, opened)
+
+    def _let_resume(self, attempt: Attempt, session: Session) -> None:
+        """Leave a session waiting while a condition or a pause stands against going on.
+
+        Raises
+        ------
+        RoundEnd
+            Saying which.
+        """
+        attempt.notice = session.notice
+        manifest = self._kept_manifest(session.notice.plan_sha256)
+        self._guardrails.require_resumable(session, manifest)
+        # Training goes on without a network, and a pause of which the device cannot know.
+        with suppress(TransportError), attempt.phase("notices"):
+            _obey(self._transport.notices().pause_of(session.task), resumable=True)
 
     def _check_in(self, notice: RoundNotice, opened: OpenPlan) -> Session:
         request = CheckIn(
@@ -341,7 +372,7 @@ class Device:
                 retry_after=random.uniform(answer.min_seconds, answer.max_seconds),  # noqa: S311
             )
         collection = opened.plan.manifest.features.collection
-        session = Session(
+        return Session(
             notice=notice,
             assignment=answer,
             collection=collection,
@@ -349,8 +380,6 @@ class Device:
             examples_up_to=self._store.last_id(collection),
             began_at=self._clock(),
         )
-        self._contribution.begin(session, opened.plan.manifest)
-        return session
 
     def _training_seed(self, notice: RoundNotice) -> int:
         if self._seed is None:
@@ -493,3 +522,15 @@ class Device:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _obey(pause: Pause | None, *, resumable: bool = False) -> None:
+    """Keep away for as long as the server asks."""
+    if pause is not None:
+        raise RoundEnd(
+            "turned_away",
+            pause.code,
+            f"the server asks for a pause ({pause.reason})",
+            retry_after=random.uniform(pause.min_seconds, pause.max_seconds),  # noqa: S311
+            resumable=resumable,
+        )

@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 
-from pocketfl.budgets import Amounts, Budgets, Meter, agreed_budgets, contribution_rho, epsilon_of
+from pocketfl.budgets import (
+    FLOWS,
+    Amounts,
+    Budgets,
+    Meter,
+    agreed_budgets,
+    contribution_rho,
+    epsilon_of,
+)
 from pocketfl.conditions import ConditionSpec, ConditionWatch, SignalProvider, check_conditions
 from pocketfl.database import Database
 from pocketfl.device.attempt import RoundEnd
 from pocketfl.device.hooks import SessionEnd, SessionHooks
+from pocketfl.device.recovery import HoldBack, settle_orphans
 from pocketfl.device.sessions import ASK_SECONDS, Session
 from pocketfl.ledger import Ledger, Outcome, Refusal, Reservation, Spending, stride_of
 from pocketfl.plan.manifest import Manifest
@@ -29,6 +39,9 @@ from pocketfl.transport import Transport
 
 _MESSAGE_BYTES = 8 * 2**10
 """What the small messages of a round come to at most: notices, check-in, receipt, and headers."""
+
+_SWITCH_SECONDS = 1.0
+"""How often a session looks whether another process of the app has switched training off."""
 
 _LEDGER_OUTCOMES: dict[SessionEnd, Outcome] = {
     "accepted": "sent",
@@ -106,12 +119,19 @@ class Guardrails(SessionHooks):
         self._charged = transport.traffic
         self._running: _Running | None = None
         self._stop_reasons: tuple[Reason, ...] = ()
+        self._switch_seen_at = time.monotonic()
+        self._stride = stride_of()
+        self._hold_back = HoldBack(database, clock=clock)
+        # Whether a session that waits may have lost its record, in an earlier process or in this one.
+        self._may_have_orphans = True
+        self._resumed_manifest: Manifest | None = None
 
     # Before a session.
 
     def begin_run(self) -> None:
         """Forget that an earlier run was told to stop."""
         self._stopped.clear()
+        self._stop_reasons = ()
 
     def stop(self) -> None:
         """Have the session under way stop at its next batch."""
@@ -138,12 +158,48 @@ class Guardrails(SessionHooks):
         *,
         task: str,
         round: int,  # noqa: A002
+        resuming: bool = False,
     ) -> tuple[Reason, ...]:
-        """Return what stands against taking part now; empty when nothing does.
+        """Return what stands against taking part now, the switch apart; empty when nothing does.
 
-        Without a manifest, because no plan is known yet, only the app's own limits are looked at.
+        Without a manifest, because no plan is known yet, only the app's own limits are looked at. A
+        session that waits to go on has its budget already.
         """
-        return self._unmet(manifest) + self._over_budget(manifest, task=task, round=round)
+        reasons = self._hold_back.reasons() + self._unmet(manifest)
+        if resuming:
+            return reasons
+        return reasons + self._over_budget(manifest, task=task, round=round)
+
+    def require_allowed(self) -> None:
+        """Refuse to do anything while training is switched off, or the device holds back.
+
+        Raises
+        ------
+        RoundEnd
+            Saying why.
+        """
+        _refuse("disabled", self._switched_off())
+        _refuse("memory_lost", self._hold_back.reasons())
+
+    def require_resumable(self, session: Session, manifest: Manifest | None) -> None:
+        """Refuse to go on with a session while a condition is not met; it keeps waiting.
+
+        Parameters
+        ----------
+        session : Session
+            That waits.
+        manifest : Manifest or None
+            Its plan's, where the device has that; taken to hold for the session that goes on next.
+
+        Raises
+        ------
+        RoundEnd
+            With every reason, and when to look again.
+        """
+        self._resumed_manifest = manifest
+        # Where nobody will answer for a report any more, what is left to do is to end it.
+        if not is_past_asking(session, now=self._clock()):
+            _refuse("conditions", self._unmet(manifest), resumable=True)
 
     def require(
         self,
@@ -160,19 +216,19 @@ class Guardrails(SessionHooks):
             With every reason, and when to look again.
         """
         # What writes inside of transactions later on makes its tables now.
-        _ = self.receipts
-        for code, reasons in (
-            ("disabled", self._switched_off()),
-            ("conditions", self._unmet(manifest)),
-            ("budget", self._over_budget(manifest, task=task, round=round)),
-        ):
-            if reasons:
-                why = "; ".join(map(str, reasons))
-                raise RoundEnd("ineligible", code, why, retry_after=retry_after(reasons))
+        receipts = self.receipts
+        if self._may_have_orphans:
+            settle_orphans(self._database, ledger=self.ledger, receipts=receipts)
+            self._may_have_orphans = False
+        _refuse("conditions", self._unmet(manifest))
+        _refuse("budget", self._over_budget(manifest, task=task, round=round))
 
     def say_why(self, end: RoundEnd) -> None:
         """Add to the end of a session that was stopped what stopped it, and when to go on."""
-        if end.code == "stopped" and self._stop_reasons:
+        if end.code != "stopped":
+            return
+        self._stop_reasons = self._stop_reasons or self._switched_off()
+        if self._stop_reasons:
             end.reason = f"{end.reason}: {'; '.join(map(str, self._stop_reasons))}"
             end.retry_after = retry_after(self._stop_reasons)
 
@@ -188,16 +244,17 @@ class Guardrails(SessionHooks):
     ) -> None:
         """Set amounts aside, or take up what an earlier run had set aside."""
         self._inner.began(session, manifest=manifest, resumed=resumed, spent=spent)
-        self._stop_reasons = self._switched_off() if resumed else ()
+        self._running = None
+        if resumed:
+            manifest = self._resumed_manifest
         kept = self._find_reservation(session.task, session.round) if resumed else None
         if kept is not None:
-            # Never more than the plan allowed when the round began.
             reservation = self.ledger.resume(
                 kept,
                 needs=Amounts(),
                 budgets=self._budgets_of(manifest),
                 wants=_rest(kept),
-                stride=stride_of(),
+                stride=self._stride,
             )
         else:
             reservation = self.ledger.reserve(
@@ -205,16 +262,17 @@ class Guardrails(SessionHooks):
                 round=session.round,
                 needs=self._needs(manifest),
                 budgets=self._budgets_of(manifest),
-                stride=stride_of(),
+                stride=self._stride,
                 noise_multiplier=_noise_of(manifest),
                 # A report that may have arrived is asked about for some time after its lease.
                 lifetime_seconds=max(0.0, session.assignment.expires_at - self._clock())
                 + ASK_SECONDS,
             )
         if isinstance(reservation, Refusal):
-            # The lease is kept: a later run goes on with it, or abandons it when it has expired.
-            self._stop_reasons += reservation.reasons
-            self._running = None
+            # The lease is kept: a later run goes on with it, or abandons it when it has expired. Where
+            # nobody will answer for a report any more, this is its last try, and it comes to an end.
+            if not is_past_asking(session, now=self._clock()):
+                self._stop_reasons = reservation.reasons
             return
         meter = self._meter()
         self._running = _Running(
@@ -243,7 +301,9 @@ class Guardrails(SessionHooks):
         running = self._running
         if running is None or self._stop_reasons:
             return bool(self._stop_reasons)
-        if running.watch.should_stop():
+        if self._is_switched_off_elsewhere():
+            self._stop_reasons = self._switched_off()
+        elif running.watch.should_stop():
             self._stop_reasons = running.watch.reasons
         else:
             self._charge_traffic(running)
@@ -268,6 +328,8 @@ class Guardrails(SessionHooks):
             )
             with running.watch:
                 yield
+            # After a step was cancelled nobody asks any more.
+            self._stop_reasons = self._stop_reasons or running.watch.reasons
 
     def spent(self) -> Mapping[str, float]:
         """Return what the app's hooks want kept; the ledger keeps the rest itself."""
@@ -323,7 +385,11 @@ class Guardrails(SessionHooks):
     ) -> None:
         """Close the account and the receipt."""
         self._inner.settled(task=task, round=round, end=end, code=code)
-        self.receipts.settle(task=task, round=round, outcome=end, code=code)
+        if end in ("accepted", "rejected") and self.receipts.find(task=task, round=round) is None:
+            # Damage took the receipt, and the session has to end all the same.
+            self.receipts.account()
+        else:
+            self.receipts.settle(task=task, round=round, outcome=end, code=code)
         running = self._running
         if running is not None and (running.session.task, running.session.round) == (task, round):
             self._charge_traffic(running)
@@ -337,13 +403,15 @@ class Guardrails(SessionHooks):
     def paused(self) -> None:
         """Record what an interrupted session has used; it may go on in another process."""
         self._inner.paused()
+        # Its collection can be revoked while it waits.
+        self._may_have_orphans = True
         running = self._running
         if running is None:
             self.receipts.account()
             return
         self.receipts.account(task=running.session.task, round=running.session.round)
         self._charge_traffic(running)
-        running.spending.record()
+        running.spending.pause()
         self._running = None
 
     # What holds.
@@ -359,6 +427,13 @@ class Guardrails(SessionHooks):
             Reason(condition="training", observed=f"switched off ({why})", required="switched on"),
         )
 
+    def _is_switched_off_elsewhere(self) -> bool:
+        now = time.monotonic()
+        if now - self._switch_seen_at < _SWITCH_SECONDS:
+            return False
+        self._switch_seen_at = now
+        return self.switch.reason is not None
+
     def _unmet(self, manifest: Manifest | None) -> tuple[Reason, ...]:
         return check_conditions(self._signals, self._conditions_of(manifest), now=self._clock())
 
@@ -372,7 +447,8 @@ class Guardrails(SessionHooks):
         return self.ledger.check(
             task=task,
             round=round,
-            needs=self._needs(manifest),
+            # What the reservation will ask for, so that nothing begins that has to stop at once.
+            needs=self._needs(manifest) + self._stride,
             budgets=self._budgets_of(manifest),
             noise_multiplier=_noise_of(manifest),
         )
@@ -411,9 +487,13 @@ class Guardrails(SessionHooks):
         if total is self._charged:
             return
         new, self._charged = total - self._charged, total
-        running.meter.add_bytes(
-            up=new.bytes_up, down=new.bytes_down, metered=self._signals.read().metered
-        )
+        running.meter.add_bytes(up=new.bytes_up, down=new.bytes_down, metered=self._is_metered())
+
+    def _is_metered(self) -> bool | None:
+        try:
+            return self._signals.read().metered
+        except Exception:  # An app's own provider may raise anything; the bytes are charged anyway.
+            return None
 
 
 class _Running:
@@ -455,7 +535,29 @@ def _noise_of(manifest: Manifest | None) -> float | None:
     return None if manifest is None or manifest.dp is None else manifest.dp.noise_multiplier
 
 
+def is_past_asking(session: Session, *, now: float) -> bool:
+    """Return whether nobody will say any more what became of a session's report."""
+    return now > session.assignment.expires_at + ASK_SECONDS
+
+
+def _refuse(code: str, reasons: tuple[Reason, ...], *, resumable: bool = False) -> None:
+    if reasons:
+        why = "; ".join(map(str, reasons))
+        raise RoundEnd(
+            "ineligible", code, why, retry_after=retry_after(reasons), resumable=resumable
+        )
+
+
 def _rest(kept: Reservation) -> Amounts:
-    """Return what is left of what was granted."""
-    pairs = zip(kept.granted.values(), kept.spent.values(), strict=True)
-    return Amounts.of(tuple(max(0.0, granted - spent) for granted, spent in pairs))
+    """Return what may still be used, so that the round never comes to more than it was granted.
+
+    A process that died may have used a stride beyond what it recorded. The highest levels do not add
+    up: what was granted of them holds on.
+    """
+    left = [
+        max(0.0, granted - spent - stride)
+        for granted, spent, stride in zip(
+            kept.granted.values(), kept.spent.values(), kept.stride.values(), strict=True
+        )
+    ]
+    return Amounts.of((*left[: len(FLOWS)], *kept.granted.values()[len(FLOWS) :]))

@@ -97,9 +97,15 @@ class RoundChoice:
                 aggregation=opened.plan.manifest.aggregation,
             )
             # Tails need no look into the store; heads are recorded only for a device that can train.
-            tossed = heads and self._participation.standing(task=notice.task, round=notice.round)
-            if heads and not tossed:
+            standing = (
+                self._participation.standing(task=notice.task, round=notice.round)
+                if heads
+                else None
+            )
+            if heads and standing is None:
                 self._check_eligibility(opened)
+            # A coin that was tossed before, by a run that got no place, does not stand for today.
+            if heads and standing in (None, "tossed"):
                 self._guardrails.require(opened.plan.manifest, task=notice.task, round=notice.round)
         with attempt.phase("coin"):
             self._toss(notice, opened)

@@ -154,6 +154,11 @@ class Spending:
             self.stop_reason = reason
         return self.stop_reason
 
+    def pause(self) -> None:
+        """Record the rest of an orderly end: whoever goes on is not charged for a crash."""
+        total = self._before + self._meter.read(thorough=True)
+        self._ledger.spend(self._reservation, total=total, stride=NOTHING)
+
     def finish(self, *, outcome: Outcome) -> None:
         """Record the rest and settle the reservation."""
         total = self._before + self._meter.read(thorough=True)

@@ -224,6 +224,11 @@ class Receipts:
         """Return the receipt of a round, or None."""
         return read_receipt(self._database.query, task=task, round=round)
 
+    def unsettled(self) -> tuple[tuple[str, int], ...]:
+        """Return task and round of every report that was prepared and has no outcome yet."""
+        rows = self._database.query("SELECT task, round FROM receipts WHERE outcome = 'prepared'")
+        return tuple((task, number) for task, number in rows)
+
     def audit(self) -> Audit:
         """Return everything that is on record, in one moment's state."""
         with self._database.snapshot():

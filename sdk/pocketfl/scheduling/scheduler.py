@@ -164,6 +164,10 @@ class Scheduler(Generic[OutcomeT]):
         entries = self._calendar.entries(names, now=self._clock())
         return tuple(sorted(names, key=lambda name: entries[name].turn))
 
+    def take_turn(self, task: str) -> None:
+        """Put a task at the end of the queue, as its session begins."""
+        self._calendar.take_turn({task}, now=self._clock())
+
     def _run_turns(self) -> tuple[OutcomeT, ...]:
         outcomes: list[OutcomeT] = []
         tried: set[str] = set()

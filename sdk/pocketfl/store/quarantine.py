@@ -15,6 +15,8 @@ from pocketfl.store.file_lock import locked_file
 
 QUARANTINE_STATE: Final = "store.quarantined_at"
 """State that holds, as text, the Unix time of the last quarantine."""
+LOST_STATE: Final = "store.lost_tables"
+"""State that holds, one a line, the tables that it could not save whole."""
 
 _LARGEST_ID: Final = 2**60
 _LEAP: Final = 2**20
@@ -72,13 +74,21 @@ def open_database(path: Path, *, durable: bool) -> tuple[Database, Quarantine | 
                 source.replace(target)
         database = Database(path, durable=durable)
         try:
-            saved, lost = _salvage(aside, database)
-            database.write_state(QUARANTINE_STATE, repr(time.time()).encode())
+            with database.transaction():
+                saved, lost = _salvage(aside, database)
+                database.write_state(QUARANTINE_STATE, repr(time.time()).encode())
+                database.write_state(LOST_STATE, "\n".join(lost).encode())
         except BaseException:
             database.close()
             raise
         mark.unlink(missing_ok=True)
         return database, Quarantine(moved_to=aside, reason=reason, saved=saved, lost=lost)
+
+
+def lost_tables(database: Database) -> frozenset[str]:
+    """Return the tables that the last quarantine could not save whole; empty if there was none."""
+    kept = database.read_state(LOST_STATE)
+    return frozenset() if kept is None else frozenset(kept.decode("utf-8", "replace").split("\n"))
 
 
 def _find_damage(path: Path, *, durable: bool) -> str | None:
