@@ -20,6 +20,8 @@ from tests.chaos.world import NEIGHBOURS, ROUND_SECONDS, TASK, Tally, World
 
 RECOVERIES: Final = 6
 """Sessions in which a device must have found out how its contribution ended."""
+HELD_BACK_SECONDS: Final = 25 * 3600.0
+"""After so long a device that lost its memory has to take part again."""
 FIRST_EXAMPLES: Final = 40
 LATER_EXAMPLES: Final = 4
 MEANWHILE: Final = 16
@@ -120,6 +122,10 @@ class Trial:
         jump = self._scenario.next_clock
         faults = Faults(clock=ClockJump(at=None, seconds=jump)) if jump else NO_FAULTS
         record = self._live(LATER_EXAMPLES, meanwhile=2, faults=faults)
+        if self._has_lost_memory and (record.last("outcome") or {}).get("status") == "ineligible":
+            # A device that lost its memory says so and waits, so that it does not report twice.
+            faults = Faults(clock=ClockJump(at=None, seconds=HELD_BACK_SECONDS))
+            record = self._live(LATER_EXAMPLES, meanwhile=2, faults=faults)
         tally = self._world.close_round()
         state = (record.last("rounds") or {}).get(str(number))
         if self._scenario.budget is not None:
@@ -204,7 +210,7 @@ class Trial:
         outcome = record.last("outcome") or {}
         if outcome.get("status") == "turned_away" and outcome.get("round") == number:
             return "turned_away"
-        if self._has_lost_memory and outcome.get("status") == "no_round":
+        if self._has_lost_memory and outcome.get("status") in ("no_round", "ineligible"):
             return "forgotten"
         return None
 
