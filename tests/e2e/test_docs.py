@@ -23,11 +23,18 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def script_of(page: str, folder: Path) -> str:
-    """A page as one shell script: files are written, the rest of the Python becomes one program."""
+    """A page as one shell script.
+
+    Files are written. The rest of the Python is one program, which the commands that come after its
+    beginning are run by, so that everything happens in the order in which it stands.
+    """
     commands, program = [], ""
     for language, code in blocks(page):
         name = FILE_NAME.match(code)
-        if language == "sh":
+        if language == "sh" and program:
+            run = ["bash", "-eu", "-c", code]
+            program += f"import subprocess\nsubprocess.run({run}, check=True)\n"
+        elif language == "sh":
             commands.append(code)
         elif language == "python" and name:
             (folder / name[1]).write_text(code)
@@ -35,8 +42,43 @@ def script_of(page: str, folder: Path) -> str:
             program += code
     if program:
         (folder / f"{Path(page).stem}_page.py").write_text(program)
-        commands.append(f"python {Path(page).stem}_page.py\n")
+        commands.append(f"python -u {Path(page).stem}_page.py\n")
     return "".join(commands)
+
+
+def without_figures(text: str) -> str:
+    """A text whose numbers, which differ from run to run, are all the same, like its spaces."""
+    return re.sub(r"\s+", " ", re.sub(r"\d[\d.,]*(?<=\d)", "0", text)).strip()
+
+
+def run_script(script: str, folder: Path, *, seconds: float) -> str:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "160",
+    }
+    done = subprocess.run(
+        ["bash", "-c", "set -eu\n" + script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def assert_prints(output: str, page: str) -> None:
+    """Every text block of the page was printed, numbers apart, in the order of the page."""
+    place, said = 0, without_figures(output)
+    for language, code in blocks(page):
+        if language == "text":
+            found = said.find(without_figures(code), place)
+            assert found >= 0, f"{page} shows this, which was not printed:\n{code}\n{output}"
+            place = found
 
 
 @pytest.mark.slow
@@ -45,27 +87,22 @@ def test_the_guides_run_from_key_to_closed_round(tmp_path: Path) -> None:
     """Export, serve and embed, word for word, as one person would follow them in one folder."""
     shutil.copy(ROOT / "examples" / "embed.py", tmp_path)
     export, serve, embed = (script_of(f"{n}.md", tmp_path) for n in ("export", "serve", "embed"))
-    script = "set -eu\ntrap 'kill $(jobs -p)' EXIT\n" + export + serve + embed
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "160",
-    }
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "plan tiredness 1" in done.stdout
-    assert done.stdout.count("round 1: completed") == 3
-    assert "round 1: finished, model version 1" in done.stdout
-    assert "40 readings" in done.stdout
+    script = "trap 'kill $(jobs -p)' EXIT\n" + export + serve + embed
+    output = run_script(script, tmp_path, seconds=500)
+    assert "plan tiredness 1" in output
+    assert output.count("round 1: completed") == 3
+    assert "round 1: finished, model version 1" in output
+    assert "40 readings" in output
+    assert_prints(output, "embed.md")
+    # What the page says about its figures holds for this run, too.
+    assert "skipped: battery 24 % < 50 %; next try in 5-7 h" in output
+    assert (tmp_path / "audit.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("page", ["budgets.md", "conditions.md"])
+def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
+    """Pages without a server around them: what they show is what a reader can run."""
+    assert_prints(run_script(script_of(page, tmp_path), tmp_path, seconds=60), page)
 
 
 @pytest.mark.parametrize("page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"])
