@@ -251,24 +251,24 @@ class Device:
         """Return what stands against the session that waits, or else against the best task's round."""
         for pending in self._sessions.pending():
             if pending.session is not None and task in (None, pending.task):
-                manifest = self._kept_manifest(pending.session.notice.plan_sha256)
+                opened = self._kept_plan(pending.session.notice.plan_sha256)
                 return self._guardrails.objections(
-                    manifest, task=pending.task, round=pending.round, resuming=True
+                    _manifest_of(opened), task=pending.task, round=pending.round, resuming=True
                 )
         known = [m for m in self._source.models().values() if task in (None, m.task)]
-        plans = [(m.task, self._kept_manifest(m.plan_sha256)) for m in known]
+        plans = [(m.task, self._kept_plan(m.plan_sha256)) for m in known]
         found = [
+            (() if opened is None else self._choice.objections(opened))
             # No round has the number 0, so nothing is known of it.
-            self._guardrails.objections(manifest, task=name, round=0)
-            for name, manifest in plans or [(task or "", None)]
+            + self._guardrails.objections(_manifest_of(opened), task=name, round=0)
+            for name, opened in plans or [(task or "", None)]
         ]
         return min(found, key=len)
 
-    def _kept_manifest(self, plan_sha256: str) -> Manifest | None:
+    def _kept_plan(self, plan_sha256: str) -> OpenPlan | None:
         # A plan that cannot be used any more is found out where it is needed, and says so there.
         with suppress(PlanError):
-            opened = self._source.kept_plan(plan_sha256)
-            return None if opened is None else opened.plan.manifest
+            return self._source.kept_plan(plan_sha256)
         return None
 
     @property
@@ -347,8 +347,8 @@ class Device:
             Saying which.
         """
         attempt.notice = session.notice
-        manifest = self._kept_manifest(session.notice.plan_sha256)
-        self._guardrails.require_resumable(session, manifest)
+        opened = self._kept_plan(session.notice.plan_sha256)
+        self._guardrails.require_resumable(session, _manifest_of(opened))
         # Training goes on without a network, and a pause of which the device cannot know.
         with suppress(TransportError), attempt.phase("notices"):
             _obey(self._transport.notices().pause_of(session.task), resumable=True)
@@ -522,6 +522,10 @@ class Device:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _manifest_of(opened: OpenPlan | None) -> Manifest | None:
+    return None if opened is None else opened.plan.manifest
 
 
 def _obey(pause: Pause | None, *, resumable: bool = False) -> None:

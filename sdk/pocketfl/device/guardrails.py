@@ -23,7 +23,13 @@ from pocketfl.budgets import (
     contribution_rho,
     epsilon_of,
 )
-from pocketfl.conditions import ConditionSpec, ConditionWatch, SignalProvider, check_conditions
+from pocketfl.conditions import (
+    ConditionSpec,
+    ConditionWatch,
+    SignalProvider,
+    Signals,
+    check_conditions,
+)
 from pocketfl.database import Database
 from pocketfl.device.attempt import RoundEnd
 from pocketfl.device.hooks import SessionEnd, SessionHooks
@@ -102,7 +108,7 @@ class Guardrails(SessionHooks):
         agreed_budgets(app=budgets)
         self._database = database
         self._transport = transport
-        self._signals = signals
+        self._signals = _OneAtATime(signals)
         self._conditions = conditions
         self._budgets = budgets
         self._meter = meter
@@ -494,6 +500,18 @@ class Guardrails(SessionHooks):
             return self._signals.read().metered
         except Exception:  # An app's own provider may raise anything; the bytes are charged anyway.
             return None
+
+
+class _OneAtATime:
+    """Keeps the training thread, its watch and :meth:`Device.explain` from asking at once."""
+
+    def __init__(self, provider: SignalProvider) -> None:
+        self._provider = provider
+        self._lock = threading.Lock()
+
+    def read(self) -> Signals:
+        with self._lock:
+            return self._provider.read()
 
 
 class _Running:

@@ -11,6 +11,7 @@ from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import FeatureError, PocketFLError
 from pocketfl.protocol import RoundNotice
+from pocketfl.reasons import Reason
 from pocketfl.sampling import Participation
 from pocketfl.store import ExampleStore
 
@@ -82,6 +83,21 @@ class RoundChoice:
                 found, end = notice, this_end
         attempt.notice = found
         raise end
+
+    def objections(self, opened: OpenPlan) -> tuple[Reason, ...]:
+        """Return why this device would refuse a plan that it knows, whatever its state is now."""
+        try:
+            self._limits.check(opened.plan.manifest)
+            self._check_eligibility(opened)
+        except (PocketFLError, RoundEnd) as error:
+            end = error if isinstance(error, RoundEnd) else RoundEnd.of(error)
+            fitting = Reason(
+                condition=f"plan {opened.plan.manifest.name!r}",
+                observed=f"not for this device ({end.reason})",
+                required="one that fits",
+            )
+            return (fitting,)
+        return ()
 
     def _consider(self, attempt: Attempt, notice: RoundNotice) -> OpenPlan:
         if notice.closes_at <= self._clock():

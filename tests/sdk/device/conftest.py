@@ -12,6 +12,8 @@ import onnx
 import onnx.parser
 import pytest
 
+from pocketfl.budgets import Budgets
+from pocketfl.conditions import ConditionSpec
 from pocketfl.device import Device
 from pocketfl.errors import TransportError
 from pocketfl.features.transforms import (
@@ -47,6 +49,7 @@ from pocketfl.protocol import (
     FeaturePage,
     FeatureRow,
     Notices,
+    Pause,
     ReportReceipt,
     RetryWindow,
     RoundNotice,
@@ -140,6 +143,8 @@ def make_plan(
     clip_norm: float = 0.5,
     learning_rate: float = 0.05,
     initial: float = 0.0,
+    conditions: ConditionSpec | None = None,
+    budgets: Budgets | None = None,
 ) -> Plan:
     """Make a plan for :data:`COLLECTION`: two inputs, or three with the joined one."""
     inputs = 3 if joins else 2
@@ -193,7 +198,11 @@ def make_plan(
         dp=DifferentialPrivacySpec(noise_multiplier=noise_multiplier, epsilon=8.0, delta=1e-5)
         if privacy != "none"
         else None,
-        eligibility=EligibilitySpec(min_examples=min_examples),
+        eligibility=EligibilitySpec(
+            min_examples=min_examples,
+            conditions=conditions if conditions is not None else ConditionSpec(),
+            budgets=budgets if budgets is not None else Budgets(),
+        ),
         runtimes={
             "onnxruntime": RuntimeSpec(
                 train="onnxruntime/train.onnx",
@@ -234,6 +243,7 @@ class MemoryBackEnd:
     feature_pages: list[FeaturePage] = field(default_factory=list)
     feature_cursors: list[str | None] = field(default_factory=list)
     other_notices: tuple[RoundNotice, ...] = ()
+    pauses: tuple[Pause, ...] = ()
     has_rounds: bool = True
     leases: itertools.count = field(default_factory=itertools.count)
 
@@ -287,7 +297,10 @@ class MemoryBackEnd:
 
     def notices(self) -> Notices:
         self._called("notices")
-        return Notices(notices=(*self.other_notices, *([self.notice] if self.has_rounds else [])))
+        return Notices(
+            notices=(*self.other_notices, *([self.notice] if self.has_rounds else [])),
+            pauses=self.pauses,
+        )
 
     def check_in(self, token, task, round, request) -> Assignment | RetryWindow:  # noqa: A002
         self._called("check_in")
