@@ -9,6 +9,8 @@ same figure comes from private histograms, and never from scores that leave a de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +26,41 @@ from pocketfl.plan import Plan
 from pocketfl.protocol import EnrolmentRequest
 from pocketfl.runtimes import FloatVector, open_runtime
 from pocketfl.store import ExampleStore
-from pocketfl.transport import Transport
-from pocketfl_benchmarks.flights.fleet import Line
+from pocketfl.transport import HttpTransport, Transport
 from pocketfl_benchmarks.flights.stores import TABLE, fleet_vault, store_path
 from pocketfl_benchmarks.flights.task import LatenessModel
 
 Scores = NDArray[np.float32]
 
 
-class HeldOutDevices:
-    """The aircraft kept for evaluation, with their inputs made once.
+@dataclass(frozen=True)
+class HeldOutFlights:
+    """What the held-out aircraft make of their flights.
+
+    Attributes
+    ----------
+    inputs : list of ndarray of float32, shape (n, width)
+        The model's input, one array per device.
+    targets : list of ndarray of float32, shape (n,)
+        1 for a late arrival.
+    """
+
+    inputs: list[NDArray[np.float32]]
+    targets: list[NDArray[np.float32]]
+
+
+def prepare_held_out(
+    folder: Path,
+    aircraft: Iterable[str],
+    *,
+    plan: bytes,
+    plan_key: str,
+    url: str,
+    enrolment_key: str,
+) -> HeldOutFlights:
+    """Let the held-out devices fetch their server-side features and make their inputs.
+
+    Takes and returns what can be sent to another process and back.
 
     Parameters
     ----------
@@ -41,12 +68,42 @@ class HeldOutDevices:
         Their stores, which are written to.
     aircraft : iterable of str
         Tail numbers.
-    plan : Plan
+    plan : bytes
         Says what the inputs are.
-    line : Line
+    plan_key : str
+        The modeller's public key.
+    url, enrolment_key : str
         Where they fetch their server-side features.
-    progress : callable, optional
-        Told how many more devices are ready.
+
+    Returns
+    -------
+    HeldOutFlights
+        In the order of ``aircraft``.
+    """
+    manifest = Plan.load(plan, trusted_keys=[plan_key]).manifest
+    pipeline = FeaturePipeline(manifest.features, model=manifest.model)
+    vault = fleet_vault(folder)
+    made = HeldOutFlights([], [])
+    with closing(HttpTransport(url)) as first:
+        for name in aircraft:
+            with ExampleStore(store_path(folder, name), vault=vault) as store:
+                _fetch_features(store, first.for_another_device(), user=name, key=enrolment_key)
+                limit = store.count(manifest.features.collection)
+                arrays = load_arrays(store, pipeline, limit=limit, seed=0)
+            made.inputs.append(arrays["features"].astype(np.float32, copy=False))
+            made.targets.append(arrays["target"].astype(np.float32, copy=False))
+    return made
+
+
+class HeldOutDevices:
+    """The aircraft kept for evaluation.
+
+    Parameters
+    ----------
+    flights : HeldOutFlights
+        What they have to score.
+    plan : Plan
+        Whose model they score with.
 
     Attributes
     ----------
@@ -54,30 +111,10 @@ class HeldOutDevices:
         How many there are.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        aircraft: Iterable[str],
-        *,
-        plan: Plan,
-        line: Line,
-        progress: Callable[[int], None] | None = None,
-    ) -> None:
+    def __init__(self, flights: HeldOutFlights, *, plan: Plan) -> None:
         self._plan = plan
-        self._inputs: list[NDArray[np.float32]] = []
-        targets: list[NDArray[np.float32]] = []
-        pipeline = FeaturePipeline(plan.manifest.features, model=plan.manifest.model)
-        vault = fleet_vault(folder)
-        for name in aircraft:
-            with ExampleStore(store_path(folder, name), vault=vault) as store:
-                _fetch_features(store, line.connect(), user=name, key=line.enrolment_key)
-                limit = store.count(plan.manifest.features.collection)
-                arrays = load_arrays(store, pipeline, limit=limit, seed=0)
-            self._inputs.append(arrays["features"].astype(np.float32, copy=False))
-            targets.append(arrays["target"].astype(np.float32, copy=False))
-            if progress is not None:
-                progress(1)
-        self._targets = np.concatenate(targets)
+        self._inputs = flights.inputs
+        self._targets = np.concatenate(flights.targets)
         self._pooled = np.concatenate(self._inputs)
         self.devices = len(self._inputs)
         self.flights = len(self._targets)

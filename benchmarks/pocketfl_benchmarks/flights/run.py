@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ from pocketfl.errors import PocketFLError
 from pocketfl.plan import Plan, generate_signing_key, public_key_hex
 from pocketfl.plan.manifest import RuntimeName
 from pocketfl.protocol import FeatureRow
-from pocketfl_benchmarks.flights.baselines import CentralModel, train_baselines
+from pocketfl_benchmarks.flights.baselines import train_baselines
 from pocketfl_benchmarks.flights.data import FlightTable, is_held_out
-from pocketfl_benchmarks.flights.evaluation import HeldOutDevices
+from pocketfl_benchmarks.flights.evaluation import HeldOutDevices, prepare_held_out
 from pocketfl_benchmarks.flights.fleet import (
     ROUND_SECONDS,
     Fleet,
@@ -183,17 +183,28 @@ def run_demo(
             place=place,
         )
         other: Arm | None = None
-        with _training_baselines(table, training, settings, stages) as baselines:
+        copies = place.copy_stores("held-out")
+        with _another_process() as process:
+            # Not while the private arm runs: its device times should be those of a machine that does
+            # nothing else.
+            baselines = process.submit(train_baselines, table, training, seed=settings.seed)
+            prepared = process.submit(
+                prepare_held_out,
+                copies,
+                held_out,
+                plan=plan.data,
+                plan_key=place.plan_key,
+                url=deployment.url,
+                enrolment_key=deployment.enrolment_key,
+            )
             if settings.private and settings.unprotected:
                 with _in_process(place, fresh) as line:
                     other = _train(unprotected, training, settings, line=line, place=place)
-            with stages.stage("Prepare the held-out devices", len(held_out)) as advance:
-                copies = place.copy_stores("held-out")
-                evaluation = HeldOutDevices(
-                    copies, held_out, plan=plan, line=http, progress=advance
-                )
-                shutil.rmtree(copies)
-            server_only, server_trained = baselines.result()
+            with stages.stage("Train the centralised models"):
+                server_only, server_trained = baselines.result()
+            with stages.stage("Prepare the held-out devices"):
+                evaluation = HeldOutDevices(prepared.result(), plan=plan)
+        shutil.rmtree(copies)
     private, federated = (main, other) if settings.private else (None, main)
     with stages.stage("Score the held-out devices"):
         return DemoResult(
@@ -258,21 +269,9 @@ def _measure(deployment: LocalDeployment, plan: Plan, place: _Place, *, aircraft
     return footprint
 
 
-@contextlib.contextmanager
-def _training_baselines(
-    table: FlightTable, aircraft: list[str], settings: DemoSettings, stages: Stages
-) -> Iterator[Future[tuple[CentralModel, CentralModel]]]:
-    """Train the centralised models in another process, while this one goes on.
-
-    Not while the private arm runs: its device times should be those of a machine that does nothing
-    else.
-    """
-    context = multiprocessing.get_context("spawn")
-    with (
-        stages.stage("Train the centralised models"),
-        ProcessPoolExecutor(1, mp_context=context) as pool,
-    ):
-        yield pool.submit(train_baselines, table, aircraft, seed=settings.seed)
+def _another_process() -> ProcessPoolExecutor:
+    """Return a process that works beside this one."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 @contextlib.contextmanager
