@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from click import Context
+from typer.core import TyperGroup
+
+import pocketfl
+from pocketfl import Collection, Field
+from pocketfl.commands.root import build_app
+from pocketfl.conditions import ScriptedSignals, Signals
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -103,6 +113,46 @@ def test_the_guides_run_from_key_to_closed_round(tmp_path: Path) -> None:
 def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
     """Pages without a server around them: what they show is what a reader can run."""
     assert_prints(run_script(script_of(page, tmp_path), tmp_path, seconds=60), page)
+
+
+@pytest.mark.parametrize("page", ["docs/benchmarks.md", "docs/embed.md", "README.md"])
+def test_commands_have_the_options_that_a_page_shows(page: str) -> None:
+    """Every `pocketfl` line parses, short of being run: some take minutes."""
+    text = (ROOT / page).read_text()
+    lines = re.findall(r"^(?:\.venv/bin/)?pocketfl (.+)$", text, re.MULTILINE)
+    lines += re.findall(r"`pocketfl ([a-z ]+(?: --?[\w-]+| [A-Z]+)*)`", text)
+    assert lines, f"{page} names no command"
+    for line in lines:
+        words = [word for word in shlex.split(line.split("\\")[0]) if not word.isupper()]
+        command, context = typer.main.get_command(build_app()), None
+        while isinstance(command, TyperGroup):
+            if not words:
+                break
+            _, following, words = command.resolve_command(Context(command, parent=context), words)
+            assert following is not None, f"{page}: pocketfl {line}"
+            command = following
+        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
+        for word in words:
+            assert not word.startswith("-") or word in known, f"{page}: pocketfl {line}"
+
+
+def test_what_the_readme_says_of_a_device_that_takes_care_of_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its few lines run as they are printed, without a server, and with a battery that is low."""
+    text = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(device = .*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) <= 10
+    low = ScriptedSignals.always(Signals(battery_level=0.24, metered=False))
+    names: dict[str, Any] = {name: getattr(pocketfl, name) for name in pocketfl.__all__}
+    with pocketfl.ExampleStore(tmp_path / "app.db") as store:
+        store.create_collection(Collection("readings", {"tired": Field("bool")}))
+        connection = {"server": "http://127.0.0.1:9", "plan_keys": ["11" * 32], "signals": low}
+        exec(code, {**names, "store": store, "connection": connection})
+        assert store.collections() == ()
+    printed = capsys.readouterr().out
+    assert "battery 24 % < 50 %" in printed
+    assert "next try in 5-7 h" in printed
 
 
 @pytest.mark.parametrize("page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"])
