@@ -124,6 +124,10 @@ def _salvage(source: Path, database: Database) -> tuple[dict[str, int], tuple[st
                     saved[name], whole = _copy_table(damaged, connection, name)
                     if not whole:
                         lost.append(name)
+            if "table_versions" in lost:
+                dropped = _drop_modules(connection, [name for name in saved if name not in known])
+                saved.update(dict.fromkeys(dropped, 0))
+                lost += [name for name in dropped if name not in lost]
             if not _copy_sequences(damaged, connection):
                 lost.append("sqlite_sequence")
             for statement in _TIDY:
@@ -170,6 +174,15 @@ def _copy_table(
             break
     after = connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]  # noqa: S608
     return after - before, whole
+
+
+def _drop_modules(connection: sqlite3.Connection, names: list[str]) -> list[str]:
+    """Give up tables of which nobody knows the version: their modules make them afresh."""
+    connection.execute("DELETE FROM table_versions")
+    dropped = [name for name in names if name != "table_versions"]
+    for name in dropped:
+        connection.execute('DROP TABLE "' + name.replace('"', '""') + '"')
+    return dropped
 
 
 def _copy_sequences(damaged: sqlite3.Connection, connection: sqlite3.Connection) -> bool:

@@ -220,7 +220,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "table", ["participations", "ledger_entries", "ledger_tasks", "device_state"]
+    "table", ["participations", "ledger_entries", "ledger_tasks", "device_state", "table_versions"]
 )
 def test_a_device_that_lost_its_memory_holds_back_for_a_day(
     make_device, back_end, clock, path, table
