@@ -22,6 +22,8 @@ RECOVERIES: Final = 6
 """Sessions in which a device must have found out how its contribution ended."""
 HELD_BACK_SECONDS: Final = 25 * 3600.0
 """After so long a device that lost its memory has to take part again."""
+DAMAGED_SESSIONS: Final = 3
+"""Further sessions in which a device with a damaged file has to be back in the next round."""
 FIRST_EXAMPLES: Final = 40
 LATER_EXAMPLES: Final = 4
 MEANWHILE: Final = 16
@@ -122,9 +124,13 @@ class Trial:
         jump = self._scenario.next_clock
         faults = Faults(clock=ClockJump(at=None, seconds=jump)) if jump else NO_FAULTS
         record = self._live(LATER_EXAMPLES, meanwhile=2, faults=faults)
-        if self._has_lost_memory and (record.last("outcome") or {}).get("status") == "ineligible":
-            # A device that lost its memory says so and waits, so that it does not report twice.
-            faults = Faults(clock=ClockJump(at=None, seconds=HELD_BACK_SECONDS))
+        for _ in range(DAMAGED_SESSIONS if self._has_lost_memory else 0):
+            # Damage may come to light only now; a device that lost its memory says so and waits, so
+            # that it does not report twice; and a lease that it still has is ended first.
+            if (record.last("rounds") or {}).get(str(number)) == "uploaded":
+                break
+            if (record.last("outcome") or {}).get("status") == "ineligible":
+                faults = Faults(clock=ClockJump(at=None, seconds=HELD_BACK_SECONDS))
             record = self._live(LATER_EXAMPLES, meanwhile=2, faults=faults)
         tally = self._world.close_round()
         state = (record.last("rounds") or {}).get(str(number))
@@ -149,8 +155,11 @@ class Trial:
         lost = self._acknowledged - set(present)
         if lost and not self._may_lack_examples:
             self._wrong("examples_lost", f"slots {sorted(lost)}", count=len(lost))
-        strange = [slot for slot, n in Counter(present).items() if n > 1]
-        strange += sorted(set(present) - self._intended)
+        strange = sorted(set(present) - self._intended)
+        if self._has_lost_memory:
+            # The app repeats what a damaged file refused, and more may be saved than was said.
+            present = []
+        strange += [slot for slot, n in Counter(present).items() if n > 1]
         refused = {slot for s in self._sessions for part in s.told("refused") for slot in part}
         strange += sorted(refused & set(present))
         if strange:
@@ -174,7 +183,9 @@ class Trial:
         if not (record.is_over or record.killed or record.hung):
             self._wrong("unrecovered", "a session died by itself")
         for what in ("unusable", "error"):
-            for text in record.told(what) if faults.disk is None else ():
+            # A damaged file refuses examples until the app opens it again.
+            expected = faults.disk is not None or (what == "error" and self._has_lost_memory)
+            for text in () if expected else record.told(what):
                 self._wrong("unrecovered", f"the app's store failed without a reason: {text}")
         return record
 
@@ -203,14 +214,16 @@ class Trial:
         if not record.is_over or record.last("rounds") is None:
             return None
         state = record.last("rounds").get(str(number))
+        outcome = record.last("outcome") or {}
+        if self._has_lost_memory and outcome.get("status") == "ineligible":
+            return "forgotten"
         if number in record.last("pending"):
             return None
         if state in _ENDED:
             return str(state)
-        outcome = record.last("outcome") or {}
         if outcome.get("status") == "turned_away" and outcome.get("round") == number:
             return "turned_away"
-        if self._has_lost_memory and outcome.get("status") in ("no_round", "ineligible"):
+        if self._has_lost_memory and outcome.get("status") == "no_round":
             return "forgotten"
         return None
 
