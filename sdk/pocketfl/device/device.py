@@ -223,7 +223,8 @@ class Device:
     def explain(self, *, task: str | None = None, file: TextIO | None = None) -> Explanation:
         """Say why this device is or is not going to train now, and when it will try again.
 
-        Looks at schedule, conditions and budgets; asks no server, and writes nothing.
+        Looks at schedule, conditions, budgets and the plans that are known; asks no server, tosses no
+        coin and sets nothing aside.
 
         Parameters
         ----------
