@@ -378,6 +378,10 @@ class Database:
                 "but the log still has traces of it; close the store everywhere"
             )
 
+    def move_log_into_file(self) -> None:
+        """Have what was written so far outlive the loss of SQLite's log; waits for the disk."""
+        self.query("PRAGMA wal_checkpoint(FULL)")
+
     def read_state(self, name: str) -> bytes | None:
         """Return the bytes kept under a name, or None."""
         rows = self.query("SELECT value FROM device_state WHERE name = ?", (name,))

@@ -10,6 +10,9 @@
 ``GET /v1/features/TABLE``                 the user's own server-side features; device token
 =========================================  ====================================================
 
+An upload carries the ``Content-Digest`` of its body (RFC 9530), so that a report that was changed on
+the way is refused and not kept in its place.
+
 The device token appears at enrolment, check-in and features only. What follows a check-in is known by
 its random lease alone, and the back end keeps no table that joins the two.
 """

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,6 +31,10 @@ from .conftest import (
 BYTES = "application/octet-stream"
 
 
+def encoded_sha256(data: bytes) -> str:
+    return b64encode(sha256(data).digest()).decode()
+
+
 @dataclass
 class Scene:
     """An open round of task "clicks", one device with a lease and one that has reported."""
@@ -44,9 +50,16 @@ class Scene:
         arguments = {"token": self.token, "json": encode(CHECK_IN), **changes}
         return self.call("POST", "/v1/tasks/clicks/rounds/1/check-in", **arguments)
 
-    def upload(self, body: object, *, lease: str | None = None, media_type: str = BYTES):
+    def upload(
+        self,
+        body: object,
+        *,
+        lease: str | None = None,
+        media_type: str = BYTES,
+        headers: dict[str, str] | None = None,
+    ):
         path = f"/v1/leases/{lease or self.lease}/report"
-        return self.call("PUT", path, body=body, media_type=media_type)
+        return self.call("PUT", path, body=body, media_type=media_type, headers=headers or {})
 
     def operate(self, method: str, path: str, **arguments: object):
         return self.call(method, f"/v1/operator{path}", **{"token": OPERATOR_KEY, **arguments})
@@ -212,6 +225,14 @@ CASES: dict[str, tuple[Callable[[Scene], object], int, str]] = {
         lambda s: s.upload(s.other_sealed, lease=s.used_lease),
         409,
         "other_report_for_lease",
+    ),
+    "upload bytes that changed on the way": (
+        lambda s: s.upload(
+            s.sealed[:-1] + bytes([s.sealed[-1] ^ 1]),
+            headers={"Content-Digest": f"md5=:AAAA:, sha-256=:{encoded_sha256(s.sealed)}:"},
+        ),
+        422,
+        "digest_mismatch",
     ),
     "upload too few bytes": (lambda s: s.upload(s.sealed[:-1]), 422, "wrong_length"),
     "upload nothing": (lambda s: s.upload(b""), 422, "wrong_length"),

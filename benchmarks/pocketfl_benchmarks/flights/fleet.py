@@ -255,7 +255,8 @@ class Fleet:
         try:
             for name in aircraft:
                 store = self._stack.enter_context(
-                    ExampleStore(store_path(folder, name), vault=vault)
+                    # The copies are thrown away after the run.
+                    ExampleStore(store_path(folder, name), vault=vault, durable=False)
                 )
                 device = Device(
                     store,

@@ -67,6 +67,9 @@ class DeviceToken:
         request = EnrolmentRequest(user=user, sdk=__version__)
         token = self._transport.enrol(self._enrolment_key, request).token
         self._database.write_state(_TOKEN_STATE, token.encode())
+        # Once per install. By its token the server knows that a device had its place in a round, so a
+        # log that is damaged later must not take the token along.
+        self._database.move_log_into_file()
         return token
 
     def forget(self) -> None:

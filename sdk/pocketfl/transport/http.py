@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -274,6 +275,7 @@ class HttpTransport:
             f"/v1/leases/{check_token(lease, what='lease')}/report",
             body=report.data,
             content_type="application/octet-stream",
+            digest=report.sha256,
             idempotent=True,
         )
         receipt = _decode(ReportReceipt, body, what="receipt")
@@ -313,9 +315,14 @@ class HttpTransport:
         body: bytes | None = None,
         content_type: str = "application/json",
         limit: int = MESSAGE_LIMIT,
+        digest: str | None = None,
         idempotent: bool,
     ) -> bytes:
         headers = {}
+        if digest is not None:
+            # RFC 9530: what was changed on the way is refused, and not kept in place of the report.
+            encoded = b64encode(bytes.fromhex(digest)).decode()
+            headers["Content-Digest"] = f"sha-256=:{encoded}:"
         if token is not None:
             headers["Authorization"] = _bearer(token)
         if body is not None:

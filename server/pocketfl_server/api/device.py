@@ -29,6 +29,7 @@ from pocketfl_server.api.downloads import content, matches, not_modified, unchan
 from pocketfl_server.api.fast_routes import FastRoutes
 from pocketfl_server.api.requests import (
     bearer,
+    check_content_digest,
     decode_body,
     number,
     read_body,
@@ -158,6 +159,7 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
         lease = request.path_params["lease"]
         limit = await read(back_end.report_bytes, lease)
         body = await read_body(request, limit=limit, media_type=_BYTES)
+        check_content_digest(request, body)
         receipt = await group.run(back_end.prepare_upload(lease, body))
         return json_answer(receipt)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
+from base64 import b64encode
 from hashlib import sha256
 from typing import Final, TypeVar
 
@@ -20,6 +22,8 @@ from pocketfl_server.errors import (
 )
 
 T = TypeVar("T")
+
+_SHA256_DIGEST: Final = re.compile(r"(?:^|[,\s])sha-256=:([^:]*):")
 
 BODY_SECONDS: Final = 120
 """Longest time for a whole body to arrive."""
@@ -97,6 +101,26 @@ async def read_body(request: Request, *, limit: int, media_type: str) -> bytes:
     except ClientDisconnect:
         raise Malformed("the body was cut short") from None
     return bytes(body)
+
+
+def check_content_digest(request: Request, body: bytes) -> None:
+    """Refuse a body that is not the one of its ``Content-Digest`` (RFC 9530).
+
+    A request without a SHA-256 digest is taken as it is: TLS protects it, or nothing does.
+
+    Raises
+    ------
+    Malformed
+        With code ``digest_mismatch``.
+    """
+    stated = _SHA256_DIGEST.search(request.headers.get("content-digest", ""))
+    if stated is None:
+        return
+    if stated[1] != b64encode(sha256(body).digest()).decode():
+        raise Malformed(
+            "the body is not the one of its Content-Digest: it was changed on the way",
+            code="digest_mismatch",
+        )
 
 
 async def read_record(request: Request, kind: type[T], *, limit: int) -> T:
