@@ -15,7 +15,7 @@ def life(
     days: Annotated[int, typer.Option(min=1, help="Days of their lives.")] = 30,
     places: Annotated[
         int, typer.Option(min=1, help="Places per hour that the server gives away.")
-    ] = 200,
+    ] = 100,
     seed: Annotated[int, typer.Option(help="Of habits and waits.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Draw the month (.svg, .png).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,

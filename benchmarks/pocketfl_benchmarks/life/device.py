@@ -11,9 +11,9 @@ from pocketfl.budgets import NOTHING, Amounts, Budgets, EnergyModel, Limits, agr
 from pocketfl.conditions import ConditionSpec, SignalProvider, check_conditions
 from pocketfl.database import Database
 from pocketfl.device import RoundOutcome
-from pocketfl.device.guardrails import retry_after
 from pocketfl.device.outcome import RoundStatus
 from pocketfl.ledger import Ledger, Refusal
+from pocketfl.reasons import Reason, combined_retry
 from pocketfl_benchmarks.life.habits import DAY, HOUR
 from pocketfl_benchmarks.life.server import PacedServer
 
@@ -113,7 +113,7 @@ class MadeUpDevice:
         if reasons:
             self.refusals += [reason.condition for reason in reasons]
             why = "; ".join(map(str, reasons))
-            return _outcome("ineligible", code, task, why, retry_after(reasons))
+            return _outcome("ineligible", code, task, why, self._wait(reasons))
         answer = self.server.check_in(now=now)
         if not answer.admitted:
             self.refusals.append(answer.reason)
@@ -165,6 +165,10 @@ class MadeUpDevice:
         if stopped:
             return _outcome("interrupted", "stopped", task, stopped, None)
         return _outcome("completed", "reported", task, "the report was uploaded", None)
+
+    def _wait(self, reasons: tuple[Reason, ...]) -> float | None:
+        window = combined_retry(reasons)
+        return None if window is None else self.random.uniform(*window)
 
     def _batch(self) -> Amounts:
         seconds = STEP_SECONDS * self._pace

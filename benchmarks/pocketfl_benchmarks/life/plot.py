@@ -99,4 +99,6 @@ def _limits(axis: Axes, verdict: dict[str, Any]) -> None:
     for place, value in enumerate(values):
         axis.text(value, place, f" {value:.0f} %", va="center", color=_INK)
     axis.set(xlabel="% of the limit, the device that used most of it", xlim=(0, 112))
-    axis.set_title("Nobody is over budget", loc="left")
+    over = verdict["over_budget"]
+    title = f"{over} devices are over budget" if over else "Nobody is over budget"
+    axis.set_title(title, loc="left")

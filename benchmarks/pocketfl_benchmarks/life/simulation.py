@@ -47,7 +47,7 @@ class MonthSettings:
 
     devices: int = 1000
     days: int = 30
-    places_per_hour: int = 200
+    places_per_hour: int = 100
     seed: int = 0
 
 

@@ -134,7 +134,7 @@ class Scheduler(Generic[OutcomeT]):
         StoreError
             If the store's folder cannot hold a lock.
         """
-        if not self.decide().due or not self._in_process.acquire(blocking=False):
+        if not self._in_process.acquire(blocking=False):
             return ()
         try:
             if not self._lock.acquire():
@@ -172,7 +172,7 @@ class Scheduler(Generic[OutcomeT]):
         outcomes: list[OutcomeT] = []
         tried: set[str] = set()
         while True:
-            # Looked at again under the lock: another process may just have had the session.
+            # Looked at under the lock only: another process may just have had the session.
             decision = self._decide(frozenset(tried))
             if not decision.due:
                 return tuple(outcomes)
@@ -186,7 +186,7 @@ class Scheduler(Generic[OutcomeT]):
             outcomes.append(outcome)
             delay = judge(outcome, pacing=self._pacing, uniform=self._uniform)
             self._record(slot, outcome, delay)
-            if delay.everything or outcome.status not in _CHEAP:
+            if delay.everything or outcome.status not in _CHEAP or tried.issuperset(self._slots()):
                 return tuple(outcomes)
 
     def _decide(self, without: frozenset[str]) -> Decision:
