@@ -68,6 +68,7 @@ def measure_cold_start(settings: dict[str, Any]) -> None:
 
 def measure_rounds(settings: dict[str, Any]) -> None:
     """Take part in every round that the parent opens, then say how much memory all of it took."""
+    from pocketfl.budgets import Budgets
     from pocketfl.device import Device, DeviceLimits
     from pocketfl.sealing import PinnedAggregator
     from pocketfl.store import ExampleStore
@@ -82,6 +83,8 @@ def measure_rounds(settings: dict[str, Any]) -> None:
             aggregator=PinnedAggregator(settings["aggregator_key"]),
             enrolment_key=settings["enrolment_key"],
             limits=DeviceLimits(allow_unprotected=True),
+            # As many rounds in a row as are asked for, within the SDK's own bounds.
+            budgets=Budgets(),
         ) as device,
     ):
         device.enrol()
