@@ -160,6 +160,11 @@ class Contribution:
             self._sessions.count_try(session, change=1)
             spent = {} if checkpoint is None else checkpoint.spent
             self._hooks.began(session, manifest=None, resumed=True, spent=spent)
+        why = self._hooks.gives_up()
+        if why is not None:
+            end: SessionEnd = "unknown" if pending.has_report else "abandoned"
+            self._settle(session.task, session.round, end, code="budget")
+            raise RoundEnd("failed", "budget", f"the session was given up: {why}")
         if pending.has_report:
             # What the back end has not answered for may have reached it all the same.
             self._guard(

@@ -289,6 +289,15 @@ class Guardrails(SessionHooks):
             watch=self._watch(self._conditions_of(manifest)),
         )
 
+    def gives_up(self) -> str | None:
+        """Say whether the round's own budget is used up: no other time will make room in it."""
+        why = self._inner.gives_up()
+        if why is not None or self._running is not None or not self._stop_reasons:
+            return why
+        # The switch, and conditions that are not met, pass; their reasons are not the ledger's.
+        lasting = [reason for reason in self._stop_reasons if reason.retry_seconds is None]
+        return "; ".join(map(str, lasting)) or None
+
     def opened(self, session: Session, manifest: Manifest) -> None:
         """Hold a resumed session to its plan's conditions, now that the plan is known."""
         self._inner.opened(session, manifest)

@@ -23,9 +23,9 @@ arrived, and the back end could not be asked in time.
 class SessionHooks:
     """What else happens when a session moves on; the methods here do nothing.
 
-    All but :meth:`should_stop`, :meth:`spent`, :meth:`opened` and :meth:`training` are called inside
-    the write transaction that moves the session: what they write into the device's database is on
-    disk together with that, or not at all.
+    All but :meth:`should_stop`, :meth:`spent`, :meth:`gives_up`, :meth:`opened` and :meth:`training`
+    are called inside the write transaction that moves the session: what they write into the device's
+    database is on disk together with that, or not at all.
     What they raise undoes the transaction and comes out of ``run_once`` as any error does.
     """
 
@@ -58,6 +58,16 @@ class SessionHooks:
         spent : mapping of str to float
             As of the last checkpoint; empty without one. What was used after it is not known.
         """
+
+    def gives_up(self) -> str | None:
+        """Say whether a session that was just taken up again can never go on.
+
+        Returns
+        -------
+        str or None
+            In a sentence why it is to end now; None to go on.
+        """
+        return None
 
     def opened(self, session: Session, manifest: Manifest) -> None:
         """Take note of the plan of a resumed session that is still to be trained."""

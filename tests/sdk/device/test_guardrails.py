@@ -757,6 +757,27 @@ def test_memory_of_an_earlier_run_does_not_shrink_the_budget(make_device, store)
     ]
 
 
+def test_a_round_whose_own_budget_is_used_up_ends_at_once(make_device, back_end, store) -> None:
+    """No time makes room in it, so its lease does not keep the device from the next round."""
+
+    class Slow(Meter):
+        """Says that every batch took ten seconds of the processor."""
+
+        def read(self, *, thorough: bool = False) -> Amounts:
+            self.reads = getattr(self, "reads", 0) + 1
+            return Amounts(cpu_seconds=10.0 * self.reads)
+
+    budgets = Budgets(per_round=Limits(cpu_seconds=30.0))
+    stopped = make_device(signals=Phone(), meter=Slow, budgets=budgets).run_once()
+    assert (stopped.status, stopped.code) == ("interrupted", "stopped")
+    ended = make_device(signals=Phone(), budgets=budgets).run_once()
+    assert (ended.status, ended.code, ended.resumable) == ("failed", "budget", False)
+    assert "CPU seconds in this round" in ended.reason
+    assert ledger_outcomes(store) == ["unsent"]
+    back_end.round = 2
+    assert make_device(signals=Phone(), budgets=budgets).run_once().status == "completed"
+
+
 # Receipts.
 
 
