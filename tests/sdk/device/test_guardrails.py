@@ -705,7 +705,7 @@ def test_no_crash_lets_a_round_overspend(
             ends.append("crash")
     assert 0 < usage.cpu_seconds <= most + batch
     assert "reported" not in ends
-    assert ends[-1] == "stopped"
+    assert "budget" in ends
     ((held,),) = store.database.query("SELECT held_cpu_seconds FROM ledger_entries")
     assert held >= usage.cpu_seconds - batch
 
