@@ -145,6 +145,7 @@ class Database:
         self.path: Final = Path(path)
         self._lock = threading.RLock()
         self._depth = 0
+        self._ensured: dict[str, int] = {}
         self._opened = False
         self._busy_timeout = busy_timeout
         self.version: int = SCHEMA_VERSION
@@ -305,7 +306,12 @@ class Database:
             If they were written by a newer version of the module.
         """
         newest = len(tables.steps)
+        if self._ensured.get(tables.name) == newest:
+            return
         if self._version_of(tables) == newest:
+            # What this very transaction made may yet be undone.
+            if self._depth == 0:
+                self._ensured[tables.name] = newest
             return
         with self.transaction() as connection:
             connection.execute(

@@ -54,8 +54,14 @@ class Traffic:
     by_kind: Mapping[RequestKind, Traffic] = field(default_factory=dict, hash=False)
 
     def __sub__(self, earlier: Traffic) -> Traffic:
+        if self is earlier:
+            return _NONE
+        before = earlier.by_kind
         differences = {
-            kind: total - earlier.by_kind.get(kind, _NONE) for kind, total in self.by_kind.items()
+            kind: total - before.get(kind, _NONE)
+            for kind, total in self.by_kind.items()
+            # A kind without a new request is still the same object.
+            if total is not before.get(kind)
         }
         return Traffic(
             bytes_up=self.bytes_up - earlier.bytes_up,
