@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from pocketfl.database import Database
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, Tensor
 from pocketfl.plan import (
     AggregationSpec,
@@ -19,6 +23,19 @@ from pocketfl.plan import (
     generate_signing_key,
 )
 from pocketfl.plan.manifest import PARAMETERS_PART
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the test's device file is."""
+    return tmp_path / "device.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    """The test's device file, open."""
+    with Database(path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

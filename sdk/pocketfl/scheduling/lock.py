@@ -8,26 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from pocketfl.errors import StoreError
+from pocketfl.file_lock import open_lock, take_lock
 
 _HELD: Final = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class SessionLock:
@@ -54,16 +42,15 @@ class SessionLock:
         """
         if self._descriptor is not None:
             return False
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         try:
-            descriptor = os.open(self.path, flags, 0o600)
+            descriptor = open_lock(self.path)
         except OSError as error:
             raise StoreError(
                 f"cannot open the lock {self.path}: {error.strerror}; the store's folder must be "
                 "writable"
             ) from None
         try:
-            _lock(descriptor)
+            take_lock(descriptor, wait=False)
         except OSError as error:
             os.close(descriptor)
             if error.errno in _HELD:

@@ -11,7 +11,7 @@ from typing import Final
 
 from pocketfl.database import Database, damage_mark
 from pocketfl.errors import StoreDamagedError
-from pocketfl.store.file_lock import locked_file
+from pocketfl.file_lock import locked_file
 
 QUARANTINE_STATE: Final = "store.quarantined_at"
 """State that holds, as text, the Unix time of the last quarantine."""

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pocketfl.errors import KeyUnavailableError
-from pocketfl.store.file_lock import locked_file
+from pocketfl.file_lock import locked_file
 
 _MAGIC: Final = b"PFL device key 1\n"
 _KEY_BYTES: Final = 32

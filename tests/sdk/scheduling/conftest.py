@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
-from pocketfl.database import Database
 from pocketfl.device import RoundOutcome
 from pocketfl.scheduling import Scheduler
 
@@ -54,17 +52,6 @@ def clock() -> Clock:
 @pytest.fixture
 def device() -> ScriptedDevice:
     return ScriptedDevice()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "device.db"
-
-
-@pytest.fixture
-def database(path: Path) -> Iterator[Database]:
-    with Database(path) as opened:
-        yield opened
 
 
 @pytest.fixture
