@@ -13,7 +13,7 @@ import onnx.parser
 import pytest
 
 from pocketfl.budgets import Budgets
-from pocketfl.conditions import ConditionSpec
+from pocketfl.conditions import ConditionSpec, Signals, Thermal
 from pocketfl.device import Device
 from pocketfl.errors import TransportError
 from pocketfl.features.transforms import (
@@ -67,6 +67,43 @@ from pocketfl.transport import Traffic
 
 NOW = 1_800_000_000.0
 BATCH = 4
+HOUR, DAY = 3600.0, 86_400.0
+GOOD = Signals(
+    battery_level=0.9,
+    charging=True,
+    thermal=Thermal.NONE,
+    metered=False,
+    idle=True,
+    power_save=False,
+    free_storage_bytes=2**34,
+    free_memory_bytes=2**33,
+)
+
+
+class Phone:
+    """A device's state that a test changes; may be asked by one thread at a time only."""
+
+    def __init__(self, **changes) -> None:
+        self.signals = replace(GOOD, **changes)
+        self.asked = 0
+
+    def read(self) -> Signals:
+        self.asked += 1
+        if isinstance(self.signals, Exception):
+            raise self.signals
+        return self.signals
+
+
+class Clock:
+    """Unix time that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
 COLLECTION = Collection(
     "trips", {"x": Field("tensor", shape=(2,)), "place": Field("str"), "y": Field("float")}
 )

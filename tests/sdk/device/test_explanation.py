@@ -4,50 +4,22 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from pocketfl.budgets import Budgets, Limits
-from pocketfl.conditions import ConditionSpec, Signals, Thermal
+from pocketfl.conditions import ConditionSpec, Thermal
 from pocketfl.device import DeviceLimits
 from pocketfl.device.explanation import explain
 from pocketfl.reasons import Reason
 
-from .conftest import NOW, make_plan, unreachable
+from .conftest import DAY, HOUR, NOW, Clock, make_plan, unreachable
+from .conftest import GOOD as PLUGGED_IN
+from .conftest import Phone as AnyPhone
 
-HOUR, DAY = 3600.0, 86_400.0
-GOOD = Signals(
-    battery_level=0.9,
-    charging=False,
-    thermal=Thermal.NONE,
-    metered=False,
-    idle=True,
-    power_save=False,
-    free_storage_bytes=2**34,
-    free_memory_bytes=2**33,
-)
-
-
-class Phone:
-    """A device's state that a test changes."""
-
-    def __init__(self, **changes) -> None:
-        self.signals = replace(GOOD, **changes)
-
-    def read(self) -> Signals:
-        if isinstance(self.signals, Exception):
-            raise self.signals
-        return self.signals
-
-
-class Clock:
-    """Unix time that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
+GOOD = replace(PLUGGED_IN, charging=False)
+Phone = partial(AnyPhone, charging=False)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from pocketfl.budgets import Amounts, Budgets, Limits, Meter
-from pocketfl.conditions import ConditionSpec, HourWindow, Signals, Thermal
+from pocketfl.conditions import ConditionSpec, HourWindow, Thermal
 from pocketfl.database import Database
 from pocketfl.device import SessionHooks, contribution, guardrails
 from pocketfl.errors import TransportError
@@ -25,49 +25,14 @@ from pocketfl.scheduling.switch import KillSwitch
 from pocketfl.store import ExampleStore
 from pocketfl.training import CheckpointPolicy
 
-from .conftest import COLLECTION, NOW, make_plan, unreachable
+from .conftest import COLLECTION, DAY, GOOD, HOUR, NOW, Clock, Phone, make_plan, unreachable
 
 EVERY_BATCH = CheckpointPolicy(every_seconds=0.0, bytes_per_second=1e12)
 STEPS = 10
-HOUR, DAY = 3600.0, 86_400.0
-GOOD = Signals(
-    battery_level=0.9,
-    charging=True,
-    thermal=Thermal.NONE,
-    metered=False,
-    idle=True,
-    power_save=False,
-    free_storage_bytes=2**34,
-    free_memory_bytes=2**33,
-)
 
 
 class Crash(BaseException):
     """The process ends here."""
-
-
-class Clock:
-    """Unix time that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Phone:
-    """A device's state that a test changes; may be asked by one thread at a time only."""
-
-    def __init__(self, **changes) -> None:
-        self.signals = replace(GOOD, **changes)
-        self.asked = 0
-
-    def read(self) -> Signals:
-        self.asked += 1
-        if isinstance(self.signals, Exception):
-            raise self.signals
-        return self.signals
 
 
 class Batches(SessionHooks):

@@ -8,43 +8,13 @@ import numpy as np
 import pytest
 
 from pocketfl.budgets import Budgets, Limits
-from pocketfl.conditions import Signals, Thermal
 from pocketfl.database import damage_mark
 from pocketfl.device import SessionHooks
 from pocketfl.device.recovery import HOLD_BACK_SECONDS, HoldBack, settle_orphans
 from pocketfl.store import ExampleStore
 from pocketfl.store.quarantine import LOST_STATE, QUARANTINE_STATE
 
-from .conftest import COLLECTION, NOW, unreachable
-
-HOUR, DAY = 3600.0, 86_400.0
-GOOD = Signals(
-    battery_level=0.9,
-    charging=True,
-    thermal=Thermal.NONE,
-    metered=False,
-    idle=True,
-    power_save=False,
-    free_storage_bytes=2**34,
-    free_memory_bytes=2**33,
-)
-
-
-class Phone:
-    """A device in its best state."""
-
-    def read(self) -> Signals:
-        return GOOD
-
-
-class Clock:
-    """Unix time that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
+from .conftest import COLLECTION, DAY, HOUR, NOW, Clock, Phone, unreachable
 
 
 class StopAt(SessionHooks):
