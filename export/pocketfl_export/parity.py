@@ -386,7 +386,8 @@ def compare_runtime(
         If the runtime is not installed here.
     """
     spec = plan.manifest.runtimes[name]
-    size = sum(len(plan.part(part)) for part in (spec.train, spec.evaluate, spec.predict))
+    names = [name for name in (spec.train, spec.evaluate, spec.predict) if name is not None]
+    size = sum(len(plan.part(part)) for part in names)
     runtime = open_runtime(plan, name)
     try:
         comparison = _Comparison(problem, runtime, settings)

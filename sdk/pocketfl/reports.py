@@ -79,7 +79,7 @@ def make_report(
     Parameters
     ----------
     update : ndarray of float, shape (P,)
-        Trained parameters minus downloaded ones.
+        Trained parameters minus downloaded ones, or the answers to the plan's queries.
     plan : Plan
         Names the bounds.
     context : ReportContext
@@ -99,10 +99,10 @@ def make_report(
     SealingError
         If the key cannot be used.
     """
-    expected = plan.manifest.model.parameter_count
+    expected = plan.manifest.vector_length
     if update.shape != (expected,):
         raise ReportError(
-            f"the update has shape {update.shape}; the plan has {expected} parameters"
+            f"the update has shape {update.shape}; reports of the plan have {expected} coordinates"
         )
     if (context.plan_sha256, context.policy_hash) != (plan.sha256, plan.manifest.policy_hash):
         raise ReportError("the report's context names another plan or policy than the plan's own")

@@ -131,7 +131,7 @@ class Registry:
                 raise ReleaseRefusedError(
                     f"the release says {name} {getattr(release, name)!r}; this round has {value!r}"
                 )
-        length = manifest.model.parameter_count
+        length = manifest.vector_length
         if release.values.shape != (length,):
             raise ReleaseRefusedError(
                 f"the release has {release.values.size} values; the model has {length} parameters"
@@ -249,7 +249,7 @@ def check_seed(seed: ModelVersion, *, seed_manifest: Manifest, manifest: Manifes
             f"cannot seed a task whose plan says privacy {manifest.privacy!r}",
             code="unprotected_seed",
         )
-    if seed_manifest.model.parameters != manifest.model.parameters:
+    if seed_manifest.required_model.parameters != manifest.required_model.parameters:
         raise Conflict(
             f"{seed.task!r} version {seed.version} has other parameter tensors than the plan",
             code="seed_does_not_fit",

@@ -276,7 +276,7 @@ class Rounds:
             aggregator=AggregatorKey(key_id=row["key_id"], public_key=row["public_key"]),
             plan_schema=manifest.schema,
             runtimes=frozenset(manifest.runtimes),
-            report_bytes=sealed_size(manifest.model.parameter_count),
+            report_bytes=sealed_size(manifest.vector_length),
         )
         if len(self._by_id) >= _MAX_REMEMBERED:
             self._by_id.clear()

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketfl.errors import PlanError, PlanSignatureError, PocketFLError
+from pocketfl.errors import DecodeError, PlanError, PlanSignatureError, PocketFLError
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, Tensor
 from pocketfl.plan import (
     AggregationSpec,
+    BudgetSpec,
     DifferentialPrivacySpec,
     Manifest,
     ModelSpec,
@@ -34,6 +35,7 @@ from pocketfl.plan import (
     write_plan,
 )
 from pocketfl.plan.manifest import PARAMETERS_PART
+from pocketfl.queries import QuerySet, Sum
 
 KEY = generate_signing_key()
 TRUSTED = [public_key_hex(KEY)]
@@ -274,7 +276,7 @@ def set_in(manifest: dict[str, object], path: str, value: object) -> dict[str, o
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        ("schema", 2, "schema 2; this pocketfl reads schema 1"),
+        ("schema", 3, "schema 3; this pocketfl reads schemas 1, 2"),
         ("privacy", "trust me", "one of 'gaussian', 'none'"),
         ("privacy", "none", "dp bounds go with"),
         ("dp", None, "dp bounds go with"),
@@ -342,6 +344,71 @@ def test_the_manifest_round_trips_through_json() -> None:
     manifest = make_plan().manifest
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()
+
+
+def test_a_plan_of_schema_1_keeps_its_identity_and_its_policy() -> None:
+    """What was signed before loads, encodes to the same bytes, and means the same policy.
+
+    Devices and trusted tiers of both ages know a plan by these two.
+    """
+    signed = (Path(__file__).parent / "manifest_of_schema_1.json").read_bytes()
+    manifest = Manifest.from_json(signed)
+    assert (manifest.schema, manifest.kind, manifest.vector_length) == (1, "training", 3)
+    assert manifest.to_json() == signed
+    assert (
+        manifest.policy_hash == "4d8bcf3aa040fe3e1f179d4d992b0161782fbd3edcbbef08e19bc1a97ce5af2e"
+    )
+    newer = signed.replace(b'"dp":', b'"budget":{"delta":1e-5,"epsilon":1,"name":"all"},"dp":')
+    with pytest.raises(DecodeError, match="a plan of schema 1"):
+        Manifest.from_json(newer)
+
+
+def make_query_plan(**changes: object) -> Plan:
+    queries = QuerySet(queries=(Sum(name="y", field="y", low=0.0, high=1.0),))
+    aggregation = AggregationSpec(
+        clip_norm=1.0, population=50, cohort_floor=20, max_rounds=3, max_participations=3
+    )
+    arguments: dict[str, object] = {
+        "kind": "analytics",
+        "model": None,
+        "training": None,
+        "features": FeatureSpec(collection="examples", fields=(FieldSpec(name="y", type="float"),)),
+        "queries": queries,
+        "aggregation": aggregation,
+        "budget": BudgetSpec(name="all", epsilon=8.0, delta=1e-5),
+        "runtimes": {},
+        "parts": {},
+    }
+    return make_plan(**{**arguments, **changes})
+
+
+def test_a_plan_of_queries_needs_no_model() -> None:
+    """An analytics plan loads without parts, and its reports are as long as its queries."""
+    plan = Plan.load(make_query_plan().data, trusted_keys=TRUSTED)
+    assert plan.manifest.vector_length == 1
+    with pytest.raises(PlanError, match="kind 'analytics': it has no model"):
+        plan.parameters  # noqa: B018
+    other = make_query_plan(budget=BudgetSpec(name="all", epsilon=4.0, delta=1e-5))
+    assert other.manifest.policy_hash != plan.manifest.policy_hash
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"kind": "training"}, "needs a model"),
+        ({"kind": "evaluation"}, "needs a model"),
+        ({"queries": None}, "needs queries"),
+        ({"training": TrainingSpec()}, "has no training"),
+        ({"privacy": "none", "dp": None}, "a shared budget goes with"),
+        ({"budget": BudgetSpec(name="log", epsilon=1, delta=1e-6, unit="device-day")}, "funnel"),
+    ],
+)
+def test_a_plan_holds_what_its_kind_needs_and_nothing_else(
+    changes: dict[str, object], complaint: str
+) -> None:
+    """No plan can be read in two ways: what its kind does not use is not in it."""
+    with pytest.raises(PlanError, match=complaint):
+        make_query_plan(**changes)
 
 
 def test_the_policy_hash_binds_what_bounds_privacy() -> None:

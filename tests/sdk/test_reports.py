@@ -170,7 +170,7 @@ def test_updates_that_do_not_fit_the_plan_are_refused(tiny_plan, keys) -> None:
     """Wrong length, NaN, and another plan's context are errors before anything is sealed."""
     _, public = keys
     context = make_context(tiny_plan, public)
-    with pytest.raises(ReportError, match="the plan has 3 parameters"):
+    with pytest.raises(ReportError, match="reports of the plan have 3 coordinates"):
         make_report(np.zeros(4), plan=tiny_plan, context=context, public_key=public)
     with pytest.raises(ReportError, match="not finite"):
         make_report(np.array([0, np.nan, 0]), plan=tiny_plan, context=context, public_key=public)

@@ -54,7 +54,7 @@ SIGNING_KEY = generate_signing_key()
 ENROLMENT_KEY = "an-enrolment-key-of-the-app"
 OPERATOR_KEY = "an-operator-key-of-this-test"
 AVERAGING = OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
-CHECK_IN = CheckIn(sdk="0.1.0", plan_schemas=(1,), runtimes=("onnxruntime",))
+CHECK_IN = CheckIn(sdk="0.1.0", plan_schemas=(1, 2), runtimes=("onnxruntime",))
 
 POSTGRESQL_URL = os.environ.get("POCKETFL_TEST_DATABASE_URL")
 POSTGRESQL_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

@@ -172,7 +172,7 @@ def test_devices_are_turned_away_with_a_reason(back_end, fleet, make_plan, clock
     fleet.check_in("d", "clicks", 1)
     cases = {
         "already_checked_in": ("d", CHECK_IN),
-        "runtime_unsupported": ("e", CheckIn(sdk="1", plan_schemas=(1,), runtimes=())),
+        "runtime_unsupported": ("e", CheckIn(sdk="1", plan_schemas=(1, 2), runtimes=())),
         "plan_schema_unsupported": (
             "f",
             CheckIn(sdk="1", plan_schemas=(9,), runtimes=("onnxruntime",)),

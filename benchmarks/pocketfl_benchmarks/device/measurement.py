@@ -93,7 +93,7 @@ def measure_device(
         ]
         progress("rounds")
         rounds, peak = _measure_rounds(site, store, settings)
-        parameters = site.plan.manifest.model.parameter_count
+        parameters = site.plan.manifest.required_model.parameter_count
     progress(f"store of {settings.rows} examples")
     stored = _run("store", store=str(folder / "events.sqlite"), rows=settings.rows)
     return {
@@ -125,7 +125,8 @@ def _fill(path: Path, site: Site) -> None:
         field.name: Field(field.type, optional=field.optional, shape=field.shape)
         for field in features.fields
     }
-    (name,) = (tensor.name for tensor in site.plan.manifest.model.inputs)
+    (name,) = (tensor.name for tensor in site.plan.manifest.required_model.inputs)
+    (target,) = set(fields) - {name}
     generator = np.random.default_rng(0)
     with ExampleStore(path) as store:
         store.create_collection(Collection(features.collection, fields))
@@ -134,7 +135,7 @@ def _fill(path: Path, site: Site) -> None:
             [
                 {
                     name: generator.random(INPUTS, np.float32),
-                    features.label.field: int(generator.integers(CLASSES)),
+                    target: int(generator.integers(CLASSES)),
                 }
                 for _ in range(EXAMPLES)
             ],

@@ -61,7 +61,7 @@ def measure_cold_start(settings: dict[str, Any]) -> None:
 
     plan = Plan.load(Path(settings["plan"]), trusted_keys=[settings["plan_key"]])
     with ExampleStore(settings["store"]) as store, LocalTrainer(plan, store) as trainer:
-        trainer.train(max_examples=plan.manifest.model.batch_size, epochs=1)
+        trainer.train(max_examples=plan.manifest.required_model.batch_size, epochs=1)
         # Both ends are read from the clock of one machine.
         say(cold_start_seconds=time.time() - settings["started_at"])
 

@@ -124,7 +124,7 @@ class HeldOutDevices:
         opened = open_runtime(self._plan, runtime)
         try:
             opened.set_parameters(parameters)
-            output = self._plan.manifest.model.outputs[0].name
+            output = self._plan.manifest.required_model.outputs[0].name
             scores = [opened.predict({"features": inputs})[output] for inputs in self._inputs]
         finally:
             opened.close()

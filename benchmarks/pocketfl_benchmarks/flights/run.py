@@ -221,7 +221,7 @@ def run_demo(
             server_only=evaluation.auc_of(server_only.score),
             server_trained=evaluation.auc_of(server_trained.score),
             footprint=footprint,
-            parameters=plan.manifest.model.parameter_count,
+            parameters=plan.manifest.required_model.parameter_count,
             plan_bytes=len(plan.data),
             wall_seconds=time.perf_counter() - began,
         )

@@ -94,7 +94,6 @@ def _read_keys(keys: list[str]) -> list[str]:
 
 def _overview(plan: Plan, *, judged: bool) -> Table:
     manifest = plan.manifest
-    model = manifest.model
     aggregation = manifest.aggregation
     table = Table(title=f"plan {manifest.name} {manifest.version}", show_header=False)
     if manifest.dp is None:
@@ -109,15 +108,13 @@ def _overview(plan: Plan, *, judged: bool) -> Table:
         "signed by": plan.signed_by + ("" if judged else "  (not judged: give --key)"),
         "privacy": privacy,
         "policy": manifest.policy_hash,
-        "model": f"{model.parameter_count:,} parameters in {len(model.parameters)} tensors, "
-        f"batch {model.batch_size}",
-        "inputs": ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in model.inputs),
-        "outputs": ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in model.outputs),
-        "training": f"{manifest.training.epochs} epoch(s), at most "
-        f"{manifest.training.max_examples} examples, learning rate "
-        f"{manifest.training.learning_rate:g}",
+        **_shared_budget(manifest),
+        "kind": manifest.kind,
+        **_model(manifest),
+        **_training(manifest),
+        **_queries(manifest),
         "report": f"clip norm {aggregation.clip_norm:g}, {aggregation.norm_bound} grid units, "
-        f"{2 * model.parameter_count:,} bytes",
+        f"{2 * manifest.vector_length:,} bytes",
         "rounds": f"at most {aggregation.max_rounds}, each device in at most "
         f"{aggregation.max_participations} with probability {aggregation.sampling_probability:g}, "
         f"floor {aggregation.cohort_floor} reports",
@@ -126,11 +123,53 @@ def _overview(plan: Plan, *, judged: bool) -> Table:
         "conditions": ", ".join(manifest.eligibility.conditions.describe()) or "none",
         "runtimes": ", ".join(
             f"{name} >= {spec.minimum_version}" for name, spec in manifest.runtimes.items()
-        ),
+        )
+        or "none",
     }
     for label, text in rows.items():
         table.add_row(label, text)
     return table
+
+
+def _shared_budget(manifest: Manifest) -> dict[str, str]:
+    budget = manifest.budget
+    if budget is None:
+        return {}
+    return {
+        "shared budget": f"{budget.name}: epsilon {budget.epsilon:g} at delta {budget.delta:g} for one "
+        f"{budget.unit}"
+    }
+
+
+def _model(manifest: Manifest) -> dict[str, str]:
+    model = manifest.model
+    if model is None:
+        return {}
+    return {
+        "model": f"{model.parameter_count:,} parameters in {len(model.parameters)} tensors, "
+        f"batch {model.batch_size}",
+        "inputs": ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in model.inputs),
+        "outputs": ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in model.outputs),
+    }
+
+
+def _training(manifest: Manifest) -> dict[str, str]:
+    training = manifest.training
+    if training is None:
+        return {}
+    return {
+        "training": f"{training.epochs} epoch(s), at most {training.max_examples} examples, learning "
+        f"rate {training.learning_rate:g}"
+    }
+
+
+def _queries(manifest: Manifest) -> dict[str, str]:
+    if manifest.queries is None:
+        return {}
+    return {
+        f"query {query.name}": f"{query.kind}, {query.length:,} coordinates, share {query.share:.4g}"
+        for query in manifest.queries.queries
+    }
 
 
 def _parts(manifest: Manifest) -> Table:

@@ -40,7 +40,7 @@ from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PlanError, PocketFLError, StoreError, TransportError
 from pocketfl.features.loading import load_inputs
 from pocketfl.ledger import Ledger
-from pocketfl.plan.manifest import SCHEMA_VERSION, Manifest
+from pocketfl.plan.manifest import READABLE_SCHEMAS, Manifest
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import CheckIn, Pause, RetryWindow, RoundNotice
 from pocketfl.reasons import Reason
@@ -355,9 +355,7 @@ class Device:
             _obey(self._transport.notices().pause_of(session.task), resumable=True)
 
     def _check_in(self, notice: RoundNotice, opened: OpenPlan) -> Session:
-        request = CheckIn(
-            sdk=__version__, plan_schemas=(SCHEMA_VERSION,), runtimes=(self._runtime,)
-        )
+        request = CheckIn(sdk=__version__, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))
         token = self._token.get()
         try:
             answer = self._transport.check_in(token, notice.task, notice.round, request)

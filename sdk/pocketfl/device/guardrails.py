@@ -487,8 +487,8 @@ class Guardrails(SessionHooks):
         """Return the least that a round takes: one report, and what has to go over the network."""
         if manifest is None:
             return Amounts(contributions=1)
-        parameters = manifest.model.parameter_count
-        return Amounts(contributions=1, bytes_up=sealed_size(parameters) + _MESSAGE_BYTES)
+        report_bytes = sealed_size(manifest.vector_length)
+        return Amounts(contributions=1, bytes_up=report_bytes + _MESSAGE_BYTES)
 
     def _find_reservation(self, task: str, number: int) -> Reservation | None:
         for kept in self.ledger.unsettled():

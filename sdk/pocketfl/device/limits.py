@@ -46,11 +46,13 @@ class DeviceLimits:
         PlanRefusedError
             Naming the limit and what the plan has.
         """
-        parameters = manifest.model.parameter_count
-        if parameters > self.max_parameters:
-            raise PlanRefusedError(
-                f"the plan has {parameters} parameters, this device allows {self.max_parameters}"
-            )
+        if manifest.model is not None:
+            parameters = manifest.model.parameter_count
+            if parameters > self.max_parameters:
+                raise PlanRefusedError(
+                    f"the plan has {parameters} parameters, this device allows "
+                    f"{self.max_parameters}"
+                )
         if manifest.dp is None:
             if not self.allow_unprotected:
                 raise PlanRefusedError(

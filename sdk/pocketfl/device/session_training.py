@@ -94,12 +94,12 @@ class SessionTraining:
             If it was told to stop; a checkpoint is written.
         """
         manifest = opened.plan.manifest
-        batch_size = manifest.model.batch_size
+        batch_size, training = manifest.required_model.batch_size, manifest.required_training
         with attempt.phase("select"):
             arrays = load_arrays(
                 self._store,
                 opened.pipeline,
-                limit=manifest.training.max_examples,
+                limit=training.max_examples,
                 seed=session.seed,
                 up_to=session.examples_up_to,
             )
@@ -111,7 +111,7 @@ class SessionTraining:
         def identify() -> str:
             return fingerprint(
                 arrays,
-                manifest.training,
+                training,
                 batch_size=batch_size,
                 seed=session.seed,
                 runtime=self._runtime,
@@ -135,7 +135,7 @@ class SessionTraining:
                 result = train_locally(
                     runtime,
                     arrays,
-                    manifest.training,
+                    training,
                     batch_size=batch_size,
                     seed=session.seed,
                     should_stop=should_stop,

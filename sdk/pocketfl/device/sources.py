@@ -109,7 +109,7 @@ class ModelSource:
 
     def _find_parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
         digest = model.parameters_sha256
-        count = opened.plan.manifest.model.parameter_count
+        count = opened.plan.manifest.required_model.parameter_count
         if self._parameters is not None and self._parameters[0] == digest:
             vector = self._parameters[1]
             if len(vector) != count:

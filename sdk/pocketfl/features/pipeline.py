@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -21,6 +22,25 @@ from pocketfl.store.schema import Collection
 ServerRow: TypeAlias = Mapping[str, object]
 
 _valid_from = itemgetter(0)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The examples that count, with what belongs to each.
+
+    Attributes
+    ----------
+    rows : list of int
+        Their places among all, in order.
+    target : ndarray or None
+        One per row; None where the plan has no label.
+    server : list of mapping or None
+        The server row of each, None where it has none; None as a whole without a server table.
+    """
+
+    rows: list[int]
+    target: NDArray[np.generic] | None
+    server: list[ServerRow | None] | None
 
 
 class FeaturePipeline:
@@ -84,11 +104,10 @@ class FeaturePipeline:
             )
             for made in spec.inputs
         ]
-        self._target = _Target(
-            spec.label,
-            fields[("device", spec.label.field)],
-            None if model is None else model.target,
-        )
+        self._target: _Target | None = None
+        if spec.label is not None:
+            field = fields["device", spec.label.field]
+            self._target = _Target(spec.label, field, None if model is None else model.target)
 
     def check(self, collection: Collection) -> None:
         """Refuse a collection that does not hold what the plan reads.
@@ -147,9 +166,30 @@ class FeaturePipeline:
         FeatureError
             Naming field and row.
         """
+        return self.assemble(examples, self.select(examples, server_features))
+
+    def select(
+        self, examples: Examples, server_features: ServerFeatures | None = None
+    ) -> Selection:
+        """Say which examples count, and join them with what the plan's server table has.
+
+        Parameters
+        ----------
+        examples : Examples
+            Of a collection that :meth:`check` accepts.
+        server_features : mapping, optional
+            What the store holds of the plan's server table.
+
+        Raises
+        ------
+        FeatureError
+            Naming field and row.
+        """
         columns = examples.columns
-        rows = range(len(examples))
-        target, keep = self._target.make(columns, rows)
+        keep: list[int] = list(range(len(examples)))
+        target: NDArray[np.generic] | None = None
+        if self._target is not None:
+            target, keep = self._target.make(columns, range(len(examples)))
         server: list[ServerRow | None] | None = None
         table = self.spec.server_table
         if table is not None:
@@ -160,22 +200,28 @@ class FeaturePipeline:
             )
             if table.required:
                 keep = [row for row in keep if server[row] is not None]
-        if len(keep) < len(rows):
-            target = target[keep]
+        if len(keep) < len(examples):
+            target = None if target is None else target[keep]
+            server = None if server is None else [server[row] for row in keep]
+        return Selection(rows=keep, target=target, server=server)
+
+    def assemble(self, examples: Examples, selection: Selection) -> dict[str, NDArray[np.generic]]:
+        """Return the inputs, and ``target`` where the plan has a label, of the examples that count."""
+        columns, keep = examples.columns, selection.rows
+        if len(keep) < len(examples):
             columns = {
                 name: [values[row] for row in keep]
                 for name, values in columns.items()
                 if self._readers["device"].reads(name)
             }
-            if server is not None:
-                server = [server[row] for row in keep]
         readings: dict[Source, Reading] = {
             "device": self._readers["device"].from_columns(columns, keep)
         }
-        if server is not None:
-            readings["server"] = self._readers["server"].from_rows(server, keep)
+        if selection.server is not None:
+            readings["server"] = self._readers["server"].from_rows(selection.server, keep)
         arrays = self._assemble(readings, len(keep))
-        arrays["target"] = target
+        if selection.target is not None:
+            arrays["target"] = selection.target
         return arrays
 
     def inputs(

@@ -264,17 +264,17 @@ class FeatureSpec:
     fields : tuple of FieldSpec
         Fields read from it; the device refuses the plan if its collection lacks one.
     inputs : tuple of InputSpec
-        One per input of the model.
-    label : LabelSpec
-        Where the target comes from.
+        One per input of the model; none where there is no model.
+    label : LabelSpec or None
+        Where the target comes from; None where there is no model.
     server_table : ServerTable or None
         Server-side features to join.
     """
 
     collection: str
     fields: tuple[FieldSpec, ...]
-    inputs: tuple[InputSpec, ...]
-    label: LabelSpec
+    inputs: tuple[InputSpec, ...] = ()
+    label: LabelSpec | None = None
     server_table: ServerTable | None = None
 
     def __post_init__(self) -> None:
@@ -289,7 +289,10 @@ class FeatureSpec:
                     f"input {spec.tensor!r} reads the {column.source} field {column.field!r}, "
                     "which is not declared",
                 )
-        _require(self.label.field in device, f"label field {self.label.field!r} is not declared")
+        if self.label is not None:
+            _require(
+                self.label.field in device, f"label field {self.label.field!r} is not declared"
+            )
         if self.server_table is not None:
             _require(
                 self.server_table.key_field in device,

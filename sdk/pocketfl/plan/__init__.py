@@ -3,6 +3,7 @@
 from pocketfl.plan.archive import Plan, build_plan, write_plan
 from pocketfl.plan.manifest import (
     AggregationSpec,
+    BudgetSpec,
     DifferentialPrivacySpec,
     EligibilitySpec,
     Manifest,
@@ -22,6 +23,7 @@ from pocketfl.plan.signing import (
 
 __all__ = [
     "AggregationSpec",
+    "BudgetSpec",
     "DifferentialPrivacySpec",
     "EligibilitySpec",
     "Manifest",

@@ -29,8 +29,10 @@ from pocketfl.plan.manifest import (
     PARAMETERS_PART,
     SCHEMA_VERSION,
     AggregationSpec,
+    BudgetSpec,
     DifferentialPrivacySpec,
     EligibilitySpec,
+    Kind,
     Manifest,
     ModelSpec,
     ParameterSpec,
@@ -46,6 +48,7 @@ from pocketfl.plan.signing import (
     public_key_hex,
     verify_signature,
 )
+from pocketfl.queries import QuerySet
 
 MANIFEST_NAME: Final = "manifest.json"
 SIGNATURE_NAME: Final = "manifest.sig"
@@ -138,7 +141,7 @@ class Plan:
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """Name, shape and offset of each parameter, in ``named_parameters()`` order."""
-        return self.manifest.model.parameters
+        return self.manifest.required_model.parameters
 
     def part(self, name: str) -> bytes:
         """Return one part after checking its size and hash.
@@ -163,7 +166,7 @@ class Plan:
         Raises
         ------
         PlanError
-            If a value is not finite.
+            If a value is not finite, or the plan comes without them.
         """
         vector = np.frombuffer(self.part(PARAMETERS_PART), dtype="<f4").astype(np.float32)
         if not np.isfinite(vector).all():
@@ -176,11 +179,14 @@ def build_plan(
     name: str,
     version: str,
     privacy: Privacy,
-    model: ModelSpec,
-    training: TrainingSpec,
+    kind: Kind = "training",
+    model: ModelSpec | None = None,
+    training: TrainingSpec | None = None,
     features: FeatureSpec,
+    queries: QuerySet | None = None,
     aggregation: AggregationSpec,
     dp: DifferentialPrivacySpec | None,
+    budget: BudgetSpec | None = None,
     runtimes: Mapping[str, RuntimeSpec],
     parts: Mapping[str, bytes],
     signing_key: Ed25519PrivateKey,
@@ -190,6 +196,8 @@ def build_plan(
 
     Parameters
     ----------
+    kind : {"training", "analytics", "evaluation"}
+        What the plan is for; see :class:`~pocketfl.plan.Manifest` for what goes with it.
     parts : mapping of str to bytes
         Every part by name, :data:`~pocketfl.plan.manifest.PARAMETERS_PART` among them.
     signing_key : Ed25519PrivateKey
@@ -210,12 +218,15 @@ def build_plan(
             schema=SCHEMA_VERSION,
             name=name,
             version=version,
+            kind=kind,
             privacy=privacy,
             model=model,
             training=training,
             features=features,
+            queries=queries,
             aggregation=aggregation,
             dp=dp,
+            budget=budget,
             eligibility=eligibility or EligibilitySpec(),
             runtimes=dict(runtimes),
             parts=tuple(

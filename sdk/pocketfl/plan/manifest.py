@@ -16,9 +16,15 @@ from typing import Final, Literal
 from pocketfl.budgets.limits import Budgets
 from pocketfl.conditions.spec import ConditionSpec
 from pocketfl.decoding import decode_json, encode_json
+from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec
+from pocketfl.queries import QuerySet
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Version of the format that plans are written in."""
+READABLE_SCHEMAS: Final = (1, 2)
+"""Versions that are read. What was added to a version's records since is ``None`` in it, so that the
+manifest of an older plan keeps its bytes, and with them its identity and its policy."""
 MANIFEST_LIMIT: Final = 4 * 2**20
 """Largest manifest in bytes: vocabularies live in it, weights do not."""
 MAX_PARAMETERS: Final = 50_000_000
@@ -32,6 +38,8 @@ RuntimeName = Literal["onnxruntime", "executorch"]
 RUNTIME_NAMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "executorch")
 Dtype = Literal["float32", "int64", "bool"]
 Privacy = Literal["gaussian", "none"]
+Kind = Literal["training", "analytics", "evaluation"]
+BudgetUnit = Literal["device", "device-day"]
 
 PARAMETERS_PART: Final = "parameters.f32"
 """Initial parameters: one flat vector of little-endian float32."""
@@ -280,13 +288,40 @@ class DifferentialPrivacySpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetSpec:
+    """One account for every task whose plan names it: training, statistics and metrics together.
+
+    Attributes
+    ----------
+    name : str
+        The account's; plans that share it have to agree on all of this.
+    epsilon, delta : float
+        What all releases of all its tasks may come to together, against someone who sees them all.
+    unit : {"device", "device-day"}
+        Whose data the account protects: all of a device's, or its log of one day. Only plans that ask
+        for nothing but a day's log, and so touch each day once, have the unit ``device-day``.
+    """
+
+    name: str
+    epsilon: float
+    delta: float
+    unit: BudgetUnit = "device"
+
+    def __post_init__(self) -> None:
+        _require(bool(_NAME.match(self.name)), f"{self.name[:140]!r} is not the name of a budget")
+        _require(0 < self.epsilon <= 1000, "epsilon must be above 0 and at most 1000")
+        _require(0 < self.delta < 0.01, "delta must be above 0 and below 0.01")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EligibilitySpec:
     """What a device must have to take part; decided on the device, never by the server.
 
     Attributes
     ----------
     min_examples : int
-        Fewest examples in the collection.
+        Fewest examples in the collection. A device with fewer does not train; where a plan asks
+        queries, it takes part all the same and answers with zeros.
     conditions : ConditionSpec
         The state that the device must be in, before training and during it.
     budgets : Budgets
@@ -327,7 +362,9 @@ class RuntimeSpec:
 
     Attributes
     ----------
-    train, evaluate, predict : str
+    train : str or None
+        Name of a part; None in a plan that does not train.
+    evaluate, predict : str
         Names of parts.
     minimum_version : str
         Oldest version of the runtime that the parts were checked against.
@@ -335,7 +372,7 @@ class RuntimeSpec:
         ONNX operator set, for ONNX Runtime.
     """
 
-    train: str
+    train: str | None = None
     evaluate: str
     predict: str
     minimum_version: str
@@ -358,35 +395,59 @@ class Manifest:
         Version of this format.
     name, version : str
         The modeller's name for the plan.
-    kind : {"training"}
-        What the plan is for.
+    kind : {"training", "analytics", "evaluation"}
+        What comes back from a device: an update of a model, answers to queries about its examples, or
+        answers to queries about how a model does on them.
     privacy : {"gaussian", "none"}
         ``none`` labels every model that comes of it, for life.
+    model : ModelSpec or None
+        None for ``analytics``.
+    training : TrainingSpec or None
+        For ``training`` only.
+    features : FeatureSpec
+        What is read; for ``analytics`` fields alone will do.
+    queries : QuerySet or None
+        For ``analytics`` and ``evaluation``.
     aggregation : AggregationSpec
-        Bounds of reports and rounds.
+        Bounds of reports and rounds; the ``clip_norm`` of answers to queries is 1.
     dp : DifferentialPrivacySpec or None
         Present exactly when ``privacy`` is not ``none``.
+    budget : BudgetSpec or None
+        The account that is shared with other tasks, besides the plan's own budget in ``dp``.
+    runtimes : dict of str to RuntimeSpec
+        By name; none for ``analytics``.
+    parts : tuple of PartSpec
+        A plan of the kind ``evaluation`` may come without parameters: those of the model version that
+        its task is seeded with are evaluated.
     """
 
     schema: int
     name: str
     version: str
-    kind: Literal["training"] = "training"
+    kind: Kind = "training"
     privacy: Privacy
-    model: ModelSpec
-    training: TrainingSpec
+    model: ModelSpec | None = None
+    training: TrainingSpec | None = None
     features: FeatureSpec
+    queries: QuerySet | None = None
     aggregation: AggregationSpec
     dp: DifferentialPrivacySpec | None = None
+    budget: BudgetSpec | None = None
     eligibility: EligibilitySpec = field(default_factory=EligibilitySpec)
-    runtimes: dict[str, RuntimeSpec]
-    parts: tuple[PartSpec, ...]
+    runtimes: dict[str, RuntimeSpec] = field(default_factory=dict)
+    parts: tuple[PartSpec, ...] = ()
 
     def __post_init__(self) -> None:
         _require(
-            self.schema == SCHEMA_VERSION,
-            f"plan schema {self.schema}; this pocketfl reads schema {SCHEMA_VERSION}",
+            self.schema in READABLE_SCHEMAS,
+            f"plan schema {self.schema}; this pocketfl reads schemas "
+            f"{', '.join(map(str, READABLE_SCHEMAS))}",
         )
+        if self.schema == 1:
+            newer = self.kind != "training" or self.queries is not None or self.budget is not None
+            _require(
+                not newer, "a plan of schema 1 trains, and has no queries and no shared budget"
+            )
         for label, text in (("name", self.name), ("version", self.version)):
             _require(
                 bool(_NAME.match(text)), f"{label} {text!r} needs letters, digits, '.', '_', '-'"
@@ -395,29 +456,118 @@ class Manifest:
             (self.dp is None) == (self.privacy == "none"),
             "dp bounds go with privacy 'gaussian', and only with it",
         )
-        names = [part.name for part in self.parts]
-        _require(0 < len(names) <= MAX_PARTS, f"a plan has 1 to {MAX_PARTS} parts")
-        _require(len(set(names)) == len(names), "two parts have the same name")
-        _require(PARAMETERS_PART in names, f"the part {PARAMETERS_PART} is missing")
-        size = next(part.size for part in self.parts if part.name == PARAMETERS_PART)
-        expected = 4 * self.model.parameter_count
-        _require(size == expected, f"{PARAMETERS_PART} has {size} bytes, not {expected}")
-        _require(bool(self.runtimes), "a plan needs parts for at least one runtime")
+        self._check_kind()
+        self._check_parts()
+        self._check_budget()
+
+    def _check_kind(self) -> None:
+        kind = self.kind
+        for what, value, wanted in (
+            ("a model", self.model, kind != "analytics"),
+            ("training", self.training, kind == "training"),
+            ("queries", self.queries, kind != "training"),
+            ("runtimes", self.runtimes or None, kind != "analytics"),
+        ):
+            _require(
+                (value is not None) == wanted,
+                f"a plan of kind {kind!r} {'needs' if wanted else 'has no'} {what}",
+            )
+        made, taken = set(self.features.tensor_names), set[str]()
+        if self.model is not None:
+            taken = {tensor.name for tensor in self.model.inputs}
+            _require(self.features.label is not None, f"a plan of kind {kind!r} needs a label")
+        _require(
+            made == taken,
+            f"features make the tensors {sorted(made)}, the model takes {sorted(taken)}",
+        )
+        if self.queries is not None:
+            _require(
+                self.aggregation.clip_norm == 1.0,
+                "queries share a norm of 1, so clip_norm has to be 1",
+            )
+            outputs = None
+            if self.model is not None:
+                outputs = {spec.name: element_count(spec.shape) for spec in self.model.outputs}
+            self.queries.check(self.features, outputs=outputs)
+
+    def _check_parts(self) -> None:
+        sizes = {part.name: part.size for part in self.parts}
+        _require(len(sizes) == len(self.parts), "two parts have the same name")
+        least = 0 if self.model is None else 1
+        _require(
+            least <= len(sizes) <= MAX_PARTS,
+            f"a plan of kind {self.kind!r} has {least} to {MAX_PARTS} parts",
+        )
+        if self.kind == "training":
+            _require(PARAMETERS_PART in sizes, f"the part {PARAMETERS_PART} is missing")
+        if self.model is not None:
+            expected = 4 * self.model.parameter_count
+            size = sizes.get(PARAMETERS_PART, expected)
+            _require(size == expected, f"{PARAMETERS_PART} has {size} bytes, not {expected}")
         for name, runtime in self.runtimes.items():
             _require(name in RUNTIME_NAMES, f"unknown runtime {name!r}; known: {RUNTIME_NAMES}")
-            for part in (runtime.train, runtime.evaluate, runtime.predict):
-                _require(part in names, f"runtime {name}: the part {part!r} is missing")
+            needed = [runtime.evaluate, runtime.predict]
+            if runtime.train is not None:
+                needed.append(runtime.train)
+            _require(
+                (runtime.train is not None) == (self.kind == "training"),
+                f"runtime {name}: a part to train goes with the kind 'training', and only with it",
+            )
+            for part in needed:
+                _require(part in sizes, f"runtime {name}: the part {part!r} is missing")
+
+    def _check_budget(self) -> None:
+        if self.budget is None:
+            return
+        _require(self.dp is not None, "a shared budget goes with privacy 'gaussian'")
         _require(
-            set(self.features.tensor_names) == {t.name for t in self.model.inputs},
-            "features make the tensors "
-            f"{sorted(self.features.tensor_names)}, the model takes "
-            f"{sorted(t.name for t in self.model.inputs)}",
+            self.is_daily == (self.queries is not None and self.queries.daily),
+            "the unit 'device-day' goes with queries of the kind 'funnel' alone, and they with it",
         )
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether the unit of privacy is one day of a device's log, and not the device."""
+        return self.budget is not None and self.budget.unit == "device-day"
+
+    @property
+    def required_model(self) -> ModelSpec:
+        """The model, where there has to be one; else :class:`~pocketfl.errors.PlanError`."""
+        if self.model is None:
+            raise PlanError(f"the plan {self.name!r} is of kind {self.kind!r}: it has no model")
+        return self.model
+
+    @property
+    def required_training(self) -> TrainingSpec:
+        """How to train, where that has to be known; else :class:`~pocketfl.errors.PlanError`."""
+        if self.training is None:
+            raise PlanError(f"the plan {self.name!r} is of kind {self.kind!r}: it trains nothing")
+        return self.training
+
+    @property
+    def required_queries(self) -> QuerySet:
+        """The queries, where there have to be some; else :class:`~pocketfl.errors.PlanError`."""
+        if self.queries is None:
+            raise PlanError(f"the plan {self.name!r} is of kind {self.kind!r}: it asks nothing")
+        return self.queries
+
+    @property
+    def vector_length(self) -> int:
+        """Number of coordinates of a report: the model's parameters, or those of the queries."""
+        if self.queries is not None:
+            return self.queries.length
+        return self.required_model.parameter_count
 
     @property
     def policy_hash(self) -> str:
         """SHA-256 (hex) of what bounds privacy: the trusted tier's key is bound to it."""
-        policy = {"privacy": self.privacy, "aggregation": self.aggregation, "dp": self.dp}
+        policy: dict[str, object] = {
+            "privacy": self.privacy,
+            "aggregation": self.aggregation,
+            "dp": self.dp,
+        }
+        if self.budget is not None:
+            policy["budget"] = self.budget
         return sha256(encode_json(policy)).hexdigest()
 
     def to_json(self) -> bytes:

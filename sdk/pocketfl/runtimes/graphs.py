@@ -81,9 +81,9 @@ class GraphRuntime(ABC):
         self._spec = manifest.runtimes[self.name]
         _check_version(self.name, self._installed_version(), self._spec.minimum_version)
         self._plan: PlanContents | None = plan
-        self._model = manifest.model
-        self._buffers = BatchBuffers(manifest.model)
-        self._parameters: FloatVector = np.zeros(manifest.model.parameter_count, np.float32)
+        self._model = manifest.required_model
+        self._buffers = BatchBuffers(self._model)
+        self._parameters: FloatVector = np.zeros(self._model.parameter_count, np.float32)
         self._learning_rate = np.zeros((), np.float32)
         self._clip_norm = np.zeros((), np.float32)
         self._graphs: dict[Task, Graph] = {}
@@ -223,7 +223,12 @@ class GraphRuntime(ABC):
 
     def _open(self, task: Task) -> Graph:
         plan = self._contents()
-        name = getattr(self._spec, task)
+        name: str | None = getattr(self._spec, task)
+        if name is None:
+            raise PlanError(
+                f"the plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}: it has no part to "
+                f"{task}"
+            )
         arrays = self._arrays(task)
         graph = self._load(plan.part(name), arrays)
         expected_inputs = tuple((a.dtype.name, a.shape) for a in arrays.values())

@@ -175,7 +175,7 @@ class LocalTrainer:
             "max_examples": max_examples,
         }
         spec = dataclasses.replace(
-            self.plan.manifest.training,
+            self.plan.manifest.required_training,
             **{name: value for name, value in changes.items() if value is not None},  # type: ignore[arg-type]
         )
         arrays = self._load(limit=spec.max_examples, seed=seed)
@@ -186,7 +186,7 @@ class LocalTrainer:
             self._runtime,
             arrays,
             spec,
-            batch_size=self.plan.manifest.model.batch_size,
+            batch_size=self.plan.manifest.required_model.batch_size,
             seed=seed,
             should_stop=should_stop,
         )
@@ -343,7 +343,7 @@ class LocalTrainer:
         if count_rows(arrays) == 0:
             features = self.plan.manifest.features
             count = self._store.count(features.collection)
-            needed = f"the label {features.label.field!r}"
+            needed = "a label" if features.label is None else f"the label {features.label.field!r}"
             if features.server_table is not None and features.server_table.required:
                 needed += f" and a row of server table {features.server_table.name!r}"
             raise TrainingError(
@@ -356,7 +356,7 @@ class LocalTrainer:
 
     def _evaluate(self, arrays: Arrays) -> LocalEvaluation:
         rows = count_rows(arrays)
-        size = self.plan.manifest.model.batch_size
+        size = self.plan.manifest.required_model.batch_size
         total = 0.0
         parts: list[dict[str, NDArray[np.generic]]] = []
         for start in range(0, rows, size):

@@ -188,7 +188,7 @@ class Aggregator:
         """Store sealed reports durably; see :class:`~.client.TrustedTier`."""
         state = self._task(task)
         _check_numbers(round, model_version)
-        size = sealed_size(state.manifest.model.parameter_count)
+        size = sealed_size(state.manifest.vector_length)
         # The signed plan says how many devices there are; with room for leases that were given again.
         capacity = 2 * state.manifest.aggregation.population
         for batch in batches(entries):
@@ -332,7 +332,7 @@ class Aggregator:
 
     def _sum(self, state: _Task, round: int, model_version: int) -> _Sum:
         """Open and check every report of a round and sum the good ones exactly."""
-        length = state.manifest.model.parameter_count
+        length = state.manifest.vector_length
         bound = state.manifest.aggregation.norm_bound
         page_size = max(1, min(512, _CHUNK_BYTES // (8 * length)))
         total = np.zeros(length, dtype=np.int64)
