@@ -6,6 +6,10 @@ store holds. How an example counts is part of the query:
 - ``unit: "device"``: the mean over the device's examples, so each device weighs 1 however many it has;
 - ``unit: "example"``: the sum over at most ``max_examples`` of them, chosen by the device's own seed.
 
+A query's ``bound`` makes its noise smaller than the largest possible answer asks for: an answer with a
+larger L2 norm is scaled down to it as a whole, which keeps its proportions. Less noise, but devices
+with much to say weigh less than they should; ``docs/statistics.md`` shows how to choose.
+
 Examples without a value for the query's field are left out, as are those that a filter does not let
 through. A device without any left answers with zeros.
 """
@@ -89,6 +93,9 @@ class _ExampleQuery:
         How examples count; see :mod:`pocketfl.queries.spec`.
     max_examples : int or None
         For the unit ``example``: most examples of one device that count.
+    bound : float or None
+        Largest L2 norm of a device's answer in the query's natural units; a longer one is scaled down
+        to it. None for the largest that is possible.
     where : tuple of Filter
         An example has to pass all of them.
     """
@@ -97,6 +104,7 @@ class _ExampleQuery:
     share: float = 1.0
     unit: Unit = "device"
     max_examples: int | None = None
+    bound: float | None = None
     where: tuple[Filter, ...] = ()
 
     def __post_init__(self) -> None:
@@ -108,6 +116,10 @@ class _ExampleQuery:
         _require(
             self.max_examples is None or 1 <= self.max_examples <= MAX_EXAMPLES,
             f"query {self.name!r}: max_examples must be 1 to {MAX_EXAMPLES}",
+        )
+        _require(
+            self.bound is None or (self.bound > 0 and math.isfinite(self.bound)),
+            f"query {self.name!r}: bound must be above 0, and finite",
         )
         _require(
             len(self.where) <= MAX_FILTERS, f"query {self.name!r}: {MAX_FILTERS} filters at most"
@@ -127,7 +139,8 @@ class _ExampleQuery:
     @property
     def norm(self) -> float:
         """Largest L2 norm of what one device adds, in the query's natural units."""
-        return self.example_norm * (self.max_examples or 1)
+        largest = self.example_norm * (self.max_examples or 1)
+        return largest if self.bound is None else min(largest, self.bound)
 
     @property
     def scale(self) -> float:
@@ -305,7 +318,9 @@ class ScoreHistogram(_ExampleQuery):
     """How the model scores the examples of each class: what AUC and calibration are read from.
 
     Coordinate ``c * bins + b`` counts the examples whose target is ``c`` and whose score, clamped to
-    ``[low, high]``, falls into bin ``b`` of equal bins. For evaluation plans only.
+    ``[low, high]``, falls into bin ``b`` of equal bins. With ``log_loss_limit`` a last coordinate sums
+    ``-log p``, clamped to the limit and divided by it, for ``p`` the score of the true class: the score
+    itself for target 1, 1 minus it for target 0. For evaluation plans only.
 
     Attributes
     ----------
@@ -321,6 +336,8 @@ class ScoreHistogram(_ExampleQuery):
         Bins per class.
     classes : int
         Targets are 0 to ``classes - 1``; an example with another target is left out.
+    log_loss_limit : float or None
+        Largest log loss of one example, in nats; for two classes and scores from 0 to 1.
     """
 
     kind: Literal["score_histogram"] = "score_histogram"
@@ -331,19 +348,34 @@ class ScoreHistogram(_ExampleQuery):
     high: float = 1.0
     bins: int = 64
     classes: int = 2
+    log_loss_limit: float | None = None
 
     def __post_init__(self) -> None:
         what = f"query {self.name!r}"
         _require(2 <= self.bins <= 4096, f"{what}: bins must be 2 to 4096")
         _require(1 <= self.classes <= 1000, f"{what}: classes must be 1 to 1000")
         _require(0 <= self.index < 10**6, f"{what}: index must be 0 to 999,999")
+        if self.log_loss_limit is not None:
+            _require(
+                0 < self.log_loss_limit <= 100,
+                f"{what}: log_loss_limit must be above 0 and 100 at most",
+            )
+            _require(
+                self.classes == 2 and self.low >= 0 and self.high <= 1,
+                f"{what}: log_loss_limit goes with two classes and scores from 0 to 1",
+            )
         super().__post_init__()
         _check_range(what, self.low, self.high)
 
     @property
     def length(self) -> int:
-        """``bins`` for each class."""
-        return self.classes * self.bins
+        """``bins`` for each class, and one for the log loss."""
+        return self.classes * self.bins + (self.log_loss_limit is not None)
+
+    @property
+    def example_norm(self) -> float:
+        """An example is in one bin, and its share of the largest log loss is at most 1."""
+        return 1.0 if self.log_loss_limit is None else math.sqrt(2)
 
 
 @dataclass(frozen=True, kw_only=True)
