@@ -133,6 +133,14 @@ class Contribution:
                 found = pending
         return found
 
+    def abandon_all(self, *, code: str) -> int:
+        """End every session that waits; return how many that were."""
+        waiting = self._sessions.pending()
+        for pending in waiting:
+            end: SessionEnd = "unknown" if pending.has_report else "abandoned"
+            self._settle(pending.task, pending.round, end, code=code)
+        return len(waiting)
+
     def _reason_to_abandon(self, pending: PendingSession) -> str | None:
         if pending.session is None:
             return "session_damaged"

@@ -406,6 +406,30 @@ class Device:
         except RoundEnd as end:
             raise TransportError(str(end), code=end.code) from None
 
+    def opt_out(self, reason: str = "opted out") -> int:
+        """Stop taking part, for good: a person's decision, and no server is asked.
+
+        Training is switched off over restarts and in all processes, sessions that wait are given up
+        with their checkpoints and reports, and the token by which the back end knows this device is
+        dropped. Examples, receipts and the latest model stay; :meth:`ExampleStore.revoke` erases
+        examples. To take part again, ``scheduler.switch.enable()``: the device enrols anew.
+
+        Parameters
+        ----------
+        reason : str
+            A few words for :meth:`explain`, see :meth:`KillSwitch.disable`.
+
+        Returns
+        -------
+        int
+            Sessions that were given up. A report that may have arrived before cannot be taken back; its
+            receipt says ``unknown``.
+        """
+        self._guardrails.switch.disable(reason)
+        abandoned = self._contribution.abandon_all(code="opted_out")
+        self._token.forget()
+        return abandoned
+
     # The model.
 
     def refresh_model(self, *, task: str | None = None) -> ModelInfo | None:

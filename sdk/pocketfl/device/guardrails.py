@@ -41,6 +41,7 @@ from pocketfl.reasons import Reason, combined_retry
 from pocketfl.receipts import Contribution, Receipts
 from pocketfl.reports import SealedReport, sealed_size
 from pocketfl.scheduling.switch import KillSwitch
+from pocketfl.training import TrainingState
 from pocketfl.transport import Transport
 
 _MESSAGE_BYTES = 8 * 2**10
@@ -345,6 +346,10 @@ class Guardrails(SessionHooks):
                 yield
             # After a step was cancelled nobody asks any more.
             self._stop_reasons = self._stop_reasons or running.watch.reasons
+
+    def trained_batch(self, state: Callable[[], TrainingState]) -> None:
+        """Tell the app's hooks."""
+        self._inner.trained_batch(state)
 
     def spent(self) -> Mapping[str, float]:
         """Return what the app's hooks want kept; the ledger keeps the rest itself."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pocketfl.device.sessions import Session
     from pocketfl.plan.manifest import Manifest
     from pocketfl.reports import SealedReport
+    from pocketfl.training import TrainingState
 
 SessionEnd: TypeAlias = Literal["accepted", "rejected", "abandoned", "unknown"]
 """How a session ends for good.
@@ -23,9 +24,9 @@ arrived, and the back end could not be asked in time.
 class SessionHooks:
     """What else happens when a session moves on; the methods here do nothing.
 
-    All but :meth:`should_stop`, :meth:`spent`, :meth:`gives_up`, :meth:`opened` and :meth:`training`
-    are called inside the write transaction that moves the session: what they write into the device's
-    database is on disk together with that, or not at all.
+    All but :meth:`should_stop`, :meth:`spent`, :meth:`gives_up`, :meth:`opened`, :meth:`training` and
+    :meth:`trained_batch` are called inside the write transaction that moves the session: what they
+    write into the device's database is on disk together with that, or not at all.
     What they raise undoes the transaction and comes out of ``run_once`` as any error does.
     """
 
@@ -83,6 +84,15 @@ class SessionHooks:
         """
         del cancel
         yield
+
+    def trained_batch(self, state: Callable[[], TrainingState]) -> None:
+        """Take note of a trained batch, for a progress bar; not inside a transaction.
+
+        Parameters
+        ----------
+        state : callable
+            Returns where training stands; costs time in proportion to the batches so far.
+        """
 
     def checkpointed(self, session: Session, *, spent: Mapping[str, float]) -> None:
         """Take note of a checkpoint, with what :meth:`spent` returned for it."""

@@ -131,6 +131,11 @@ class SessionTraining:
                 spent=self._hooks.spent,
                 policy=self._policy,
             )
+
+            def after_batch(state: Callable[[], TrainingState]) -> None:
+                checkpointer.after_batch(state)
+                self._hooks.trained_batch(state)
+
             with self._hooks.training(runtime.cancel):
                 result = train_locally(
                     runtime,
@@ -140,7 +145,7 @@ class SessionTraining:
                     seed=session.seed,
                     should_stop=should_stop,
                     resume=earlier,
-                    after_batch=checkpointer.after_batch,
+                    after_batch=after_batch,
                 )
             attempt.training = result
             if not result.completed and result.steps > earlier.steps:

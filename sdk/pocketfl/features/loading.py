@@ -18,6 +18,7 @@ def load_arrays(
     limit: int,
     seed: int,
     up_to: int | None = None,
+    collection: str | None = None,
 ) -> dict[str, NDArray[np.generic]]:
     """Select examples and make the model's inputs and ``target`` of them.
 
@@ -33,6 +34,8 @@ def load_arrays(
         Decides which, when there are more.
     up_to : int, optional
         Highest id of an example to take; see :meth:`ExampleStore.select`.
+    collection : str, optional
+        Another collection with the same fields; the plan's own by default.
 
     Returns
     -------
@@ -47,8 +50,9 @@ def load_arrays(
         If it does not hold what the plan reads.
     """
     spec = pipeline.spec
-    pipeline.check(store.collection(spec.collection))
-    examples = store.select(spec.collection, limit=limit, seed=seed, up_to=up_to)
+    name = spec.collection if collection is None else collection
+    pipeline.check(store.collection(name))
+    examples = store.select(name, limit=limit, seed=seed, up_to=up_to)
     table = spec.server_table
     if table is None:
         return pipeline.arrays(examples)

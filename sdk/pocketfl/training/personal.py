@@ -27,6 +27,7 @@ from pocketfl.training.loop import (
     HOLD_OUT_STREAM,
     Arrays,
     LocalResult,
+    TrainingState,
     count_rows,
     train_locally,
 )
@@ -137,6 +138,7 @@ class LocalTrainer:
         holdout: float = 0.0,
         seed: int = 0,
         should_stop: Callable[[], bool] | None = None,
+        after_batch: Callable[[Callable[[], TrainingState]], None] | None = None,
     ) -> TrainingResult:
         """Train on the store's examples.
 
@@ -150,6 +152,8 @@ class LocalTrainer:
             Decides which examples are taken, which are set aside, and the order of the others.
         should_stop : callable, optional
             Asked before every batch.
+        after_batch : callable, optional
+            Called after every batch, for a progress bar; see :func:`train_locally`.
 
         Returns
         -------
@@ -178,7 +182,8 @@ class LocalTrainer:
             self.plan.manifest.required_training,
             **{name: value for name, value in changes.items() if value is not None},  # type: ignore[arg-type]
         )
-        arrays = self._load(limit=spec.max_examples, seed=seed)
+        collection = self.plan.manifest.features.collection
+        arrays = self._load(limit=spec.max_examples, seed=seed, collection=collection)
         arrays, held_out = _split(arrays, holdout=holdout, seed=seed)
         before = self._runtime.parameters()
         loss_before = self._mean_loss(held_out)
@@ -189,6 +194,7 @@ class LocalTrainer:
             batch_size=self.plan.manifest.required_model.batch_size,
             seed=seed,
             should_stop=should_stop,
+            after_batch=after_batch,
         )
         # An overflow may leave finite parameters: a gradient of infinite norm is clipped to zero.
         usable = all(map(math.isfinite, result.losses))
@@ -205,11 +211,16 @@ class LocalTrainer:
             holdout_loss_after=self._mean_loss(held_out),
         )
 
-    def evaluate(self, *, max_examples: int | None = None, seed: int = 0) -> LocalEvaluation:
+    def evaluate(
+        self, *, collection: str | None = None, max_examples: int | None = None, seed: int = 0
+    ) -> LocalEvaluation:
         """Measure the current parameters on the store's examples.
 
         Parameters
         ----------
+        collection : str, optional
+            Another collection with the plan's fields, such as one of examples that are never trained
+            on; the plan's own by default.
         max_examples : int, optional
             Most examples to use; all by default.
         seed : int
@@ -229,9 +240,11 @@ class LocalTrainer:
         TrainingError
             If it has no usable example.
         """
+        if collection is None:
+            collection = self.plan.manifest.features.collection
         if max_examples is None:
-            max_examples = self._store.count(self.plan.manifest.features.collection)
-        return self._evaluate(self._load(limit=max_examples, seed=seed))
+            max_examples = self._store.count(collection)
+        return self._evaluate(self._load(limit=max_examples, seed=seed, collection=collection))
 
     def predict(
         self,
@@ -338,19 +351,21 @@ class LocalTrainer:
         name = f"personal_parameters/{manifest.name}"
         return derived_state(manifest.features.collection, name)
 
-    def _load(self, *, limit: int, seed: int) -> dict[str, NDArray[np.generic]]:
-        arrays = load_arrays(self._store, self._pipeline, limit=limit, seed=seed)
+    def _load(self, *, limit: int, seed: int, collection: str) -> dict[str, NDArray[np.generic]]:
+        arrays = load_arrays(
+            self._store, self._pipeline, limit=limit, seed=seed, collection=collection
+        )
         if count_rows(arrays) == 0:
             features = self.plan.manifest.features
-            count = self._store.count(features.collection)
+            count = self._store.count(collection)
             needed = "a label" if features.label is None else f"the label {features.label.field!r}"
             if features.server_table is not None and features.server_table.required:
                 needed += f" and a row of server table {features.server_table.name!r}"
             raise TrainingError(
-                f"collection {features.collection!r} is empty: append() examples first"
+                f"collection {collection!r} is empty: append() examples first"
                 if count == 0
                 else f"none of the {min(count, limit)} examples taken of collection "
-                f"{features.collection!r} has {needed}"
+                f"{collection!r} has {needed}"
             )
         return arrays
 

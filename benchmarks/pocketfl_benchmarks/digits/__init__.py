@@ -1,0 +1,1 @@
+"""Handwritten digits: the app's bundled plan, and the writers of its demo."""
