@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pocketfl.device.attempt import Attempt, RoundEnd
 from pocketfl.device.enrolment import FeatureDownloads
@@ -18,12 +21,14 @@ from pocketfl.device.hooks import SessionEnd, SessionHooks
 from pocketfl.device.limits import DeviceLimits
 from pocketfl.device.models import ModelInfo
 from pocketfl.device.plans import OpenPlan
+from pocketfl.device.session_queries import SessionQueries
 from pocketfl.device.session_training import SessionTraining
 from pocketfl.device.sessions import ASK_SECONDS, PendingSession, Session, Sessions
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PocketFLError, ReportError, StoreError, TransportError
 from pocketfl.plan.manifest import Manifest
 from pocketfl.reports import SealedReport, make_report
+from pocketfl.runtimes import FloatVector
 from pocketfl.sampling import Participation, ParticipationState
 from pocketfl.sealing import AggregatorVerifier, ReportContext, key_id
 from pocketfl.store import ExampleStore
@@ -32,6 +37,12 @@ from pocketfl.transport import Transport
 
 MAX_TRIES: Final = 8
 """Runs of one session that end with the process and bring no checkpoint; then it is abandoned."""
+
+_LOOK_SECONDS: Final = 900.0
+"""How soon a device looks for other rounds while a report is kept back."""
+
+KeptBack: TypeAlias = dict[tuple[str, int], float]
+"""Seconds for which reports still wait, by task and round."""
 
 # What settles the fate of a report. Everything else, such as a proxy's page or an overloaded server,
 # says nothing about it.
@@ -108,6 +119,7 @@ class Contribution:
         self._training = SessionTraining(
             store, sessions, runtime=runtime, checkpoints=checkpoints, hooks=hooks
         )
+        self._queries = SessionQueries(store, runtime=runtime, hooks=hooks)
         self._revoked = threading.Event()
         self._clock = clock
 
@@ -120,18 +132,41 @@ class Contribution:
             self._sessions.begin(session)
             self._hooks.began(session, manifest=manifest, resumed=False, spent={})
 
-    def find_pending(self, *, task: str | None) -> PendingSession | None:
-        """Return a session to go on with, and abandon those that cannot be gone on with."""
+    def find_pending(self, *, task: str | None) -> tuple[PendingSession | None, KeptBack]:
+        """Return a session to go on with, and abandon those that cannot be gone on with.
+
+        Parameters
+        ----------
+        task : str or None
+            Of this task only, or of any.
+
+        Returns
+        -------
+        PendingSession or None
+            The oldest that may go on now.
+        dict
+            For how many seconds more the others' reports are kept back, by task and round.
+        """
         found: PendingSession | None = None
+        waiting: KeptBack = {}
         for pending in self._sessions.pending():
             code = self._reason_to_abandon(pending)
             if code is not None:
                 # A report whose record is damaged cannot be sent again, nor asked about.
                 end: SessionEnd = "unknown" if pending.has_report else "abandoned"
                 self._settle(pending.task, pending.round, end, code=code)
-            elif found is None and task in (None, pending.task):
-                found = pending
-        return found
+            elif task in (None, pending.task):
+                wait = self._seconds_to_upload(pending)
+                if wait > 0:
+                    waiting[pending.task, pending.round] = wait
+                elif found is None:
+                    found = pending
+        return found, waiting
+
+    def _seconds_to_upload(self, pending: PendingSession) -> float:
+        if pending.session is None or not pending.has_report:
+            return 0.0
+        return pending.session.upload_after - self._clock()
 
     def abandon_all(self, *, code: str) -> int:
         """End every session that waits; return how many that were."""
@@ -302,22 +337,17 @@ class Contribution:
             plan_sha256=plan.sha256,
         )
         self._stop_if_asked()
-        with attempt.phase("parameters"):
-            start = self._source.parameters(ModelInfo.of(session.notice), opened)
+        start: FloatVector | None = None
+        if plan.manifest.model is not None:
+            with attempt.phase("parameters"):
+                start = self._source.parameters(ModelInfo.of(session.notice), opened)
         with attempt.phase("features"):
             table = plan.manifest.features.server_table
             # Newer rows could change examples that have been trained on already.
             if table is not None and checkpoint is None:
                 self._features.refresh(table)
         self._stop_if_asked()
-        update = self._training.run(
-            attempt,
-            session,
-            opened,
-            start=start,
-            checkpoint=checkpoint,
-            should_stop=self._should_stop,
-        )
+        update = self._make_update(attempt, session, opened, start=start, checkpoint=checkpoint)
         with attempt.phase("report"):
             self._check_lease(session)
             context = ReportContext(
@@ -340,6 +370,28 @@ class Contribution:
                 self._hooks.prepared(session, report, plan.manifest)
         self._upload(attempt, session, report)
 
+    def _make_update(
+        self,
+        attempt: Attempt,
+        session: Session,
+        opened: OpenPlan,
+        *,
+        start: FloatVector | None,
+        checkpoint: Checkpoint | None,
+    ) -> NDArray[np.float64]:
+        if opened.plan.manifest.kind == "training" and start is not None:
+            return self._training.run(
+                attempt,
+                session,
+                opened,
+                start=start,
+                checkpoint=checkpoint,
+                should_stop=self._should_stop,
+            )
+        return self._queries.run(
+            attempt, session, opened, parameters=start, should_stop=self._should_stop
+        )
+
     def _repeat_upload(self, attempt: Attempt, session: Session) -> None:
         try:
             report = self._sessions.report(session)
@@ -349,6 +401,9 @@ class Contribution:
 
     def _upload(self, attempt: Attempt, session: Session, report: SealedReport) -> None:
         self._stop_if_asked()
+        wait = session.upload_after - self._clock()
+        if wait > 0:
+            raise kept_back(wait)
         try:
             with attempt.phase("upload"):
                 self._transport.upload(session.assignment.lease, report)
@@ -363,6 +418,17 @@ class Contribution:
             if verdict is None:
                 reason += "; the report is kept, and sent again another time"
             raise _UploadError(verdict, code, reason, retry_after=error.retry_after) from None
+
+
+def kept_back(seconds: float) -> RoundEnd:
+    """Return the end of a run whose report is made, and leaves at a time that was drawn before."""
+    return RoundEnd(
+        "interrupted",
+        "upload_waits",
+        f"the report is made and waits {seconds:.0f} s more, so that its time says nothing",
+        retry_after=min(seconds, _LOOK_SECONDS),
+        resumable=True,
+    )
 
 
 class _UploadError(RoundEnd):

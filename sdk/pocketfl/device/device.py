@@ -25,7 +25,7 @@ from pocketfl import __version__
 from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Meter
 from pocketfl.conditions import ConditionSpec, PlatformSignals, SignalProvider
 from pocketfl.device.attempt import Attempt, RoundEnd
-from pocketfl.device.contribution import Contribution
+from pocketfl.device.contribution import Contribution, kept_back
 from pocketfl.device.enrolment import DeviceToken, FeatureDownloads
 from pocketfl.device.explanation import Explanation, explain
 from pocketfl.device.guardrails import Guardrails
@@ -317,7 +317,7 @@ class Device:
 
     def _take_part(self, attempt: Attempt, task: str | None) -> None:
         self._guardrails.require_allowed()
-        pending = self._contribution.find_pending(task=task)
+        pending, waiting = self._contribution.find_pending(task=task)
         if pending is not None and pending.session is not None:
             self._let_resume(attempt, pending.session)
             self._contribution.resume(attempt, pending)
@@ -325,12 +325,21 @@ class Device:
         with attempt.phase("notices"):
             announced = self._transport.notices()
         _obey(announced.pause_of(task))
-        notices = [n for n in announced.notices if announced.pause_of(n.task) is None]
+        notices = [
+            n
+            for n in announced.notices
+            if announced.pause_of(n.task) is None and (n.task, n.round) not in waiting
+        ]
         takes_turns = task is None and len(notices) > 1
         if takes_turns:
             turns = self.scheduler.order([n.task for n in notices])
             notices.sort(key=lambda notice: turns.index(notice.task))
-        notice, opened = self._choice.choose(attempt, notices, task=task)
+        try:
+            notice, opened = self._choice.choose(attempt, notices, task=task)
+        except RoundEnd as end:
+            if waiting and end.status in ("no_round", "not_sampled"):
+                raise kept_back(min(waiting.values())) from end
+            raise
         with attempt.phase("check_in"):
             session = self._check_in(notice, opened)
             with self._store.database.transaction():
@@ -370,14 +379,18 @@ class Device:
                 f"the server has no place in round {notice.round} ({answer.reason})",
                 retry_after=random.uniform(answer.min_seconds, answer.max_seconds),  # noqa: S311
             )
+        now = self._clock()
         collection = opened.plan.manifest.features.collection
+        names = {known.name for known in self._store.collections()}
         return Session(
             notice=notice,
             assignment=answer,
             collection=collection,
             seed=self._training_seed(notice),
-            examples_up_to=self._store.last_id(collection),
-            began_at=self._clock(),
+            # A question is answered without a collection, too.
+            examples_up_to=self._store.last_id(collection) if collection in names else 0,
+            began_at=now,
+            upload_after=_draw_upload(opened.plan.manifest, now, answer.expires_at),
         )
 
     def _training_seed(self, notice: RoundNotice) -> int:
@@ -433,7 +446,7 @@ class Device:
     # The model.
 
     def refresh_model(self, *, task: str | None = None) -> ModelInfo | None:
-        """Fetch the newest model that an open round announces, for prediction.
+        """Fetch the newest model that an open round trains, for prediction.
 
         Parameters
         ----------
@@ -453,9 +466,12 @@ class Device:
             If the plan or its parameters cannot be trusted.
         """
         for notice in self._transport.notices().notices:
-            if task in (None, notice.task):
-                model = ModelInfo.of(notice)
-                self._source.parameters(model, self._source.plan(model.plan_sha256))
+            if task not in (None, notice.task):
+                continue
+            model = ModelInfo.of(notice)
+            opened = self._source.plan(model.plan_sha256)
+            if opened.plan.manifest.kind == "training":
+                self._source.parameters(model, opened)
                 return model
         return None
 
@@ -545,6 +561,16 @@ class Device:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _draw_upload(manifest: Manifest, now: float, expires_at: float) -> float:
+    """Draw when a report may leave, from a tenth of the plan's delay to all of it from now."""
+    queries = manifest.queries
+    if queries is None or queries.upload_delay_seconds == 0:
+        return 0.0
+    # Half of the lease is left for the upload itself.
+    longest = min(queries.upload_delay_seconds, max(0.0, expires_at - now) / 2)
+    return now + longest * (0.1 + 0.9 * secrets.randbelow(2**32) / 2**32)
 
 
 def _manifest_of(opened: OpenPlan | None) -> Manifest | None:

@@ -38,7 +38,7 @@ from pocketfl.device.sessions import ASK_SECONDS, Session
 from pocketfl.ledger import Ledger, Outcome, Refusal, Reservation, Spending, stride_of
 from pocketfl.plan.manifest import Manifest
 from pocketfl.reasons import Reason, combined_retry
-from pocketfl.receipts import Contribution, Receipts
+from pocketfl.receipts import REPORT_KINDS, Contribution, Receipts
 from pocketfl.reports import SealedReport, sealed_size
 from pocketfl.scheduling.switch import KillSwitch
 from pocketfl.training import TrainingState
@@ -271,6 +271,7 @@ class Guardrails(SessionHooks):
                 budgets=self._budgets_of(manifest),
                 stride=self._stride,
                 noise_multiplier=_noise_of(manifest),
+                adds_up=_adds_up(manifest),
                 # A report that may have arrived is asked about for some time after its lease.
                 lifetime_seconds=max(0.0, session.assignment.expires_at - self._clock())
                 + ASK_SECONDS,
@@ -379,6 +380,7 @@ class Guardrails(SessionHooks):
             Contribution(
                 task=session.task,
                 round=session.round,
+                kind=REPORT_KINDS[manifest.kind],
                 plan_name=manifest.name,
                 plan_version=manifest.version,
                 plan_sha256=session.notice.plan_sha256,
@@ -391,7 +393,7 @@ class Guardrails(SessionHooks):
                 cohort_floor=aggregation.cohort_floor,
                 aggregator_key_id=session.assignment.aggregator.key_id,
                 attestation=self._evidence,
-                **privacy,  # type: ignore[arg-type]
+                **privacy,
             )
         )
 
@@ -471,6 +473,7 @@ class Guardrails(SessionHooks):
             needs=self._needs(manifest) + self._stride,
             budgets=self._budgets_of(manifest),
             noise_multiplier=_noise_of(manifest),
+            adds_up=_adds_up(manifest),
         )
 
     def _conditions_of(self, manifest: Manifest | None) -> ConditionSpec:
@@ -565,6 +568,10 @@ def _agreed_budgets(app: Budgets, plan: Budgets | None) -> Budgets:
 
 def _noise_of(manifest: Manifest | None) -> float | None:
     return None if manifest is None or manifest.dp is None else manifest.dp.noise_multiplier
+
+
+def _adds_up(manifest: Manifest | None) -> bool:
+    return manifest is None or not manifest.is_daily
 
 
 def is_past_asking(session: Session, *, now: float) -> bool:

@@ -20,6 +20,8 @@ class DeviceLimits:
         Largest privacy budget of a task over its whole life.
     max_delta : float
         Its largest delta.
+    max_daily_epsilon : float
+        Largest privacy budget of one day's log, where a plan's unit of privacy is the day.
     max_sampling_probability : float
         Largest probability of taking part in one round.
     max_participations : int
@@ -33,6 +35,7 @@ class DeviceLimits:
     min_noise_multiplier: float = 0.3
     max_epsilon: float = 20.0
     max_delta: float = 1e-3
+    max_daily_epsilon: float = 2.0
     max_sampling_probability: float = 1.0
     max_participations: int = 100_000
     max_parameters: int = 5_000_000
@@ -61,6 +64,10 @@ class DeviceLimits:
                 )
             return
         aggregation = manifest.aggregation
+        # What a day may cost at most is less than what a task may, for a year has many days.
+        max_epsilon = self.max_epsilon
+        if manifest.is_daily:
+            max_epsilon = min(max_epsilon, self.max_daily_epsilon)
         for name, value, limit, allowed in (
             (
                 "noise multiplier",
@@ -71,8 +78,8 @@ class DeviceLimits:
             (
                 "epsilon",
                 manifest.dp.epsilon,
-                self.max_epsilon,
-                manifest.dp.epsilon <= self.max_epsilon,
+                max_epsilon,
+                manifest.dp.epsilon <= max_epsilon,
             ),
             ("delta", manifest.dp.delta, self.max_delta, manifest.dp.delta <= self.max_delta),
             (

@@ -43,7 +43,7 @@ class RoundOutcome:
         Wall time of everything in this run, and of the runtime's training steps in it alone.
     phases : dict of str to float
         Wall time in seconds by phase: ``notices``, ``plan``, ``eligibility``, ``coin``, ``check_in``,
-        ``parameters``, ``features``, ``select``, ``train``, ``report``, ``upload``.
+        ``parameters``, ``features``, ``select``, ``train``, ``evaluate``, ``report``, ``upload``.
     bytes_up, bytes_down : int
         As the transport counts them.
     retry_after : float or None

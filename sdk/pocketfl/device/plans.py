@@ -15,6 +15,7 @@ from typing import Final
 
 from pocketfl.features.pipeline import FeaturePipeline
 from pocketfl.plan import Plan
+from pocketfl.queries.reading import QueryReader
 from pocketfl.runtimes import Runtime, open_runtime
 
 
@@ -31,6 +32,8 @@ class OpenPlan:
         ``Manifest.policy_hash``.
     pipeline : FeaturePipeline
         From examples to batches.
+    query_reader : QueryReader or None
+        From examples to what queries look at, where the plan asks any.
     """
 
     def __init__(self, plan: Plan, *, idle_runtimes: int) -> None:
@@ -38,6 +41,11 @@ class OpenPlan:
         self.manifest_sha256: Final = sha256(plan.manifest.to_json()).hexdigest()
         self.policy_hash: Final = plan.manifest.policy_hash
         self.pipeline: Final = FeaturePipeline(plan.manifest.features, model=plan.manifest.model)
+        self.query_reader: Final = (
+            None
+            if plan.manifest.queries is None
+            else QueryReader(plan.manifest.features, plan.manifest.queries)
+        )
         self._idle_runtimes = idle_runtimes
         self._lock = threading.Lock()
         self._idle: dict[str, list[Runtime]] = {}

@@ -129,7 +129,7 @@ class RoundChoice:
 
     def _check_eligibility(self, opened: OpenPlan) -> None:
         manifest = opened.plan.manifest
-        if self._runtime not in manifest.runtimes:
+        if manifest.model is not None and self._runtime not in manifest.runtimes:
             raise RoundEnd(
                 "ineligible",
                 "runtime_unavailable",
@@ -137,12 +137,17 @@ class RoundChoice:
             )
         name = manifest.features.collection
         collections = {collection.name: collection for collection in self._store.collections()}
+        if manifest.kind != "training" and name not in collections:
+            return
         if name not in collections:
             raise RoundEnd("ineligible", "no_collection", f"this device has no collection {name!r}")
         try:
             opened.pipeline.check(collections[name])
         except FeatureError as error:
             raise RoundEnd("ineligible", "features", str(error)) from None
+        # To have no data is no reason to stay away from a question: who answers would tell.
+        if manifest.kind != "training":
+            return
         count, needed = self._store.count(name), manifest.eligibility.min_examples
         if count < needed:
             raise RoundEnd(

@@ -53,7 +53,8 @@ ASK_SECONDS: Final = 7 * 86_400.0
 
 _RECORD_LIMIT: Final = 64 * 2**10
 
-# Every device writes one per round, and no field of a session may be absent: faster than `encode_json`.
+# Every device writes one per round, and no field of a session is ever absent: faster
+# than `encode_json`.
 _JSON: Final = json.JSONEncoder(default=vars, separators=(",", ":"), allow_nan=False)
 
 
@@ -75,6 +76,9 @@ class Session:
         Highest id of an example at the check-in: later ones are not for this round.
     began_at : float
         Unix time in seconds.
+    upload_after : float
+        Unix time in seconds before which the report is kept back; drawn at the check-in, so that it
+        says nothing about what the device has.
     """
 
     notice: RoundNotice
@@ -83,6 +87,7 @@ class Session:
     seed: int
     examples_up_to: int
     began_at: float
+    upload_after: float = 0.0
 
     def __post_init__(self) -> None:
         check_identifier(self.notice.task, what="task")

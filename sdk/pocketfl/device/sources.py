@@ -88,7 +88,7 @@ class ModelSource:
         return None if kept is None else self._plans.load(kept, trusted_keys=self._trusted_keys)
 
     def parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
-        """Return a model's parameters, and keep it as the latest of its task.
+        """Return a model's parameters, and keep it as the latest of its task if that trains one.
 
         Raises
         ------
@@ -98,6 +98,9 @@ class ModelSource:
             If they cannot be downloaded.
         """
         vector = self._find_parameters(model, opened)
+        # What is only evaluated is not what the app predicts with.
+        if opened.plan.manifest.kind != "training":
+            return vector
         if self.models().get(model.task) == model and self._parameters is not None:
             return vector
         if self._keeps_models:

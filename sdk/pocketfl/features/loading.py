@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfl.features.pipeline import FeaturePipeline
-from pocketfl.store.examples import ExampleStore
+from pocketfl.features.pipeline import FeaturePipeline, Selection
+from pocketfl.store.examples import Examples, ExampleStore
 
 
 def load_arrays(
@@ -49,15 +49,31 @@ def load_arrays(
     FeatureError
         If it does not hold what the plan reads.
     """
+    examples, selection = load_examples(store, pipeline, limit=limit, seed=seed, up_to=up_to)
+    return pipeline.assemble(examples, selection)
+
+
+def load_examples(
+    store: ExampleStore,
+    pipeline: FeaturePipeline,
+    *,
+    limit: int,
+    seed: int,
+    up_to: int | None = None,
+) -> tuple[Examples, Selection]:
+    """Select examples, and say which of them count and what is joined to them.
+
+    Takes and raises what :func:`load_arrays` does.
+    """
     spec = pipeline.spec
     name = spec.collection if collection is None else collection
     pipeline.check(store.collection(name))
     examples = store.select(name, limit=limit, seed=seed, up_to=up_to)
     table = spec.server_table
     if table is None:
-        return pipeline.arrays(examples)
+        return examples, pipeline.select(examples)
     keys = pipeline.keys(examples.columns[table.key_field])
-    return pipeline.arrays(examples, store.server_features(table.name, keys=keys))
+    return examples, pipeline.select(examples, store.server_features(table.name, keys=keys))
 
 
 def load_inputs(

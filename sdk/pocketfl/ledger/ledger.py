@@ -87,10 +87,13 @@ class Ledger:
         needs: Amounts,
         budgets: Budgets,
         noise_multiplier: float | None = None,
+        adds_up: bool = True,
     ) -> tuple[Reason, ...]:
         """Return what stands against :meth:`reserve` now, without recording anything."""
         self._database.ensure(LEDGER)
-        request = Request(task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier))
+        request = Request(
+            task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier, adds_up)
+        )
         now = self._clock.look()
         with self._database.snapshot():
             return self._checker(request, budgets, now).reasons()
@@ -105,6 +108,7 @@ class Ledger:
         wants: Amounts | None = None,
         stride: Amounts = NOTHING,
         noise_multiplier: float | None = None,
+        adds_up: bool = True,
         lifetime_seconds: float = 86_400.0,
     ) -> Reservation | Refusal:
         """Set amounts aside for a round.
@@ -127,6 +131,9 @@ class Ledger:
             them; see :func:`pocketfl.ledger.stride_of`.
         noise_multiplier : float, optional
             The plan's; None for a task without differential privacy.
+        adds_up : bool
+            Whether what it reveals adds up over the year. False for a log of one day, whose unit of
+            privacy is that day: each day is reported once.
         lifetime_seconds : float
             After which the round is over whatever happened, such as its lease.
 
@@ -145,7 +152,9 @@ class Ledger:
             (_of_one_round(budgets) if wants is None else wants).covering(needs),
             contributions=needs.contributions,
         )
-        request = Request(task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier))
+        request = Request(
+            task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier, adds_up)
+        )
         self._database.ensure(LEDGER)
         with self._database.transaction() as connection:
             if self._database.query(
@@ -508,7 +517,7 @@ def _of_one_round(budgets: Budgets) -> Amounts:
     return Amounts(**{name: getattr(limits, name) for name in MEASURES})
 
 
-def _rho(needs: Amounts, noise_multiplier: float | None) -> float:
-    if noise_multiplier is None:
+def _rho(needs: Amounts, noise_multiplier: float | None, adds_up: bool) -> float:
+    if noise_multiplier is None or not adds_up:
         return 0.0
     return needs.contributions * contribution_rho(noise_multiplier)

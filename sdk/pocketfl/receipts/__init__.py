@@ -3,6 +3,7 @@
 from pocketfl.receipts.audit import Audit, read_audit
 from pocketfl.receipts.book import Receipts
 from pocketfl.receipts.receipt import (
+    REPORT_KINDS,
     Contribution,
     ContributionOutcome,
     Overhead,
@@ -11,6 +12,7 @@ from pocketfl.receipts.receipt import (
 )
 
 __all__ = [
+    "REPORT_KINDS",
     "Audit",
     "Contribution",
     "ContributionOutcome",

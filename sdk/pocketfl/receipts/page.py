@@ -8,7 +8,7 @@ from html import escape
 from typing import Final
 
 from pocketfl.receipts.audit import Audit
-from pocketfl.receipts.receipt import Receipt
+from pocketfl.receipts.receipt import REPORT_KINDS, Receipt
 
 _STYLE: Final = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
@@ -110,7 +110,7 @@ def _cells(receipt: Receipt) -> tuple[tuple[str, bool], ...]:
         (moment(receipt.prepared_at), False),
         (receipt.task, False),
         (str(receipt.round), True),
-        (f"{receipt.kind} of {receipt.collection}, model {receipt.model_version}", False),
+        (_what(receipt), False),
         (what_became(receipt), False),
         (f"{receipt.report_bytes:,}", True),
         (f"{receipt.bytes_up:,}", True),
@@ -123,6 +123,12 @@ def _cells(receipt: Receipt) -> tuple[tuple[str, bool], ...]:
         (f"{receipt.plan_name} {receipt.plan_version}, {receipt.plan_sha256[:12]}", False),
         (f"{receipt.aggregator_key_id[:12]}, {receipt.attestation}{protection}", False),
     )
+
+
+def _what(receipt: Receipt) -> str:
+    what = f"{receipt.kind} of {receipt.collection}"
+    is_about_a_model = receipt.kind != REPORT_KINDS["analytics"]
+    return f"{what}, model {receipt.model_version}" if is_about_a_model else what
 
 
 def _row(cells: Iterable[tuple[str, bool]], *, cell: str = "td") -> str:

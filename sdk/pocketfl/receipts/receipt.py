@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 from pocketfl.plan.archive import Plan
-from pocketfl.plan.manifest import Privacy
+from pocketfl.plan.manifest import Kind, Privacy
 from pocketfl.reports import SealedReport
 from pocketfl.sealing import ReportContext
 
@@ -18,6 +18,14 @@ ContributionOutcome: TypeAlias = Literal["prepared", "accepted", "rejected", "ab
 server refused it. ``abandoned``: given up before any of it was sent. ``unknown``: some of it may have
 been sent, and no answer will come; count it as if it had been accepted.
 """
+
+
+REPORT_KINDS: Final[dict[Kind, str]] = {
+    "training": "model update",
+    "analytics": "statistics",
+    "evaluation": "evaluation",
+}
+"""How a receipt names what was sent under a plan of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +64,15 @@ class Contribution:
     round : int
         From 1.
     kind : str
-        What kind of report: ``model update`` is the clipped difference of trained parameters.
+        What kind of report: ``model update`` is the clipped difference of trained parameters,
+        ``statistics`` are answers to queries about the examples, ``evaluation`` is answers about how
+        the model does on them.
     plan_name, plan_version, plan_sha256 : str
         The signed plan that it was made under.
     model_version : int
-        Version of the model that training started from.
+        Version of the model that training started from, or that was evaluated; 0 for statistics.
     collection : str
-        Whose examples were trained on.
+        Whose examples were used.
     report_bytes : int
         Size of the sealed report in bytes.
     report_sha256 : str
@@ -150,6 +160,7 @@ class Contribution:
         return cls(
             task=context.task,
             round=context.round,
+            kind=REPORT_KINDS[manifest.kind],
             plan_name=manifest.name,
             plan_version=manifest.version,
             plan_sha256=plan.sha256,

@@ -1,0 +1,131 @@
+"""Answering a plan's queries for one session, from the examples that were there at the check-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfl.device.attempt import Attempt, RoundEnd
+from pocketfl.device.hooks import SessionHooks
+from pocketfl.device.plans import OpenPlan
+from pocketfl.device.sessions import Session
+from pocketfl.features.loading import load_examples
+from pocketfl.features.pipeline import Selection
+from pocketfl.queries.evaluation import evaluate_queries
+from pocketfl.queries.reading import QueryColumns
+from pocketfl.runtimes import FloatVector, Runtime
+from pocketfl.store import Examples, ExampleStore
+
+_ROWS_AT_A_TIME: Final = 1024
+"""Examples that are scored between two looks at whether to stop."""
+
+
+class SessionQueries:
+    """Makes a session's answer.
+
+    Parameters
+    ----------
+    store : ExampleStore
+        The device's examples.
+    runtime : str
+        What scores them, where the plan has a model.
+    hooks : SessionHooks
+        Counts what is spent.
+    """
+
+    def __init__(self, store: ExampleStore, *, runtime: str, hooks: SessionHooks) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._hooks = hooks
+
+    def run(
+        self,
+        attempt: Attempt,
+        session: Session,
+        opened: OpenPlan,
+        *,
+        parameters: FloatVector | None,
+        should_stop: Callable[[], bool],
+    ) -> NDArray[np.float64]:
+        """Answer the plan's queries; nothing is kept of it, so a stopped session begins again.
+
+        Parameters
+        ----------
+        attempt : Attempt
+            Takes note of time.
+        session : Session
+            Says which examples.
+        opened : OpenPlan
+            Says what is asked.
+        parameters : ndarray of float32, shape (P,), or None
+            Of the model that is evaluated, where there is one.
+        should_stop : callable
+            Asked before every batch.
+
+        Returns
+        -------
+        ndarray of float64, shape (vector_length,)
+            Of norm 1 at most. Zeros where this device has no collection of that name, or fewer examples
+            than the plan asks for: that is its own business, and its report looks like any other.
+
+        Raises
+        ------
+        RoundEnd
+            If it was told to stop.
+        """
+        manifest = opened.plan.manifest
+        queries = manifest.required_queries
+        with attempt.phase("select"):
+            found = self._load(session, opened)
+        columns: QueryColumns | None = None
+        if found is not None and opened.query_reader is not None:
+            examples, selection = found
+            outputs: dict[str, NDArray[np.generic]] = {}
+            if parameters is not None and selection.rows:
+                with attempt.phase("evaluate"), opened.runtime(self._runtime) as runtime:
+                    runtime.set_parameters(parameters)
+                    outputs = self._score(
+                        runtime, opened.pipeline.assemble(examples, selection), should_stop
+                    )
+            columns = opened.query_reader.read(examples, selection, outputs=outputs)
+        return evaluate_queries(queries, columns, seed=session.seed)
+
+    def _load(self, session: Session, opened: OpenPlan) -> tuple[Examples, Selection] | None:
+        manifest = opened.plan.manifest
+        names = {collection.name for collection in self._store.collections()}
+        if session.collection not in names:
+            return None
+        if self._store.count(session.collection) < manifest.eligibility.min_examples:
+            return None
+        return load_examples(
+            self._store,
+            opened.pipeline,
+            limit=manifest.required_queries.max_examples_read,
+            seed=session.seed,
+            up_to=session.examples_up_to,
+        )
+
+    def _score(
+        self,
+        runtime: Runtime,
+        arrays: dict[str, NDArray[np.generic]],
+        should_stop: Callable[[], bool],
+    ) -> dict[str, NDArray[np.generic]]:
+        rows = len(arrays.pop("target"))
+        parts: list[dict[str, NDArray[np.generic]]] = []
+        with self._hooks.training(runtime.cancel):
+            for start in range(0, rows, _ROWS_AT_A_TIME):
+                if should_stop():
+                    raise RoundEnd(
+                        "interrupted",
+                        "stopped",
+                        "the evaluation was stopped; it begins again within its lease",
+                        resumable=True,
+                    )
+                stop = start + _ROWS_AT_A_TIME
+                batch = {name: array[start:stop] for name, array in arrays.items()}
+                parts.append(runtime.predict(batch))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
