@@ -49,7 +49,9 @@ def load_arrays(
     FeatureError
         If it does not hold what the plan reads.
     """
-    examples, selection = load_examples(store, pipeline, limit=limit, seed=seed, up_to=up_to)
+    examples, selection = load_examples(
+        store, pipeline, limit=limit, seed=seed, up_to=up_to, collection=collection
+    )
     return pipeline.assemble(examples, selection)
 
 
@@ -60,6 +62,7 @@ def load_examples(
     limit: int,
     seed: int,
     up_to: int | None = None,
+    collection: str | None = None,
 ) -> tuple[Examples, Selection]:
     """Select examples, and say which of them count and what is joined to them.
 
