@@ -72,9 +72,19 @@ def evaluate_queries(
         elif columns is None or columns.rows == 0:
             continue
         else:
-            natural = _examples(query, columns, seed=draws)
+            natural = _bounded(_examples(query, columns, seed=draws), norm=query.norm)
         answer[place] = natural / query.scale
     return answer
+
+
+def _bounded(natural: Vector, *, norm: float) -> Vector:
+    """Scale an answer down to the norm that it may have, all of it alike."""
+    # Divided by the largest first, so that the square of a huge number stays finite.
+    peak = float(np.abs(natural).max())
+    if peak == 0.0:
+        return natural
+    length = peak * float(np.linalg.norm(natural / peak))
+    return natural * (norm / length) if length > norm else natural
 
 
 def _examples(query: ExampleQuery, columns: QueryColumns, *, seed: tuple[int, ...]) -> Vector:
@@ -84,6 +94,7 @@ def _examples(query: ExampleQuery, columns: QueryColumns, *, seed: tuple[int, ..
         counts &= _passes(condition, columns)
     numbers: Vector | None = None
     codes: Codes | None = None
+    losses: Vector | None = None
     match query:
         case Count():
             pass
@@ -94,7 +105,9 @@ def _examples(query: ExampleQuery, columns: QueryColumns, *, seed: tuple[int, ..
             codes = _categories(query, columns)
             counts &= codes >= 0
         case ScoreHistogram():
-            codes = _scores(query, columns)
+            scores = _scores(query, columns)
+            codes = _classes_and_bins(query, columns, scores)
+            losses = _log_losses(query, columns, scores)
             counts &= codes >= 0
     rows = np.flatnonzero(counts)
     if len(rows) == 0:
@@ -103,7 +116,10 @@ def _examples(query: ExampleQuery, columns: QueryColumns, *, seed: tuple[int, ..
         rows = rows[choose(len(rows), limit=query.max_examples, seed=seed)]
     weight = 1.0 if query.unit == "example" else 1.0 / len(rows)
     if codes is not None:
-        return np.bincount(codes[rows], minlength=query.length).astype(np.float64) * weight
+        counted = np.bincount(codes[rows], minlength=query.length).astype(np.float64)
+        if losses is not None:
+            counted[-1] = losses[rows].sum()
+        return counted * weight
     if numbers is None:
         return np.array([weight * len(rows)])
     return _sum_numbers(query, numbers[rows]) * weight
@@ -152,24 +168,40 @@ def _categories(query: Histogram, columns: QueryColumns) -> Codes:
     return np.where(np.isnan(numbers), other, codes).astype(np.int64)
 
 
-def _scores(query: ScoreHistogram, columns: QueryColumns) -> Codes:
-    output = columns.outputs[query.output]
-    logits = output.reshape(columns.rows, -1).astype(np.float64)
+def _scores(query: ScoreHistogram, columns: QueryColumns) -> Vector:
+    """Return the score of each example, NaN where the model has none."""
+    logits = columns.outputs[query.output].reshape(columns.rows, -1).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         if query.activation == "softmax":
             powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            scores = (powers / powers.sum(axis=1, keepdims=True))[:, query.index]
-        else:
-            scores = logits[:, query.index]
-            if query.activation == "sigmoid":
-                scores = 1.0 / (1.0 + np.exp(-scores))
-    usable = ~np.isnan(scores)
+            return np.asarray((powers / powers.sum(axis=1, keepdims=True))[:, query.index])
+        scores = logits[:, query.index]
+        return 1.0 / (1.0 + np.exp(-scores)) if query.activation == "sigmoid" else scores
+
+
+def _targets(columns: QueryColumns) -> Vector:
     if columns.target is None:
         raise ValueError("a score histogram needs the target of every example")
-    target = columns.target.reshape(columns.rows, -1)[:, 0].astype(np.float64)
+    return columns.target.reshape(columns.rows, -1)[:, 0].astype(np.float64)
+
+
+def _classes_and_bins(query: ScoreHistogram, columns: QueryColumns, scores: Vector) -> Codes:
+    """Return the coordinate of each example, -1 for one that is left out."""
+    target = _targets(columns)
+    usable = ~np.isnan(scores)
     usable &= (target >= 0) & (target < query.classes) & (target == np.floor(target))
     bins = _bins(np.where(usable, scores, 0.0), low=query.low, high=query.high, bins=query.bins)
     return np.where(usable, np.where(usable, target, 0) * query.bins + bins, -1).astype(np.int64)
+
+
+def _log_losses(query: ScoreHistogram, columns: QueryColumns, scores: Vector) -> Vector | None:
+    """Return the log loss of each example as a part of the largest that counts."""
+    if query.log_loss_limit is None:
+        return None
+    likelihood = np.where(_targets(columns) == 1, scores, 1.0 - scores)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        losses = -np.log(np.clip(likelihood, 0.0, 1.0)) / query.log_loss_limit
+    return np.asarray(np.clip(losses, 0.0, 1.0))
 
 
 def _passes(condition: Filter, columns: QueryColumns) -> Mask:

@@ -152,6 +152,24 @@ def test_scores_are_counted_by_class_and_bin() -> None:
     assert found.tolist() == [1.0, 0.0, 1.0, 2.0]
 
 
+def test_a_log_loss_is_the_mean_of_the_clamped_ones_and_a_bound_keeps_proportions() -> None:
+    """The last coordinate is what a log loss is read from; a bound scales the whole answer."""
+    query = ScoreHistogram(name="q", output="p", bins=2, log_loss_limit=2.0)
+    queries = QuerySet(queries=(query,))
+    examples = make_examples(delay=[0.0] * 3)
+    selection = Selection(rows=[0, 1, 2], target=np.array([1, 0, 1], np.float32), server=None)
+    outputs = {"p": np.array([0.8, 0.3, 0.0], np.float32)}
+    columns = QueryReader(FEATURES, queries).read(examples, selection, outputs=outputs)
+    found = queries.split(evaluate_queries(queries, columns, seed=1))["q"]
+    losses = [-math.log(0.8), -math.log(0.7), 2.0]
+    assert found[-1] * 2.0 == pytest.approx(sum(losses) / 3, rel=1e-5)
+    counts = Histogram(
+        name="q", field="delay", boundaries=(1.0,), unit="example", max_examples=99, bound=3.0
+    )
+    many = make_examples(delay=[0.0] * 40 + [2.0] * 30)
+    assert answer(counts, many) == pytest.approx([3.0 * 0.8, 3.0 * 0.6])
+
+
 def test_a_log_is_bounded_per_event_and_in_all() -> None:
     """A device that fails a thousand times a day says no more than the query's bounds allow."""
     query = Funnel(name="log", events=EVENTS, max_events=3, max_per_event=2)
@@ -181,7 +199,8 @@ def any_query(draw: st.DrawFn, number: int) -> Query:
     low, high = draw(BOUNDS)
     ranged = {"field": "delay", "low": low, "high": high}
     where = draw(st.sampled_from([(), (Filter(field="carrier", values=("AA",)),)]))
-    common = {"name": name, "share": share, "where": where, **unit}
+    bound = draw(st.none() | st.floats(1e-6, 100.0))
+    common = {"name": name, "share": share, "where": where, "bound": bound, **unit}
     match draw(st.integers(0, 6)):
         case 0:
             return Count(**common)
@@ -196,7 +215,10 @@ def any_query(draw: st.DrawFn, number: int) -> Query:
         case 4:
             return Quantiles(**common, **ranged, branching=draw(st.integers(2, 5)))
         case 5:
-            return ScoreHistogram(**common, output="logit", activation="sigmoid", bins=3)
+            limit = draw(st.none() | st.floats(0.1, 9.0))
+            return ScoreHistogram(
+                **common, output="logit", activation="sigmoid", bins=3, log_loss_limit=limit
+            )
         case _:
             events, each = draw(st.integers(1, 9)), draw(st.integers(1, 9))
             return Funnel(
