@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl import __version__
+from pocketfl.balancing.correction import correct_outputs
 from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Meter
 from pocketfl.conditions import ConditionSpec, PlatformSignals, SignalProvider
 from pocketfl.device.attempt import Attempt, RoundEnd
@@ -496,7 +497,8 @@ class Device:
         Returns
         -------
         dict of str to ndarray
-            Outputs by name, one row per example; for a single mapping the row itself.
+            Outputs by name, one row per example; for a single mapping the row itself. Where the plan
+            balances classes, its output is corrected to the classes' shares in life.
 
         Raises
         ------
@@ -517,7 +519,7 @@ class Device:
         inputs = load_inputs(self._store, opened.pipeline, rows, times=moments)
         with opened.runtime(self._runtime) as runtime:
             runtime.set_parameters(parameters)
-            outputs = runtime.predict(inputs)
+            outputs = correct_outputs(runtime.predict(inputs), opened.balancing)
         if isinstance(examples, Mapping):
             return {name: values[0] for name, values in outputs.items()}
         return outputs

@@ -34,6 +34,8 @@ class OpenPlan:
         From examples to batches.
     query_reader : QueryReader or None
         From examples to what queries look at, where the plan asks any.
+    balancing : Balancing or None
+        What the model's scores are corrected for.
     """
 
     def __init__(self, plan: Plan, *, idle_runtimes: int) -> None:
@@ -46,6 +48,8 @@ class OpenPlan:
             if plan.manifest.queries is None
             else QueryReader(plan.manifest.features, plan.manifest.queries)
         )
+        label = plan.manifest.features.label
+        self.balancing: Final = None if label is None else label.balancing
         self._idle_runtimes = idle_runtimes
         self._lock = threading.Lock()
         self._idle: dict[str, list[Runtime]] = {}

@@ -11,7 +11,7 @@ from pocketfl.device.attempt import Attempt, RoundEnd
 from pocketfl.device.hooks import SessionHooks
 from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sessions import Session, Sessions
-from pocketfl.features.loading import load_arrays
+from pocketfl.features.loading import load_training_arrays
 from pocketfl.runtimes import FloatVector
 from pocketfl.store import ExampleStore
 from pocketfl.training import (
@@ -96,7 +96,7 @@ class SessionTraining:
         manifest = opened.plan.manifest
         batch_size, training = manifest.required_model.batch_size, manifest.required_training
         with attempt.phase("select"):
-            arrays = load_arrays(
+            arrays = load_training_arrays(
                 self._store,
                 opened.pipeline,
                 limit=training.max_examples,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfl.balancing.selection import apply_balancing, candidates
 from pocketfl.features.pipeline import FeaturePipeline, Selection
 from pocketfl.store.examples import Examples, ExampleStore
 
@@ -77,6 +78,39 @@ def load_examples(
         return examples, pipeline.select(examples)
     keys = pipeline.keys(examples.columns[table.key_field])
     return examples, pipeline.select(examples, store.server_features(table.name, keys=keys))
+
+
+def load_training_arrays(
+    store: ExampleStore,
+    pipeline: FeaturePipeline,
+    *,
+    limit: int,
+    seed: int,
+    up_to: int | None = None,
+) -> dict[str, NDArray[np.generic]]:
+    """Select, transform and balance what a training run learns from.
+
+    Parameters are those of :func:`load_arrays`; ``limit`` holds after balancing, and ``seed`` also
+    decides which examples are kept.
+
+    Returns
+    -------
+    dict of str to ndarray
+        As of :func:`load_arrays`, and ``weight`` where the plan weighs classes.
+
+    Raises
+    ------
+    StoreError
+        If the collection does not exist.
+    FeatureError
+        If it does not hold what the plan reads, or a target is none of the classes.
+    """
+    label = pipeline.spec.label
+    balancing = None if label is None else label.balancing
+    arrays = load_arrays(
+        store, pipeline, limit=candidates(balancing, limit=limit), seed=seed, up_to=up_to
+    )
+    return apply_balancing(arrays, balancing, limit=limit, seed=seed)
 
 
 def load_inputs(

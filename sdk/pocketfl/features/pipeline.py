@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -263,7 +264,7 @@ class FeaturePipeline:
             if table.required and None in joined:
                 raise FeatureError(
                     f"row {joined.index(None)}: no row of server table {table.name!r} matches its "
-                    f"{table.key_field!r}; download the server features first"
+                    f"{table.key_field!r} and is recent enough; download the server features first"
                 )
             readings["server"] = self._readers["server"].from_rows(joined, names)
         elif server_rows is not None:
@@ -290,14 +291,18 @@ class FeaturePipeline:
         Returns
         -------
         list of mapping or None
-            The latest row that was valid at the example's time; never one from after it.
+            The latest row that was valid at the example's time; never one from after it, nor one that
+            is older than the plan allows.
         """
+        table = self.spec.server_table
+        max_age = math.inf if table is None or table.max_age is None else table.max_age
         joined: list[ServerRow | None] = []
         for value, moment in zip(values, times, strict=True):
             key = _key(value)
             history = None if key is None else server_features.get(key)
             place = bisect_right(history, moment, key=_valid_from) if history else 0
-            joined.append(history[place - 1][1] if history and place else None)
+            row = history[place - 1] if history and place else None
+            joined.append(row[1] if row is not None and moment - row[0] <= max_age else None)
         return joined
 
     def _assemble(

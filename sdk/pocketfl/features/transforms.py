@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from pocketfl.balancing.spec import Balancing
+
 MAX_VOCABULARY: Final = 100_000
 MAX_COLUMNS: Final = 4096
 
@@ -56,7 +58,8 @@ class ServerTable:
     """Server-side features of the user, joined on the device.
 
     A row joins an example when its ``key`` equals the example's ``key_field``; of several, the latest
-    whose ``valid_from`` is not after the example's own time.
+    whose ``valid_from`` is not after the example's own time. A row that is older than ``max_age`` at
+    that time joins nothing: what it says may not hold any more.
 
     Attributes
     ----------
@@ -67,13 +70,23 @@ class ServerTable:
     fields : tuple of FieldSpec
         What a row holds.
     required : bool
-        Whether an example without a matching row is left out (else its fields are missing).
+        Whether an example without a matching row is left out of training, and refused at inference;
+        else its fields are missing, and every column says what it makes of that.
+    max_age : float or None
+        Staleness bound: most seconds between a row's ``valid_from`` and the example's time.
     """
 
     name: str
     key_field: str
     fields: tuple[FieldSpec, ...]
     required: bool = True
+    max_age: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.max_age is None or (self.max_age > 0 and math.isfinite(self.max_age)),
+            f"server table {self.name!r}: max_age must be above 0, in seconds",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,11 +238,14 @@ class LabelSpec:
         If given, the target is 1 where the field is above it, else 0.
     vocabulary : tuple or None
         If given, the target is the position in it; an example with another value is left out.
+    balancing : Balancing or None
+        What each class counts in training; taken back out of the model's scores at inference.
     """
 
     field: str
     above: float | None = None
     vocabulary: tuple[str | int, ...] | None = None
+    balancing: Balancing | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -238,6 +254,13 @@ class LabelSpec:
         )
         if self.vocabulary is not None:
             _check_vocabulary(self.field, self.vocabulary)
+        if self.balancing is not None and (self.vocabulary is not None or self.above is not None):
+            classes = 2 if self.vocabulary is None else len(self.vocabulary)
+            _require(
+                self.balancing.classes == classes,
+                f"label {self.field!r} has {classes} classes, its balancing "
+                f"{self.balancing.classes}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +316,7 @@ class FeatureSpec:
             _require(
                 self.label.field in device, f"label field {self.label.field!r} is not declared"
             )
+            self._check_balancing(self.label)
         if self.server_table is not None:
             _require(
                 self.server_table.key_field in device,
@@ -300,6 +324,17 @@ class FeatureSpec:
             )
         names = self.tensor_names
         _require(len(set(names)) == len(names), "two inputs make the same tensor")
+
+    def _check_balancing(self, label: LabelSpec) -> None:
+        if label.balancing is None or label.above is not None or label.vocabulary is not None:
+            return
+        # A field that already is the class: only of these types is it a whole number.
+        kind = next(field.type for field in self.fields if field.name == label.field)
+        _require(
+            kind in ("bool", "int"),
+            f"label {label.field!r} is a number, and balancing needs classes: give 'above' or a "
+            "vocabulary",
+        )
 
     @property
     def tensor_names(self) -> tuple[str, ...]:

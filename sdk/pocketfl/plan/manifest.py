@@ -480,6 +480,7 @@ class Manifest:
             made == taken,
             f"features make the tensors {sorted(made)}, the model takes {sorted(taken)}",
         )
+        self._check_balancing()
         if self.queries is not None:
             _require(
                 self.aggregation.clip_norm == 1.0,
@@ -489,6 +490,23 @@ class Manifest:
             if self.model is not None:
                 outputs = {spec.name: element_count(spec.shape) for spec in self.model.outputs}
             self.queries.check(self.features, outputs=outputs)
+
+    def _check_balancing(self) -> None:
+        label = self.features.label
+        if label is None or label.balancing is None or self.model is None:
+            return
+        balancing = label.balancing
+        sizes = {spec.name: element_count(spec.shape) for spec in self.model.outputs}
+        size = sizes.get(balancing.output)
+        _require(
+            size is not None,
+            f"balancing corrects the output {balancing.output!r}, the model has {sorted(sizes)}",
+        )
+        _require(
+            size == balancing.classes or (size == 1 and balancing.classes == 2),
+            f"balancing of {balancing.classes} classes cannot correct output {balancing.output!r}, "
+            f"which has {size} numbers per example",
+        )
 
     def _check_parts(self) -> None:
         sizes = {part.name: part.size for part in self.parts}

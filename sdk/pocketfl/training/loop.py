@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pocketfl.errors import TrainingCancelledError
 from pocketfl.plan.manifest import TrainingSpec
+from pocketfl.runtimes.batches import WEIGHT
 from pocketfl.runtimes.interface import Runtime
 from pocketfl.store.selection import permutation
 
@@ -103,7 +104,8 @@ def train_locally(
     runtime : Runtime
         Starts from its current parameters and keeps the new ones.
     arrays : mapping of str to ndarray
-        Inputs and ``target``, all with the same number of rows.
+        Inputs and ``target``, all with the same number of rows; optionally ``weight`` (float32), which
+        the loss of each example is multiplied by.
     spec : TrainingSpec
         Epochs, learning rate and gradient bound.
     batch_size : int
@@ -160,7 +162,9 @@ def train_locally(
             began = time.perf_counter()
             try:
                 step = runtime.train_step(
-                    batch, learning_rate=spec.learning_rate, clip_norm=spec.max_gradient_norm
+                    batch,
+                    learning_rate=spec.learning_rate * _mean_weight(batch),
+                    clip_norm=spec.max_gradient_norm,
                 )
             except TrainingCancelledError:
                 # The parameters are those after the batch before.
@@ -170,6 +174,15 @@ def train_locally(
             if after_batch is not None:
                 after_batch(state)
     return result(completed=True)
+
+
+def _mean_weight(batch: Arrays) -> float:
+    """Return what a step counts: the graph's loss is a weighted mean, in which weights cancel.
+
+    With the learning rate scaled by it, a batch of common examples moves the model less than one of
+    rare examples, as the weights ask for, and not only within each batch.
+    """
+    return float(batch[WEIGHT].astype(np.float64).mean()) if WEIGHT in batch else 1.0
 
 
 def _result(

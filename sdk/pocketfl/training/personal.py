@@ -14,6 +14,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfl.balancing.correction import correct_outputs
+from pocketfl.balancing.selection import apply_balancing, candidates
 from pocketfl.errors import StoreError, TrainingError
 from pocketfl.features.loading import load_arrays, load_inputs
 from pocketfl.features.pipeline import FeaturePipeline
@@ -66,7 +68,7 @@ class LocalEvaluation:
     examples : int
         How many there were.
     outputs : dict of str to ndarray
-        The model's outputs by name, one row per example.
+        The model's outputs by name, one row per example; corrected where the plan balances classes.
     target : ndarray
         What they should have been, in the same order.
     """
@@ -112,6 +114,8 @@ class LocalTrainer:
         self.plan: Final = plan
         self._store = store
         self._pipeline = FeaturePipeline(plan.manifest.features, model=plan.manifest.model)
+        label = plan.manifest.features.label
+        self._balancing = None if label is None else label.balancing
         self._runtime = open_runtime(plan, runtime)
         if parameters is not None:
             try:
@@ -182,9 +186,16 @@ class LocalTrainer:
             self.plan.manifest.required_training,
             **{name: value for name, value in changes.items() if value is not None},  # type: ignore[arg-type]
         )
+        limit = candidates(self._balancing, limit=spec.max_examples)
         collection = self.plan.manifest.features.collection
-        arrays = self._load(limit=spec.max_examples, seed=seed, collection=collection)
+        arrays = self._load(limit=limit, seed=seed, collection=collection)
         arrays, held_out = _split(arrays, holdout=holdout, seed=seed)
+        # What is held out stays as it is in life.
+        arrays = apply_balancing(arrays, self._balancing, limit=spec.max_examples, seed=seed)
+        if count_rows(arrays) == 0:
+            raise TrainingError(
+                "balancing kept none of the examples: there are too few of the rarer classes"
+            )
         before = self._runtime.parameters()
         loss_before = self._mean_loss(held_out)
         result = train_locally(
@@ -264,7 +275,8 @@ class LocalTrainer:
         Returns
         -------
         dict of str to ndarray
-            Outputs by name, one row per example; for a single mapping the row itself.
+            Outputs by name, one row per example; for a single mapping the row itself. Where the plan
+            balances classes, its output is corrected to the classes' shares in life.
 
         Raises
         ------
@@ -277,7 +289,7 @@ class LocalTrainer:
         if len(times) != len(rows):
             raise ValueError(f"{len(rows)} examples, but {len(times)} times")
         inputs = load_inputs(self._store, self._pipeline, rows, times=times)
-        outputs = self._runtime.predict(inputs)
+        outputs = correct_outputs(self._runtime.predict(inputs), self._balancing)
         if isinstance(examples, Mapping):
             return {name: values[0] for name, values in outputs.items()}
         return outputs
@@ -378,7 +390,7 @@ class LocalTrainer:
             batch = {name: array[start : start + size] for name, array in arrays.items()}
             result = self._runtime.evaluate(batch)
             total += result.loss * len(batch["target"])
-            parts.append(result.outputs)
+            parts.append(correct_outputs(result.outputs, self._balancing))
         return LocalEvaluation(
             loss=total / rows,
             examples=rows,

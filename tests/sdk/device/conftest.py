@@ -182,6 +182,7 @@ def make_plan(
     initial: float = 0.0,
     conditions: ConditionSpec | None = None,
     budgets: Budgets | None = None,
+    label: LabelSpec | None = None,
 ) -> Plan:
     """Make a plan for :data:`COLLECTION`: two inputs, or three with the joined one."""
     inputs = 3 if joins else 2
@@ -221,7 +222,7 @@ def make_plan(
                 FieldSpec(name="y", type="float"),
             ),
             inputs=(InputSpec(tensor="x", columns=columns),),
-            label=LabelSpec(field="y"),
+            label=label or LabelSpec(field="y"),
             server_table=table,
         ),
         aggregation=AggregationSpec(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pocketfl.balancing import balance_classes
 from pocketfl.device import PlanCache
 from pocketfl.errors import FeatureError, PlanError, StoreError, TransportError
+from pocketfl.features.transforms import LabelSpec
 from pocketfl.plan import generate_signing_key, public_key_hex
+from pocketfl.training import LocalTrainer
 
 from .conftest import NOW, make_plan, rain, unreachable
 
@@ -31,6 +34,25 @@ def test_prediction_uses_the_newest_model(make_device, trained) -> None:
     (model,) = device.models
     assert (model.task, model.model_version) == ("trips", 4)
     assert trained.calls == ["notices", "plan", "parameters"]
+
+
+def test_balancing_is_trained_with_and_taken_back(make_device, trained, signing_key, store) -> None:
+    """A round leaves out what the policy leaves out, and both ways to predict correct the scores."""
+    policy = balance_classes([0.9, 0.1], method="keep")
+    label = LabelSpec(field="y", above=0.0, balancing=policy)
+    plan = make_plan(signing_key, version="2", label=label)
+    trained.announce(plan)
+    trained.parameters_data = SOLUTION.tobytes()
+    device = make_device()
+    shift = np.log(policy.factors[1] / policy.factors[0])
+    assert device.predict(EXAMPLE)["output"] == pytest.approx(1.5 - shift)
+    with LocalTrainer(plan, store, parameters=SOLUTION) as trainer:
+        assert trainer.predict(EXAMPLE)["output"] == pytest.approx(1.5 - shift)
+    everything = store.select("trips", limit=1000, seed=0).columns["y"]
+    outcome = device.run_once()
+    assert outcome.status == "completed"
+    positive = sum(value > 0 for value in everything)
+    assert positive <= outcome.examples < len(everything)
 
 
 def test_a_model_survives_a_restart_without_a_network(make_device, trained) -> None:

@@ -289,23 +289,31 @@ def test_prediction_sees_the_bits_that_training_saw(spec, rows, history, data):
         st.sampled_from(KEYS),
         st.lists(st.floats(-10, 10), max_size=6, unique=True).map(sorted),
     ),
+    st.none() | st.floats(0.5, 5),
 )
-def test_join_never_uses_a_row_from_the_future(asked, valid):
-    """Each example gets the latest row that was valid by then, or none at all."""
+def test_join_uses_no_row_from_the_future_and_none_that_is_stale(asked, valid, max_age):
+    """Each example gets the latest row valid by then, unless that is too old, or none at all."""
     history = {key: [(moment, {"m": moment}) for moment in rows] for key, rows in valid.items()}
-    joined = _pipeline(server=True).join([k for k, _ in asked], [t for _, t in asked], history)
+    joined = _pipeline(server=True, max_age=max_age).join(
+        [k for k, _ in asked], [t for _, t in asked], history
+    )
     for (key, moment), found in zip(asked, joined, strict=True):
         past = [valid_from for valid_from in valid.get(key, []) if valid_from <= moment]
-        assert found == ({"m": max(past)} if past else None)
+        fresh = past and (max_age is None or moment - max(past) <= max_age)
+        assert found == ({"m": max(past)} if fresh else None)
 
 
-def _pipeline(*made, server=False, label=None, model=None, required=True, fields=DEVICE):
+def _pipeline(
+    *made, server=False, label=None, model=None, required=True, max_age=None, fields=DEVICE
+):
     spec = FeatureSpec(
         collection="c",
         fields=fields,
         inputs=(InputSpec(tensor="x", columns=made or (Tensor(field="g"),)),),
         label=label or LabelSpec(field="y"),
-        server_table=ServerTable(name="w", key_field="key", fields=SERVER, required=required)
+        server_table=ServerTable(
+            name="w", key_field="key", fields=SERVER, required=required, max_age=max_age
+        )
         if server
         else None,
     )
