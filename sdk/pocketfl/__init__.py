@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pocketfl.attestation import AttestedAggregator as AttestedAggregator
     from pocketfl.budgets import Budgets as Budgets
     from pocketfl.budgets import Limits as Limits
     from pocketfl.conditions import ConditionSpec as ConditionSpec
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pocketfl.training import LocalTrainer as LocalTrainer
 
 _HOMES = {
+    "AttestedAggregator": "pocketfl.attestation",
     "Budgets": "pocketfl.budgets",
     "Collection": "pocketfl.store",
     "ConditionSpec": "pocketfl.conditions",

@@ -28,12 +28,15 @@ MESSAGE_LIMIT: Final = 1 * 2**20
 """Largest JSON answer of the protocol in bytes, features apart."""
 FEATURES_LIMIT: Final = 32 * 2**20
 MAX_RETRY_SECONDS: Final = 30 * 86_400.0
+TOKEN_LIMIT: Final = 32 * 2**10
+"""Largest attestation token in characters; those with a certificate chain take about 8,000."""
 REPORT_OVERHEAD: Final = 64
 """HPKE adds 32 bytes of encapsulated key and 16 of tag; the report's own header takes the rest."""
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}\Z")
+_COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
 
 
 def check_identifier(value: str, *, what: str) -> str:
@@ -183,6 +186,47 @@ class CheckIn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LedgerHead:
+    """How far a trusted tier's ledger has come, in a form that can only grow.
+
+    Attributes
+    ----------
+    sequence : int
+        Number of releases in it, over all tasks.
+    digest : str
+        SHA-256 (hex) that chains them: of the digest before, and the latest release with its charge.
+    """
+
+    sequence: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sequence < 2**63:
+            raise ValueError("the sequence of a ledger head counts from 0")
+        check_digest(self.digest, what="digest of the ledger head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attestation:
+    """What vouches for a trusted tier's key.
+
+    Attributes
+    ----------
+    token : str
+        Of an attestation service: a compact JWS, :data:`TOKEN_LIMIT` characters at most.
+    head : LedgerHead
+        The ledger's head when the token was asked for; the token vouches for it too.
+    """
+
+    token: str
+    head: LedgerHead
+
+    def __post_init__(self) -> None:
+        if len(self.token) > TOKEN_LIMIT or not _COMPACT_JWS.match(self.token):
+            raise ValueError(f"a token is a compact JWS of at most {TOKEN_LIMIT} characters")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AggregatorKey:
     """A trusted tier's public key, as the back end relays it; worth nothing until verified.
 
@@ -192,10 +236,13 @@ class AggregatorKey:
         SHA-256 (hex) of the raw public key.
     public_key : str
         X25519 public key, 32 bytes in hex.
+    attestation : Attestation or None
+        What vouches for the key; None for a trusted tier whose key apps pin.
     """
 
     key_id: str
     public_key: str
+    attestation: Attestation | None = None
 
     def __post_init__(self) -> None:
         check_digest(self.key_id, what="key_id")

@@ -29,6 +29,7 @@ from pocketfl.protocol import (
     RoundNotice,
 )
 from pocketfl.runtimes.interface import FloatVector
+from pocketfl_server.attestations import Attestations
 from pocketfl_server.blobs import BlobKind, Blobs
 from pocketfl_server.coordinator import Coordinator
 from pocketfl_server.database import Database
@@ -102,7 +103,13 @@ class BackEnd:
             raise
         self._rounds = Rounds(self.database, self._tasks, self._registry)
         self._pauses = Pauses(self.database, self._tasks)
-        self._intake = Intake(self.database, self._enrolments, self._rounds, clock=clock)
+        self._intake = Intake(
+            self.database,
+            self._enrolments,
+            self._rounds,
+            attestations=Attestations(trusted, clock=clock),
+            clock=clock,
+        )
         self._coordinator = Coordinator(
             self.database,
             self._tasks,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from pocketfl_server.lifeline import end_with_stdin
 
 if TYPE_CHECKING:
     from pocketfl_server.operator_client import OperatorClient
+    from pocketfl_server.trusted.attesters import Attester
 
 app = typer.Typer(
     name="server", help="Run the back end and the trusted tier.", no_args_is_help=True
@@ -34,6 +37,15 @@ UrlFile = Annotated[
 UntilStdinCloses = Annotated[
     bool, typer.Option(help="Stop once standard input is closed: end with the starting process.")
 ]
+
+
+class Attestation(StrEnum):
+    """Who vouches for the trusted tier."""
+
+    development = "development"
+    confidential_space = "confidential-space"
+    command = "command"
+    none = "none"
 
 
 class MissingSecretError(PocketFLError):
@@ -103,11 +115,31 @@ def run_trusted_tier(
         Path | None,
         typer.Option(help="Holds the token of the back end; or POCKETFL_TRUSTED_TOKEN."),
     ] = None,
+    attestation: Annotated[
+        Attestation,
+        typer.Option(help="Who vouches for this process; 'none' leaves devices to pin its keys."),
+    ] = Attestation.development,
+    attestation_audience: Annotated[
+        str, typer.Option(help="What tokens are issued for; apps expect the same.")
+    ] = "pocketfl-devices",
+    attestation_command: Annotated[
+        str | None,
+        typer.Option(help="For 'command': the program that prints a token for its arguments."),
+    ] = None,
+    witness: Annotated[
+        Path | None,
+        typer.Option(help="Append-only file that remembers how far the ledger had come."),
+    ] = None,
     url_file: UrlFile = None,
     until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
-    """Serve the trusted tier: the one process in which a device's report is ever in the clear."""
+    """Serve the trusted tier: the one process in which a device's report is ever in the clear.
+
+    With --attestation development, which is the default, the process vouches for itself: its operator
+    can read every report. The public key for devices lies beside the ledger (LEDGER-attestation.pub).
+    """
     from pocketfl_server.trusted.process import serve
+    from pocketfl_server.trusted.witness import FileWitness
 
     if until_stdin_closes:
         end_with_stdin()
@@ -117,6 +149,8 @@ def run_trusted_tier(
         host=host,
         port=port,
         token=_secret("trusted-token", trusted_token_file),
+        attester=_attester(attestation, ledger, attestation_audience, attestation_command),
+        witness=None if witness is None else FileWitness(witness),
         announce=_announcer("trusted tier", url_file),
     )
 
@@ -168,6 +202,26 @@ def resume(
     typer.echo(f"resumed {which or 'every task'}")
     for record in still:
         typer.echo(f"still paused: {record.task or 'every task'} ({record.reason})")
+
+
+def _attester(
+    kind: Attestation, ledger: Path, audience: str, command: str | None
+) -> Attester | None:
+    from pocketfl_server.trusted import attesters
+
+    if (kind is Attestation.command) != (command is not None):
+        raise typer.BadParameter("--attestation-command goes with --attestation command")
+    if kind is Attestation.none:
+        return None
+    if kind is Attestation.confidential_space:
+        return attesters.ConfidentialSpaceAttester(audience=audience)
+    if command is not None:
+        return attesters.CommandAttester(shlex.split(command))
+    typer.echo(
+        "development attestation: this process vouches for itself, and its operator can read every "
+        "report"
+    )
+    return attesters.DevelopmentAttester(f"{ledger}-attestation", audience=audience)
 
 
 def _which(task: str | None, *, every_task: bool) -> str | None:

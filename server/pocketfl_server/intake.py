@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, exists, or_, select
 
 from pocketfl.protocol import Assignment, CheckIn, ReportReceipt, RetryWindow
+from pocketfl_server.attestations import Attestations
 from pocketfl_server.database import (
     Database,
     check_ins,
@@ -60,6 +61,8 @@ class Intake:
     ----------
     database, enrolments, rounds
         Where things are kept.
+    attestations : Attestations
+        What vouches for the key that reports are sealed to.
     clock : callable
         Returns Unix time in seconds.
     """
@@ -70,9 +73,11 @@ class Intake:
         enrolments: Enrolments,
         round_list: Rounds,
         *,
+        attestations: Attestations,
         clock: Callable[[], float],
     ) -> None:
         self._enrolments = enrolments
+        self._attestations = attestations
         self._rounds = round_list
         self._clock = clock
         self._state_and_device = database.prepare(_STATE_AND_DEVICE)
@@ -106,6 +111,7 @@ class Intake:
         """
         facts = self._rounds.facts(task, number)
         device = token_digest(token)
+        aggregator = None if facts is None else self._attestations.key(facts)
 
         def operation(connection: Connection) -> Assignment | RetryWindow:
             if facts is None:
@@ -128,6 +134,8 @@ class Intake:
                 return self._turn_away(connection, facts, "runtime_unsupported")
             if facts.plan_schema not in request.plan_schemas:
                 return self._turn_away(connection, facts, "plan_schema_unsupported")
+            if aggregator is None:
+                return self._turn_away(connection, facts, "attestation_unavailable")
             inserted = self._check_in.count(connection, {"round_id": facts.id, "device": device})
             if inserted != 1:
                 return self._turn_away(
@@ -141,7 +149,7 @@ class Intake:
                 model_version=facts.model_version,
                 plan_sha256=facts.plan_sha256,
                 parameters_sha256=facts.parameters_sha256,
-                aggregator=facts.aggregator,
+                aggregator=aggregator,
             )
 
         return operation

@@ -1,7 +1,7 @@
 """A whole deployment on this machine: back end and trusted tier as two processes on loopback.
 
 For the demo, examples and tests. It is the real thing but for its place: both processes run under one
-account, so whoever owns it can read everything.
+account and the trusted tier vouches for itself, so whoever owns the account can read everything.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class LocalDeployment:
         Where devices and the operator find the back end.
     operator_key, enrolment_key : str
         The secrets.
+    attestation_key : str
+        Public key (PEM) of the development attester, for :meth:`.AttestedAggregator.development`.
     operator : OperatorClient
-        A client with the operator key; ``operator.task(name).aggregator.public_key`` is what devices
-        pin.
+        A client with the operator key.
     """
 
     url: str
@@ -108,6 +109,8 @@ class LocalDeployment:
             "trusted",
             "--ledger",
             str(self.directory / "ledger.db"),
+            "--witness",
+            str(self.directory / "witness.log"),
             *self._secret_files("trusted-token"),
         )
         self._wait_for("trusted", self.trusted_url + "/health")
@@ -123,6 +126,11 @@ class LocalDeployment:
             *self._secret_files("operator-key", "enrolment-key", "trusted-token"),
         )
         self._wait_for("run", self.url + "/v1/health")
+
+    @property
+    def attestation_key(self) -> str:
+        """Public key (PEM) of the development attester."""
+        return (self.directory / "ledger.db-attestation.pub").read_text()
 
     def stop(self) -> None:
         """Stop both processes; what devices were promised stays on disk."""

@@ -33,6 +33,9 @@ class CrashingTier:
     def register(self, *arguments):
         return self._call("register", *arguments)
 
+    def attest(self, *arguments):
+        return self._call("attest", *arguments)
+
     def submit(self, *arguments):
         return self._call("submit", *arguments)
 

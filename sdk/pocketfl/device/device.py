@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl import __version__
+from pocketfl.attestation.heads import HeadGuard
 from pocketfl.balancing.correction import correct_outputs
 from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Meter
 from pocketfl.conditions import ConditionSpec, PlatformSignals, SignalProvider
@@ -141,7 +142,8 @@ class Device:
         self._transport: Transport = self._owned_transport or server  # type: ignore[assignment]
         self._owned_plans = PlanCache() if plans is None else None
         limits = limits if limits is not None else DeviceLimits()
-        aggregator = aggregator if aggregator is not None else RefuseEveryAggregator()
+        verifier = aggregator if aggregator is not None else RefuseEveryAggregator()
+        aggregator = HeadGuard(verifier, store.database)
         self._guardrails = Guardrails(
             store.database,
             transport=self._transport,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from pocketfl.decoding import encode_json
 from pocketfl.protocol import (
     PROTOCOL,
+    AggregatorKey,
     Assignment,
     CheckIn,
     CheckInReply,
@@ -60,11 +62,18 @@ def _check_in(body: bytes) -> CheckIn:
     return decode_body(CheckIn, body, limit=RECORD_LIMIT)
 
 
+@lru_cache(maxsize=256)
+def _key_fields(key: AggregatorKey) -> dict[str, Any]:
+    """Return a key as it is sent; all devices of a round get the same one."""
+    fields: dict[str, Any] = asdict(key)
+    return fields
+
+
 def _reply(answer: Assignment | RetryWindow) -> bytes:
     """Return the JSON of a ``CheckInReply``, made without looking at each field's type."""
     fields = dict(vars(answer))
     if isinstance(answer, Assignment):
-        fields["aggregator"] = vars(answer.aggregator)
+        fields["aggregator"] = _key_fields(answer.aggregator)
     return _to_json({"answer": fields}).encode()
 
 

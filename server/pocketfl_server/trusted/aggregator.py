@@ -20,11 +20,12 @@ from typing import Final, Self
 
 import numpy as np
 
+from pocketfl.attestation.binding import head_nonce, key_nonce
 from pocketfl.errors import DecodeError, PlanError, SealingError
 from pocketfl.plan import Plan
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
-from pocketfl.protocol import check_identifier
+from pocketfl.protocol import Attestation, check_identifier
 from pocketfl.reports import decode_vector, sealed_size
 from pocketfl.sealing import KEY_BYTES, ReportContext, generate_key_pair, key_id, open_sealed
 from pocketfl_server.trusted.accounting import (
@@ -33,6 +34,7 @@ from pocketfl_server.trusted.accounting import (
     planned_privacy,
     spent_privacy,
 )
+from pocketfl_server.trusted.attesters import AttestationError, Attester
 from pocketfl_server.trusted.ledger import (
     Charge,
     LeaseTakenError,
@@ -55,6 +57,7 @@ from pocketfl_server.trusted.messages import (
     ReleaseSummary,
     SealedEntry,
     TaskDescription,
+    TrustedTierUnavailable,
     UnknownTask,
     UnprotectedRelease,
     batches,
@@ -62,6 +65,7 @@ from pocketfl_server.trusted.messages import (
     encode_release,
 )
 from pocketfl_server.trusted.noise import SUM_BOUND, add_noise
+from pocketfl_server.trusted.witness import Witness, WitnessError, check_against
 
 WRONG_LENGTH: Final = "wrong_length"
 """The sealed report has another length than every report of the plan has."""
@@ -107,18 +111,39 @@ class Aggregator:
         The durable ledger; one aggregator at a time.
     plan_keys : iterable of str or bytes
         Ed25519 public keys of the modellers whose plans are served, raw or in hex.
+    attester : Attester, optional
+        Gets tokens that vouch for this process; without one, devices have to pin keys.
+    witness : Witness, optional
+        Hears of every release before it is handed over.
 
     Raises
     ------
     LedgerError
         If the ledger cannot be used.
+    WitnessError
+        If the witness has seen more than the ledger knows: it was rolled back.
     PlanError
         If no usable key is given.
     """
 
-    def __init__(self, ledger_path: str | Path, *, plan_keys: Iterable[str | bytes]) -> None:
+    def __init__(
+        self,
+        ledger_path: str | Path,
+        *,
+        plan_keys: Iterable[str | bytes],
+        attester: Attester | None = None,
+        witness: Witness | None = None,
+    ) -> None:
         self._plan_keys = parse_public_keys(plan_keys)
+        self._attester = attester
+        self._witness = witness
         self._ledger = Ledger(ledger_path)
+        if witness is not None:
+            try:
+                check_against(witness, self._ledger.head())
+            except BaseException:
+                self._ledger.close()
+                raise
         self._tasks: dict[str, _Task] = {}
         self._lock = threading.RLock()
 
@@ -182,6 +207,25 @@ class Aggregator:
             spent=spent_privacy(state.manifest, count),
         )
 
+    def attest(self, task: str) -> Attestation | None:
+        """Vouch for a task's key with a fresh token; see :class:`~.client.TrustedTier`."""
+        state = self._task(task)
+        if self._attester is None:
+            return None
+        raw = bytes.fromhex(state.key.public_key)
+        head = self._ledger.head()
+        nonces = [key_nonce(raw, state.key.policy_hash), head_nonce(raw, head)]
+        try:
+            return Attestation(token=self._attester.token(nonces), head=head)
+        except AttestationError as error:
+            raise TrustedTierUnavailable(
+                f"no attestation token is to be had: {error}", code="attestation_failed"
+            ) from None
+        except ValueError as error:
+            raise TrustedTierUnavailable(
+                f"the attestation service gave no usable token: {error}", code="attestation_failed"
+            ) from None
+
     def submit(
         self, task: str, round: int, model_version: int, entries: Iterable[SealedEntry]
     ) -> None:
@@ -228,6 +272,7 @@ class Aggregator:
                 earlier = decode_release(stored)
                 if earlier.model_version != model_version:
                     raise _other_version(task, round, earlier.model_version, model_version)
+                self._tell_witness()
                 return earlier
             self._check_open(task, round, model_version)
             releases, _ = self._ledger.releases(task)
@@ -251,6 +296,7 @@ class Aggregator:
                     noise_multiplier=0.0 if dp is None else dp.noise_multiplier,
                 ),
             )
+            self._tell_witness()
             return release
 
     def abandon(self, task: str, round: int) -> None:
@@ -263,6 +309,17 @@ class Aggregator:
                     f"task {task!r}: round {round} has been released", code="round_released"
                 )
             self._ledger.abandon(task, round)
+
+    def _tell_witness(self) -> None:
+        """Have the witness know of a release before anybody sees it; a retry comes here again."""
+        if self._witness is None:
+            return
+        try:
+            self._witness.append(self._ledger.head())
+        except WitnessError as error:
+            raise TrustedTierUnavailable(
+                f"the release is kept back: {error}", code="witness_failed"
+            ) from None
 
     def _verify(self, plan_data: bytes) -> Plan:
         try:

@@ -104,6 +104,12 @@ def create_trusted_app(aggregator: Aggregator, *, token: str) -> FastAPI:
         """Return the task's key, its last released round, and planned and spent privacy."""
         return _json(await _call(lambda: aggregator.describe(task)))
 
+    @app.post("/v1/tasks/{task}/attestation", dependencies=[Depends(authorise)])
+    async def attest(task: Task) -> Response:
+        """Return a fresh token for the task's key and the ledger's head; 204 without attestation."""
+        attestation = await _call(lambda: aggregator.attest(task))
+        return Response(status_code=204) if attestation is None else _json(attestation)
+
     @app.post(
         "/v1/tasks/{task}/rounds/{round}/reports",
         status_code=204,

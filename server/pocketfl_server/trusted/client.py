@@ -13,7 +13,13 @@ import urllib3
 
 from pocketfl.decoding import decode_json
 from pocketfl.errors import DecodeError
-from pocketfl.protocol import MESSAGE_LIMIT, Problem, check_identifier, check_token
+from pocketfl.protocol import (
+    MESSAGE_LIMIT,
+    Attestation,
+    Problem,
+    check_identifier,
+    check_token,
+)
 from pocketfl_server.trusted.messages import (
     REFUSALS,
     RELEASE_LIMIT,
@@ -63,6 +69,20 @@ class TrustedTier(Protocol):
 
     def describe(self, task: str) -> TaskDescription:
         """Say where a task stands: its key, its last released round, planned and spent privacy."""
+
+    def attest(self, task: str) -> Attestation | None:
+        """Vouch for a task's key with a fresh token and the ledger's head.
+
+        Returns
+        -------
+        Attestation or None
+            None from a trusted tier without attestation, whose key devices have to pin.
+
+        Raises
+        ------
+        TrustedTierUnavailable
+            With code ``attestation_failed`` if its platform gave no token.
+        """
 
     def submit(
         self, task: str, round: int, model_version: int, entries: Iterable[SealedEntry]
@@ -188,6 +208,11 @@ class HttpTrustedTier:
     def describe(self, task: str) -> TaskDescription:
         """Say where a task stands; see :class:`TrustedTier`."""
         return _decode(TaskDescription, self._request("GET", _task_path(task)), what="task")
+
+    def attest(self, task: str) -> Attestation | None:
+        """Vouch for a task's key; see :class:`TrustedTier`."""
+        answer = self._request("POST", f"{_task_path(task)}/attestation")
+        return _decode(Attestation, answer, what="attestation") if answer else None
 
     def submit(
         self, task: str, round: int, model_version: int, entries: Iterable[SealedEntry]

@@ -17,15 +17,28 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
+from pocketfl.decoding import encode_json
 from pocketfl.errors import PocketFLError
+from pocketfl.protocol import LedgerHead
 
 _APPLICATION_ID: Final = 0x504B544C
 """Marks the file as a ledger in SQLite's header ("PKTL")."""
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
+
+# One row for each release in the order of release; what a rolled-back ledger cannot bring forth again.
+_CHAIN_TABLE: Final = """
+    CREATE TABLE chain(
+        sequence INTEGER PRIMARY KEY,
+        digest TEXT NOT NULL,
+        task TEXT NOT NULL,
+        round INTEGER NOT NULL
+    )
+    """
 
 # A sealed report is NULL where it was refused on arrival: its hash still guards the lease.
 _SCHEMA: Final = (
@@ -70,7 +83,10 @@ _SCHEMA: Final = (
         FOREIGN KEY(task, round) REFERENCES rounds(task, round)
     )
     """,
+    _CHAIN_TABLE,
 )
+
+_NO_RELEASE: Final = sha256(b"pocketfl ledger 1").hexdigest()
 
 RoundState = Literal["open", "released", "abandoned"]
 
@@ -178,7 +194,7 @@ class Ledger:
                 execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         elif application != _APPLICATION_ID:
             raise LedgerError(f"{self.path} is a database of something else, not a ledger")
-        elif version != _SCHEMA_VERSION:
+        elif version not in (1, _SCHEMA_VERSION):
             raise LedgerError(
                 f"{self.path} has ledger version {version}; this pocketfl reads {_SCHEMA_VERSION}"
             )
@@ -186,8 +202,23 @@ class Ledger:
             verdict = execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise LedgerError(f"{self.path} is damaged: {verdict}")
+            if version == 1:
+                self._upgrade()
             # A crash may have come between a release and this.
             self._forget()
+
+    def _upgrade(self) -> None:
+        """Bring a ledger of version 1 to version 2: chain the releases that it has."""
+        with self._transaction() as connection:
+            connection.execute(_CHAIN_TABLE)
+            releases = connection.execute(
+                "SELECT task, round, sampling_probability, noise_multiplier, release FROM releases "
+                "ORDER BY rowid"
+            ).fetchall()
+            for task, number, probability, multiplier, release in releases:
+                charge = Charge(sampling_probability=probability, noise_multiplier=multiplier)
+                _extend_chain(connection, task, number, release=release, charge=charge)
+            connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
@@ -286,6 +317,11 @@ class Ledger:
             ).fetchone()
         return None if row is None else bytes(row[0])
 
+    def head(self) -> LedgerHead:
+        """Return how far the ledger has come, over all tasks."""
+        with self._lock:
+            return _head(self._connection)
+
     def report_count(self, task: str, number: int) -> int:
         """Return how many leases of a round have a report."""
         with self._lock:
@@ -363,6 +399,7 @@ class Ledger:
                 "INSERT INTO releases VALUES (?, ?, ?, ?, ?)",
                 (task, number, charge.sampling_probability, charge.noise_multiplier, release),
             )
+            _extend_chain(connection, task, number, release=release, charge=charge)
             self._close_round(connection, task, number, "released")
         self._forget()
 
@@ -389,6 +426,29 @@ class Ledger:
         # The write-ahead log still has the deleted reports; folding it in and cutting it ends that.
         with self._lock:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _head(connection: sqlite3.Connection) -> LedgerHead:
+    row = connection.execute(
+        "SELECT sequence, digest FROM chain ORDER BY sequence DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return LedgerHead(sequence=0, digest=_NO_RELEASE)
+    return LedgerHead(sequence=row[0], digest=row[1])
+
+
+def _extend_chain(
+    connection: sqlite3.Connection, task: str, number: int, *, release: bytes, charge: Charge
+) -> None:
+    """Add a release to the chain: SHA-256 over the digest before and all that the release is."""
+    before = _head(connection)
+    link = sha256(bytes.fromhex(before.digest))
+    link.update(encode_json({"task": task, "round": number, "charge": charge}))
+    link.update(sha256(release).digest())
+    connection.execute(
+        "INSERT INTO chain VALUES (?, ?, ?, ?)",
+        (before.sequence + 1, link.hexdigest(), task, number),
+    )
 
 
 def _ensure_private(path: Path) -> None:

@@ -11,6 +11,8 @@ import uvicorn
 
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.app import create_trusted_app
+from pocketfl_server.trusted.attesters import Attester
+from pocketfl_server.trusted.witness import Witness
 
 
 def serve(
@@ -20,6 +22,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8001,
     token: str,
+    attester: Attester | None = None,
+    witness: Witness | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until the process is told to stop (SIGINT or SIGTERM); prints nothing.
@@ -38,6 +42,10 @@ def serve(
         0 for any free one.
     token : str
         Bearer token that the back end shows.
+    attester : Attester, optional
+        Gets tokens that vouch for this process; without one, devices have to pin keys.
+    witness : Witness, optional
+        Hears of every release before it is handed over.
     announce : callable, optional
         Called once with the URL when connections are accepted.
 
@@ -45,11 +53,15 @@ def serve(
     ------
     LedgerError
         If another process has the ledger, or it cannot be used.
+    WitnessError
+        If the witness says that the ledger was rolled back.
     OSError
         If the address is taken.
     """
     _forbid_core_dumps()
-    with Aggregator(ledger_path, plan_keys=plan_keys) as aggregator:
+    with Aggregator(
+        ledger_path, plan_keys=plan_keys, attester=attester, witness=witness
+    ) as aggregator:
         app = create_trusted_app(aggregator, token=token)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family, backlog=128) as listener:
