@@ -5,7 +5,7 @@ import random
 import sys
 from pathlib import Path
 
-from pocketfl import Collection, Device, ExampleStore, Field, LocalTrainer, PinnedAggregator, Plan
+from pocketfl import AttestedAggregator, Collection, Device, ExampleStore, Field, LocalTrainer, Plan
 
 user = sys.argv[1] if len(sys.argv) > 1 else "ana"
 # What an app is built with: the server's address, and the keys of those whom it trusts.
@@ -31,9 +31,9 @@ with ExampleStore(f"example-site/{user}.db") as store:
         print("tired after a run?", trainer.predict({"heart_rate": 150.0, "activity": "run"}))
 
     # Together: a federated round, when it is time for one and nothing on this device is against it.
-    pinned = PinnedAggregator(site["aggregator_key"])
+    attested = AttestedAggregator.development(site["attestation_key"])
     keys = {"plan_keys": [site["modeller_key"]], "enrolment_key": site["enrolment_key"]}
-    with Device(store, server=site["server"], aggregator=pinned, user=user, **keys) as device:
+    with Device(store, server=site["server"], aggregator=attested, user=user, **keys) as device:
         for outcome in device.run_due():
             print(f"round {outcome.round}: {outcome.status} ({outcome.bytes_up} bytes sent)")
         device.explain()

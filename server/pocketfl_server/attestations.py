@@ -1,7 +1,7 @@
 """What vouches for a task's key, fetched once for each round and kept fresh while the round is open.
 
-A token is asked for when its round has been opened, so the ledger head in it is never older than that of
-an earlier round: a device that met both on different gateways would take that for a rollback.
+A token is asked for when its round has been opened, so the ledger head in it is never older than
+that of an earlier round: a device that met both on different gateways would take that for a rollback.
 """
 
 from __future__ import annotations

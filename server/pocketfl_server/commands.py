@@ -16,7 +16,6 @@ from pocketfl_server.lifeline import end_with_stdin
 
 if TYPE_CHECKING:
     from pocketfl_server.operator_client import OperatorClient
-    from pocketfl_server.trusted.attesters import Attester
 
 app = typer.Typer(
     name="server", help="Run the back end and the trusted tier.", no_args_is_help=True
@@ -138,9 +137,20 @@ def run_trusted_tier(
     With --attestation development, which is the default, the process vouches for itself: its operator
     can read every report. The public key for devices lies beside the ledger (LEDGER-attestation.pub).
     """
-    from pocketfl_server.trusted.process import serve
-    from pocketfl_server.trusted.witness import FileWitness
+    from pocketfl_server.trusted.process import AttestationSettings, serve
 
+    if (attestation is Attestation.command) != (attestation_command is not None):
+        raise typer.BadParameter("--attestation-command goes with --attestation command")
+    settings = AttestationSettings(
+        kind=attestation.value,
+        audience=attestation_audience,
+        command=tuple(shlex.split(attestation_command or "")),
+    )
+    if attestation is Attestation.development:
+        typer.echo(
+            "development attestation: this process vouches for itself, and its operator can read "
+            "every report"
+        )
     if until_stdin_closes:
         end_with_stdin()
     serve(
@@ -149,8 +159,8 @@ def run_trusted_tier(
         host=host,
         port=port,
         token=_secret("trusted-token", trusted_token_file),
-        attester=_attester(attestation, ledger, attestation_audience, attestation_command),
-        witness=None if witness is None else FileWitness(witness),
+        attestation=settings,
+        witness=witness,
         announce=_announcer("trusted tier", url_file),
     )
 
@@ -202,26 +212,6 @@ def resume(
     typer.echo(f"resumed {which or 'every task'}")
     for record in still:
         typer.echo(f"still paused: {record.task or 'every task'} ({record.reason})")
-
-
-def _attester(
-    kind: Attestation, ledger: Path, audience: str, command: str | None
-) -> Attester | None:
-    from pocketfl_server.trusted import attesters
-
-    if (kind is Attestation.command) != (command is not None):
-        raise typer.BadParameter("--attestation-command goes with --attestation command")
-    if kind is Attestation.none:
-        return None
-    if kind is Attestation.confidential_space:
-        return attesters.ConfidentialSpaceAttester(audience=audience)
-    if command is not None:
-        return attesters.CommandAttester(shlex.split(command))
-    typer.echo(
-        "development attestation: this process vouches for itself, and its operator can read every "
-        "report"
-    )
-    return attesters.DevelopmentAttester(f"{ledger}-attestation", audience=audience)
 
 
 def _which(task: str | None, *, every_task: bool) -> str | None:

@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import pocketfl.reports
+from pocketfl.attestation import AttestedAggregator
 from pocketfl.device import Device
 from pocketfl.plan import Plan, public_key_hex
-from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
 from pocketfl_server.local import LocalDeployment
 from pocketfl_server.optimizers import OptimizerSpec
@@ -60,7 +60,7 @@ def test_no_feature_label_or_update_of_a_device_reaches_the_back_end(
     markers: set[bytes] = set()
     trusted = public_key_hex(modeller_key)
     with LocalDeployment(tmp_path / "server", plan_keys=[trusted]) as site:
-        task = site.operator.create_task(
+        site.operator.create_task(
             "visits", exported.data, optimizer=OptimizerSpec(kind="adam", learning_rate=0.05)
         )
         tap = wire_tap(site.url)
@@ -80,7 +80,7 @@ def test_no_feature_label_or_update_of_a_device_reaches_the_back_end(
                 store,
                 server=tap.url,
                 plan_keys=[trusted],
-                aggregator=PinnedAggregator(task.aggregator.public_key),
+                aggregator=AttestedAggregator.development(site.attestation_key),
                 enrolment_key=site.enrolment_key,
                 user=f"user{number}",
             ) as device:

@@ -115,6 +115,12 @@ def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
     assert_prints(run_script(script_of(page, tmp_path), tmp_path, seconds=60), page)
 
 
+def test_what_an_app_pins_can_be_written_as_shown(tmp_path: Path) -> None:
+    """The page about threats shows a trusted issuer that the SDK takes."""
+    (tmp_path / "confidential_space_root.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    run_script(script_of("threats.md", tmp_path), tmp_path, seconds=60)
+
+
 @pytest.mark.parametrize("page", ["docs/benchmarks.md", "docs/embed.md", "README.md"])
 def test_commands_have_the_options_that_a_page_shows(page: str) -> None:
     """Every `pocketfl` line parses, short of being run: some take minutes."""

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pocketfl.attestation import AttestedAggregator
 from pocketfl.device import Device
 from pocketfl.plan import AggregationSpec, Plan, public_key_hex
 from pocketfl.receipts import read_audit
-from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
 from pocketfl.transport import HttpTransport, RetryPolicy
 from pocketfl_server.local import LocalDeployment
@@ -121,7 +121,7 @@ def test_every_byte_is_accounted_for(
                 store,
                 server=transport,
                 plan_keys=[plan.signed_by],
-                aggregator=PinnedAggregator(task.aggregator.public_key),
+                aggregator=AttestedAggregator.development(site.attestation_key),
                 enrolment_key=site.enrolment_key,
                 user="ana",
             ) as device,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pocketfl.attestation import AttestedAggregator
 from pocketfl.device import Device, DeviceLimits, RoundOutcome
 from pocketfl.plan import AggregationSpec, Plan, public_key_hex
-from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
 from pocketfl_server.local import LocalDeployment
 from pocketfl_server.optimizers import OptimizerSpec
@@ -48,14 +48,13 @@ def fleet(open_store: Callable[..., ExampleStore]) -> list[ExampleStore]:
 def take_turns(
     site: LocalDeployment, fleet: list[ExampleStore], *, task: str, plan: Plan
 ) -> list[RoundOutcome]:
-    key = site.operator.task(task).aggregator.public_key
     outcomes = []
     for number, store in enumerate(fleet):
         with Device(
             store,
             server=site.url,
             plan_keys=[plan.signed_by],
-            aggregator=PinnedAggregator(key),
+            aggregator=AttestedAggregator.development(site.attestation_key),
             enrolment_key=site.enrolment_key,
             user=f"user{number}",
             limits=DeviceLimits(allow_unprotected=True),

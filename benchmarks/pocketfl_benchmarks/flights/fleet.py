@@ -14,13 +14,14 @@ from typing import Final, Protocol, Self
 
 import numpy as np
 
+from pocketfl.attestation.verifier import AttestedAggregator
 from pocketfl.budgets import Budgets, Meter
 from pocketfl.conditions import ScriptedSignals, Signals, Thermal
 from pocketfl.device import Device, DeviceLimits, PlanCache, RoundOutcome
 from pocketfl.errors import PocketFLError
 from pocketfl.protocol import FeatureRow, Notices, RoundNotice
 from pocketfl.runtimes import FloatVector
-from pocketfl.sealing import PinnedAggregator
+from pocketfl.sealing import AggregatorVerifier, PinnedAggregator
 from pocketfl.store import ExampleStore
 from pocketfl.transport import DownloadCache, HttpTransport, Transport
 from pocketfl_benchmarks.flights.stores import TABLE, fleet_vault, store_path
@@ -93,6 +94,9 @@ class Line(Protocol):
     def connect(self) -> Transport:
         """Return a new device's transport."""
 
+    def aggregator(self, public_key: str) -> AggregatorVerifier:
+        """Return what devices check a task's trusted tier with."""
+
     def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
         """Give the back end its server-side features."""
 
@@ -116,10 +120,16 @@ class HttpLine:
         # Notices change only when the driver opens or closes a round, and it says so.
         self._cache = DownloadCache(notices_seconds=float("inf"))
         self._first = HttpTransport(deployment.url, cache=self._cache)
+        self._attested = AttestedAggregator.development(deployment.attestation_key)
 
     def connect(self) -> Transport:
         """Return a new device's transport."""
         return self._first.for_another_device()
+
+    def aggregator(self, public_key: str) -> AggregatorVerifier:
+        """Believe what a token of the deployment's development attester vouches for."""
+        del public_key
+        return self._attested
 
     def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
         """Give the back end its server-side features."""
@@ -162,6 +172,10 @@ class InProcessLine:
     def connect(self) -> Transport:
         """Return a new device's transport."""
         return _NeighbourTransport(self, self._back_end)
+
+    def aggregator(self, public_key: str) -> AggregatorVerifier:
+        """Believe the one key: this trusted tier is in the same process."""
+        return PinnedAggregator(public_key)
 
     def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
         """Give the back end its server-side features."""
@@ -222,8 +236,8 @@ class Fleet:
         How they reach the back end.
     plan_key : str
         The modeller's public key, built into the app.
-    aggregator_key : str
-        The trusted tier's public key, built into the app.
+    aggregator : AggregatorVerifier
+        Which trusted tier the app believes.
     runtime : str
         Which mobile runtime they train with.
     allow_unprotected : bool
@@ -239,7 +253,7 @@ class Fleet:
         *,
         line: Line,
         plan_key: str,
-        aggregator_key: str,
+        aggregator: AggregatorVerifier,
         runtime: str,
         allow_unprotected: bool = False,
         seed: int,
@@ -250,7 +264,6 @@ class Fleet:
         self._stack.callback(self._plans.close)
         self._devices: list[Device] = []
         limits = DeviceLimits(allow_unprotected=allow_unprotected)
-        aggregator = PinnedAggregator(aggregator_key)
         vault = fleet_vault(folder)
         try:
             for name in aircraft:

@@ -51,7 +51,7 @@ def measure_footprint(
     *,
     url: str,
     plan_key: str,
-    aggregator_key: str,
+    attestation_key: str,
     enrolment_key: str,
     user: str,
     task: str,
@@ -62,7 +62,7 @@ def measure_footprint(
     ----------
     store : Path
         The device's store, which is written to.
-    url, plan_key, aggregator_key, enrolment_key, user
+    url, plan_key, attestation_key, enrolment_key, user
         As for :class:`pocketfl.device.Device`.
     task : str
         Whose open round to take part in.
@@ -81,7 +81,7 @@ def measure_footprint(
         "store": str(store),
         "url": url,
         "plan_key": plan_key,
-        "aggregator_key": aggregator_key,
+        "attestation_key": attestation_key,
         "enrolment_key": enrolment_key,
         "user": user,
         "task": task,
@@ -120,8 +120,8 @@ def _main() -> None:
 
 
 def _take_part(settings: dict[str, str]) -> None:
+    from pocketfl.attestation import AttestedAggregator
     from pocketfl.device import Device, DeviceLimits
-    from pocketfl.sealing import PinnedAggregator
     from pocketfl.store import ExampleStore
 
     with (
@@ -130,7 +130,7 @@ def _take_part(settings: dict[str, str]) -> None:
             store,
             server=settings["url"],
             plan_keys=[settings["plan_key"]],
-            aggregator=PinnedAggregator(settings["aggregator_key"]),
+            aggregator=AttestedAggregator.development(settings["attestation_key"]),
             enrolment_key=settings["enrolment_key"],
             user=settings["user"],
             limits=DeviceLimits(allow_unprotected=True),

@@ -62,12 +62,12 @@ class HeadGuard:
         if head.sequence < seen.sequence:
             raise AggregatorRefusedError(
                 f"the trusted tier's ledger went back from release {seen.sequence} to "
-                f"{head.sequence}: it may have forgotten what was spent; nothing is sent to it"
+                f"{head.sequence}: it may have forgotten what was spent; nothing is sent"
             )
         if head.digest != seen.digest:
             raise AggregatorRefusedError(
-                f"the trusted tier's ledger has two histories with {seen.sequence} releases; nothing is "
-                "sent to it"
+                f"the trusted tier's ledger has two histories with {seen.sequence} releases; nothing "
+                "is sent"
             )
         return raw
 
@@ -79,5 +79,5 @@ class HeadGuard:
             return decode_json(LedgerHead, kept, what="ledger head", limit=_LIMIT)
         except DecodeError:
             raise AggregatorRefusedError(
-                "what this device knew of the trusted tier's ledger is damaged; nothing is sent to it"
+                "what this device knew of the trusted tier's ledger is damaged; nothing is sent"
             ) from None

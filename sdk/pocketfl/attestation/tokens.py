@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from pocketfl.attestation.certificates import chain_key
 from pocketfl.attestation.issuers import TrustedIssuer
 from pocketfl.errors import AggregatorRefusedError
 from pocketfl.protocol import TOKEN_LIMIT
@@ -86,6 +85,9 @@ def verify_token(
 
 def _key(header: Mapping[str, Any], issuer: TrustedIssuer, *, now: float) -> Any:
     if issuer.roots and "x5c" in header:
+        # Certificates are for those who pin roots; others need not keep their code in memory.
+        from pocketfl.attestation.certificates import chain_key
+
         return chain_key(header["x5c"], roots=issuer.roots, now=now)
     pem = issuer.keys.get(str(header.get("kid")))
     if pem is None:

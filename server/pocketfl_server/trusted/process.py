@@ -5,14 +5,51 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import uvicorn
 
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.app import create_trusted_app
-from pocketfl_server.trusted.attesters import Attester
-from pocketfl_server.trusted.witness import Witness
+from pocketfl_server.trusted.attesters import (
+    Attester,
+    CommandAttester,
+    ConfidentialSpaceAttester,
+    DevelopmentAttester,
+)
+from pocketfl_server.trusted.witness import FileWitness
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttestationSettings:
+    """Who vouches for the process.
+
+    Attributes
+    ----------
+    kind : {"development", "confidential-space", "command", "none"}
+        ``development`` vouches for itself: its operator can read every report. ``none`` leaves devices
+        to pin keys.
+    audience : str
+        What tokens are issued for; apps expect the same.
+    command : tuple of str
+        For ``command``: the program that prints a token, with its first arguments.
+    """
+
+    kind: Literal["development", "confidential-space", "command", "none"]
+    audience: str
+    command: tuple[str, ...] = ()
+
+    def attester(self, ledger_path: str | Path) -> Attester | None:
+        """Return what gets the tokens; a development key lies beside the ledger."""
+        if self.kind == "none":
+            return None
+        if self.kind == "command":
+            return CommandAttester(self.command)
+        if self.kind == "confidential-space":
+            return ConfidentialSpaceAttester(audience=self.audience)
+        return DevelopmentAttester(f"{ledger_path}-attestation", audience=self.audience)
 
 
 def serve(
@@ -22,8 +59,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8001,
     token: str,
-    attester: Attester | None = None,
-    witness: Witness | None = None,
+    attestation: AttestationSettings,
+    witness: str | Path | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until the process is told to stop (SIGINT or SIGTERM); prints nothing.
@@ -42,10 +79,10 @@ def serve(
         0 for any free one.
     token : str
         Bearer token that the back end shows.
-    attester : Attester, optional
-        Gets tokens that vouch for this process; without one, devices have to pin keys.
-    witness : Witness, optional
-        Hears of every release before it is handed over.
+    attestation : AttestationSettings
+        Who vouches for this process.
+    witness : str or Path, optional
+        File of the witness that hears of every release before it is handed over.
     announce : callable, optional
         Called once with the URL when connections are accepted.
 
@@ -60,7 +97,10 @@ def serve(
     """
     _forbid_core_dumps()
     with Aggregator(
-        ledger_path, plan_keys=plan_keys, attester=attester, witness=witness
+        ledger_path,
+        plan_keys=plan_keys,
+        attester=attestation.attester(ledger_path),
+        witness=None if witness is None else FileWitness(witness),
     ) as aggregator:
         app = create_trusted_app(aggregator, token=token)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -227,6 +227,7 @@ def test_the_protocol_is_documented(url):
     assert set(paths) == {
         "/health",
         "/v1/tasks/{task}",
+        "/v1/tasks/{task}/attestation",
         "/v1/tasks/{task}/rounds/{round}/reports",
         "/v1/tasks/{task}/rounds/{round}/release",
     }

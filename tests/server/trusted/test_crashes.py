@@ -118,7 +118,7 @@ def test_killed_at_any_point(prepared, plan_keys, point):
 SERVER = textwrap.dedent(
     """
     import sys
-    from pocketfl_server.trusted.process import serve
+    from pocketfl_server.trusted.process import AttestationSettings, serve
 
     folder, plan_key, token = sys.argv[1:]
     serve(
@@ -126,6 +126,7 @@ SERVER = textwrap.dedent(
         [plan_key],
         port=0,
         token=token,
+        attestation=AttestationSettings(kind="none", audience="devices"),
         announce=lambda url: print(url, flush=True),
     )
     """
