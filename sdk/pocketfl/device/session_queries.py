@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfl.balancing.correction import correct_outputs
 from pocketfl.device.attempt import Attempt, RoundEnd
 from pocketfl.device.hooks import SessionHooks
 from pocketfl.device.plans import OpenPlan
@@ -87,9 +88,11 @@ class SessionQueries:
             if parameters is not None and selection.rows:
                 with attempt.phase("evaluate"), opened.runtime(self._runtime) as runtime:
                     runtime.set_parameters(parameters)
-                    outputs = self._score(
+                    raw = self._score(
                         runtime, opened.pipeline.assemble(examples, selection), should_stop
                     )
+                # What is judged is what inference would say.
+                outputs = correct_outputs(raw, opened.balancing)
             columns = opened.query_reader.read(examples, selection, outputs=outputs)
         return evaluate_queries(queries, columns, seed=session.seed)
 

@@ -21,6 +21,7 @@ from pocketfl.features.transforms import (
     OneHot,
     Scale,
     Source,
+    Standardise,
     Tensor,
     Transform,
 )
@@ -34,7 +35,7 @@ _Places: TypeAlias = NDArray[np.intp]
 _Compiler: TypeAlias = Callable[[Source, _Places, _Places, Sequence[Transform]], _Step]
 """Takes source, rows of ``Reading.numbers``, first columns of the input, and the transforms."""
 
-NUMERIC_KINDS: Final = (Scale, LogScale, Cyclic, Buckets)
+NUMERIC_KINDS: Final = (Scale, Standardise, LogScale, Cyclic, Buckets)
 """Columns that need a number; a ``tensor`` column takes one as well."""
 
 
@@ -273,6 +274,25 @@ def _scale(source: Source, places: _Places, starts: _Places, columns: Sequence[T
     return step
 
 
+def _standardise(
+    source: Source, places: _Places, starts: _Places, columns: Sequence[Transform]
+) -> _Step:
+    scales = [column for column in columns if isinstance(column, Standardise)]
+    mean = _column_of([column.mean for column in scales])
+    deviation = _column_of([column.deviation for column in scales])
+    limit = _column_of([column.limit for column in scales])
+    fallback = _column_of([column.missing for column in scales])
+
+    def step(readings: Readings, out: Matrix) -> None:
+        numbers, missing = _pick(readings, source, places)
+        result = np.clip((numbers - mean) / deviation, -limit, limit)
+        if missing is not None:
+            result = np.where(missing, fallback, result)
+        out[:, starts] = result.T
+
+    return step
+
+
 def _log_scale(
     source: Source, places: _Places, starts: _Places, columns: Sequence[Transform]
 ) -> _Step:
@@ -330,6 +350,7 @@ def _buckets(
 _NUMERIC: Final[Mapping[str, _Compiler]] = {
     "tensor": _numbers,
     "scale": _scale,
+    "standardise": _standardise,
     "log_scale": _log_scale,
     "cyclic": _cyclic,
     "buckets": _buckets,

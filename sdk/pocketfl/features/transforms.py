@@ -2,12 +2,14 @@
 
 A :class:`FeatureSpec` names the collection it reads, the server-side table it joins, and for each of
 the model's inputs a list of columns; every column makes one or more numbers per example. Ranges and
-vocabularies are public knowledge that the modeller writes down, never statistics of pooled data.
+vocabularies are public knowledge that the modeller writes down, or were learned from the fleet by
+private queries (:mod:`pocketfl.features.bundle`); never statistics of pooled data.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -17,6 +19,9 @@ MAX_VOCABULARY: Final = 100_000
 MAX_COLUMNS: Final = 4096
 
 Source = Literal["device", "server"]
+
+_BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -118,6 +123,32 @@ class Scale:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standardise:
+    """Subtract ``mean``, divide by ``deviation`` and clamp to ``[-limit, limit]``.
+
+    A missing value becomes ``missing``.
+    """
+
+    kind: Literal["standardise"] = "standardise"
+    field: str
+    mean: float
+    deviation: float
+    limit: float = 3.0
+    missing: float = 0.0
+    source: Source = "device"
+
+    def __post_init__(self) -> None:
+        what = f"standardise of {self.field!r}"
+        _require(math.isfinite(self.mean), f"{what}: mean must be finite")
+        _require(
+            self.deviation > 0 and math.isfinite(self.deviation),
+            f"{what}: deviation must be above 0, and finite",
+        )
+        _require(0 < self.limit <= 100, f"{what}: limit must be above 0, and at most 100")
+        _check_missing(what, self.missing)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogScale:
     """Natural logarithm of ``1 + x`` for ``x`` clamped to ``[0, high]``, mapped to ``[-1, 1]``."""
 
@@ -211,7 +242,9 @@ class IsMissing:
     source: Source = "device"
 
 
-Transform: TypeAlias = Tensor | Scale | LogScale | OneHot | Index | Cyclic | Buckets | IsMissing
+Transform: TypeAlias = (
+    Tensor | Scale | Standardise | LogScale | OneHot | Index | Cyclic | Buckets | IsMissing
+)
 
 
 def _check_missing(what: str, value: float) -> None:
@@ -277,6 +310,31 @@ class InputSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BundleReference:
+    """Which transform bundle a plan's numbers come from; see :mod:`pocketfl.features.bundle`.
+
+    Attributes
+    ----------
+    name, version : str
+        The modeller's.
+    sha256 : str
+        Of the bundle's JSON, in hex.
+    """
+
+    name: str
+    version: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        for what, text in (("name", self.name), ("version", self.version)):
+            _require(
+                bool(_BUNDLE_NAME.match(text)),
+                f"the {what} of a bundle, {text[:70]!r}, needs 1 to 64 letters, digits, '.', '_', '-'",
+            )
+        _require(bool(_HEX_DIGEST.match(self.sha256)), "a bundle's sha256 has 64 hex digits")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
     """Everything between a device's examples and the model's batch.
 
@@ -292,6 +350,8 @@ class FeatureSpec:
         Where the target comes from; None where there is no model.
     server_table : ServerTable or None
         Server-side features to join.
+    bundle : BundleReference or None
+        Where the numbers of scaled columns come from, if they were learned.
     """
 
     collection: str
@@ -299,6 +359,7 @@ class FeatureSpec:
     inputs: tuple[InputSpec, ...] = ()
     label: LabelSpec | None = None
     server_table: ServerTable | None = None
+    bundle: BundleReference | None = None
 
     def __post_init__(self) -> None:
         device = {f.name for f in self.fields}

@@ -22,6 +22,7 @@ from pocketfl.features.transforms import (
     OneHot,
     Scale,
     ServerTable,
+    Standardise,
     Tensor,
 )
 from pocketfl.plan.manifest import ModelSpec, ParameterSpec, TensorSpec
@@ -90,7 +91,9 @@ def columns(draw, *, server):
         choices += [("w", "server", False), ("m", "server", False)]
         texts += [("o", "server"), ("m", "server")]
     kind = draw(
-        st.sampled_from(["scale", "log", "one_hot", "cyclic", "buckets", "missing", "as_is"])
+        st.sampled_from(
+            ["scale", "standardise", "log", "one_hot", "cyclic", "buckets", "missing", "as_is"]
+        )
     )
     field, source, always = draw(st.sampled_from(choices))
     match kind:
@@ -100,6 +103,15 @@ def columns(draw, *, server):
             )
             return Scale(
                 field=field, source=source, low=low, high=high, missing=draw(st.floats(-1, 1))
+            )
+        case "standardise":
+            return Standardise(
+                field=field,
+                source=source,
+                mean=draw(st.floats(-1e6, 1e6)),
+                deviation=draw(st.floats(1e-3, 1e6)),
+                limit=draw(st.floats(0.5, 10)),
+                missing=draw(st.floats(-1, 1)),
             )
         case "log":
             return LogScale(
@@ -180,6 +192,10 @@ def slow_column(column, value):
                 return [column.missing]
             clamped = min(max(value, column.low), column.high)
             return [(clamped - column.low) / (column.high - column.low) * 2 - 1]
+        case Standardise():
+            if value is None:
+                return [column.missing]
+            return [min(max((value - column.mean) / column.deviation, -column.limit), column.limit)]
         case LogScale():
             if value is None:
                 return [column.missing]
