@@ -26,11 +26,13 @@ arXiv 1702.07476, proposition 1). The same holds for a device that is away.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from pocketfl.plan.manifest import Manifest
-from pocketfl_server.trusted.messages import PlanRefused, PrivacyStatement
+from pocketfl_server.trusted.messages import BudgetStatement, PlanRefused, PrivacyStatement
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -86,6 +88,77 @@ def check_claims(manifest: Manifest) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """Releases of one plan, as far as the unit of privacy is concerned.
+
+    Attributes
+    ----------
+    sampling_probability : float
+        Of the device's coin.
+    noise_multiplier : float
+        Standard deviation of the noise over the bound of one report's norm.
+    releases : int
+        How many touch the unit.
+    participations : int
+        In how many of these it takes part at most.
+    """
+
+    sampling_probability: float
+    noise_multiplier: float
+    releases: int
+    participations: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, releases: int) -> Spending:
+        """Return what a number of a private plan's releases spends.
+
+        A day of a device's log is reported once, so of any number of releases one touches it.
+        """
+        if manifest.dp is None:
+            raise ValueError("a plan without differential privacy has nothing to spend")
+        touching = min(releases, 1) if manifest.is_daily else releases
+        return cls(
+            sampling_probability=manifest.aggregation.sampling_probability,
+            noise_multiplier=manifest.dp.noise_multiplier,
+            releases=touching,
+            participations=min(touching, manifest.aggregation.max_participations),
+        )
+
+
+def composed_epsilon(spendings: Iterable[Spending], *, delta: float) -> tuple[float, float]:
+    """Return what releases of several plans spend together, in whatever order they came.
+
+    Parameters
+    ----------
+    spendings : iterable of Spending
+        At most one per plan.
+    delta : float
+        At which both epsilons hold.
+
+    Returns
+    -------
+    tuple of (float, float)
+        Against someone who sees the released sums, and someone who sees who took part as well. The
+        second bounds the first, because the released sums are all that the weaker observer sees.
+
+    Notes
+    -----
+    Rényi divergences of one order add up over releases, of different mechanisms too and where what is
+    asked depends on what came before (Mironov 2017, arXiv 1702.07476, proposition 1). Where anything
+    is sampled all are taken at whole orders, see above.
+    """
+    counted = [spending for spending in spendings if spending.releases > 0]
+    against_back_end = _epsilon(
+        tuple(sorted((1.0, s.noise_multiplier, s.participations) for s in counted)), delta
+    )
+    amplified = _epsilon(
+        tuple(sorted((s.sampling_probability, s.noise_multiplier, s.releases) for s in counted)),
+        delta,
+    )
+    return min(amplified, against_back_end), against_back_end
+
+
 def planned_privacy(manifest: Manifest) -> PrivacyStatement:
     """Return what all ``max_rounds`` releases of a plan spend together.
 
@@ -126,21 +199,48 @@ def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
             neighbouring_relation=NEIGHBOURING_RELATION,
             sampling=NO_SAMPLING if unsampled else SAMPLING,
         )
-    sigma, delta = manifest.dp.noise_multiplier, manifest.dp.delta
-    against_back_end = _epsilon(1.0, sigma, min(releases, spec.max_participations), delta)
-    amplified = _epsilon(spec.sampling_probability, sigma, releases, delta)
+    epsilon, against_back_end = composed_epsilon(
+        [Spending.of(manifest, releases)], delta=manifest.dp.delta
+    )
     return PrivacyStatement(
         privacy="gaussian",
-        epsilon=min(against_back_end, amplified),
+        epsilon=epsilon,
         epsilon_against_back_end=against_back_end,
-        delta=delta,
-        noise_multiplier=sigma,
+        delta=manifest.dp.delta,
+        noise_multiplier=manifest.dp.noise_multiplier,
         sampling_probability=spec.sampling_probability,
         releases=releases,
         max_rounds=spec.max_rounds,
         max_participations=spec.max_participations,
+        unit="device-day" if manifest.is_daily else "device",
         neighbouring_relation=NEIGHBOURING_RELATION,
         sampling=NO_SAMPLING if unsampled else SAMPLING,
+    )
+
+
+def budget_statement(releases: Mapping[str, tuple[Manifest, int]]) -> BudgetStatement:
+    """Return where an account stands.
+
+    Parameters
+    ----------
+    releases : mapping of str to (Manifest, int)
+        Of every task whose plan names the account: its plan, and its number of releases.
+    """
+    budget = next(iter(releases.values()))[0].budget
+    if budget is None:
+        raise ValueError("the plans name no budget")
+    epsilon, against_back_end = composed_epsilon(
+        [Spending.of(manifest, count) for manifest, count in releases.values()],
+        delta=budget.delta,
+    )
+    return BudgetStatement(
+        name=budget.name,
+        epsilon=budget.epsilon,
+        delta=budget.delta,
+        unit=budget.unit,
+        spent=epsilon,
+        spent_against_back_end=against_back_end,
+        releases={task: count for task, (_, count) in sorted(releases.items())},
     )
 
 
@@ -154,31 +254,34 @@ def affords(manifest: Manifest, releases: int) -> bool:
     return epsilon is not None and epsilon <= manifest.dp.epsilon
 
 
-def _orders(q: float) -> tuple[float, ...]:
-    return UNSAMPLED_ORDERS if q == 1.0 else SAMPLED_ORDERS
-
-
 @lru_cache(maxsize=256)
-def _curve(q: float, sigma: float) -> tuple[float, ...]:
-    """Return the Rényi divergence of one event at its orders; events compose by adding these."""
+def _curve(q: float, sigma: float, orders: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the Rényi divergence of one event at some orders; events compose by adding these."""
     # dp-accounting costs about a second and 100 MB at import, so only a tier that prices pays.
     import dp_accounting
     from dp_accounting import rdp
 
-    accountant = rdp.RdpAccountant(_orders(q), dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
+    accountant = rdp.RdpAccountant(orders, dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
     accountant.compose(release_event(q, sigma))
     return tuple(float(value) for value in accountant.rdp)
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(q: float, sigma: float, count: int, delta: float) -> float:
+def _epsilon(events: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    """Return the epsilon of events: sampling probability, noise multiplier, and how often each."""
     from dp_accounting import rdp
 
-    if count == 0:
+    if not events:
         return 0.0
-    composed = [count * value for value in _curve(q, sigma)]
-    epsilon, _ = rdp.compute_epsilon(_orders(q), composed, delta)
-    if q < 1.0:
+    unsampled = all(q == 1.0 for q, _, _ in events)
+    orders = UNSAMPLED_ORDERS if unsampled else SAMPLED_ORDERS
+    composed = [0.0] * len(orders)
+    for q, sigma, count in events:
+        curve = _curve(q, sigma, orders)
+        composed = [total + count * value for total, value in zip(composed, curve, strict=True)]
+    epsilon, _ = rdp.compute_epsilon(orders, composed, delta)
+    if not unsampled:
         # Sampling never costs; whole orders alone can hide that where epsilon is large.
-        return min(float(epsilon), _epsilon(1.0, sigma, count, delta))
+        without = tuple(sorted((1.0, sigma, count) for _, sigma, count in events))
+        return min(float(epsilon), _epsilon(without, delta))
     return float(epsilon)

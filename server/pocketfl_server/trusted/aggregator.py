@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -30,12 +31,14 @@ from pocketfl.reports import decode_vector, sealed_size
 from pocketfl.sealing import KEY_BYTES, ReportContext, generate_key_pair, key_id, open_sealed
 from pocketfl_server.trusted.accounting import (
     affords,
+    budget_statement,
     check_claims,
     planned_privacy,
     spent_privacy,
 )
 from pocketfl_server.trusted.attesters import AttestationError, Attester
 from pocketfl_server.trusted.ledger import (
+    BudgetConflictError,
     Charge,
     LeaseTakenError,
     Ledger,
@@ -45,6 +48,7 @@ from pocketfl_server.trusted.ledger import (
 )
 from pocketfl_server.trusted.messages import (
     BudgetExhausted,
+    BudgetStatement,
     Conflict,
     FloorNotReached,
     IntegerVector,
@@ -146,6 +150,7 @@ class Aggregator:
                 raise
         self._tasks: dict[str, _Task] = {}
         self._lock = threading.RLock()
+        self._account_locks: dict[str, threading.RLock] = {}
 
     def close(self) -> None:
         """Close the ledger."""
@@ -189,10 +194,18 @@ class Aggregator:
                     code="plan_has_other_task",
                 )
             private, public = generate_key_pair()
-            self._ledger.add_task(
-                TaskRecord(task=task, plan=plan_data, private_key=private, public_key=public),
-                manifest_sha256=manifest_digest,
-            )
+            try:
+                self._ledger.add_task(
+                    TaskRecord(task=task, plan=plan_data, private_key=private, public_key=public),
+                    manifest_sha256=manifest_digest,
+                    budget=plan.manifest.budget,
+                )
+            except BudgetConflictError as error:
+                raise PlanRefused(
+                    f"{error}; one budget has one bound: sign the plan with that, or with another "
+                    "budget's name",
+                    code="budget_conflict",
+                ) from None
             return self._task(task).key
 
     def describe(self, task: str) -> TaskDescription:
@@ -205,6 +218,7 @@ class Aggregator:
             last_released_round=last,
             planned=planned_privacy(state.manifest),
             spent=spent_privacy(state.manifest, count),
+            budget=self._budget(state, more=0),
         )
 
     def attest(self, task: str) -> Attestation | None:
@@ -266,7 +280,7 @@ class Aggregator:
         """Sum, add noise, charge and hand over; see :class:`~.client.TrustedTier`."""
         state = self._task(task)
         _check_numbers(round, model_version)
-        with state.lock:
+        with state.lock, self._account_lock(state):
             stored = self._ledger.release(task, round)
             if stored is not None:
                 earlier = decode_release(stored)
@@ -277,6 +291,7 @@ class Aggregator:
             self._check_open(task, round, model_version)
             releases, _ = self._ledger.releases(task)
             spent = self._check_budget(state, releases + 1)
+            budget = self._check_account(state)
             result = self._sum(state, round, model_version)
             floor = state.manifest.aggregation.cohort_floor
             if result.accepted < floor:
@@ -285,7 +300,7 @@ class Aggregator:
                     "nothing was released or charged",
                     details={"accepted": result.accepted, "floor": floor, **result.rejected},
                 )
-            release = _make_release(state, round, model_version, result, spent)
+            release = _make_release(state, round, model_version, result, spent=spent, budget=budget)
             dp = state.manifest.dp
             self._ledger.commit_release(
                 task,
@@ -387,6 +402,38 @@ class Aggregator:
             details={"releases": releases - 1},
         )
 
+    def _budget(self, state: _Task, *, more: int) -> BudgetStatement | None:
+        """Return where the task's shared account stands, with so many more releases of the task."""
+        budget = state.manifest.budget
+        if budget is None:
+            return None
+        counts = {}
+        for name in self._ledger.tasks_of_budget(budget.name):
+            count, _ = self._ledger.releases(name)
+            counts[name] = (self._task(name).manifest, count + (more if name == state.name else 0))
+        return budget_statement(counts)
+
+    def _check_account(self, state: _Task) -> BudgetStatement | None:
+        """Return what the shared account comes to with one more release, if it affords that."""
+        account = self._budget(state, more=1)
+        if account is None or account.spent <= account.epsilon:
+            return account
+        others = sum(account.releases.values()) - account.releases[state.name]
+        raise BudgetExhausted(
+            f"task {state.name!r}: one more release would bring the epsilon of the budget "
+            f"{account.name!r} to {account.spent:.4g}, above its {account.epsilon:g}, with {others} "
+            "releases of other tasks; nothing was released or charged",
+            details={"budget": account.name, "releases": account.releases[state.name] - 1},
+        )
+
+    def _account_lock(self, state: _Task) -> AbstractContextManager[object]:
+        """Return what keeps two tasks of one account from both taking the rest of it."""
+        budget = state.manifest.budget
+        if budget is None:
+            return nullcontext()
+        with self._lock:
+            return self._account_locks.setdefault(budget.name, threading.RLock())
+
     def _sum(self, state: _Task, round: int, model_version: int) -> _Sum:
         """Open and check every report of a round and sum the good ones exactly."""
         length = state.manifest.vector_length
@@ -453,7 +500,13 @@ def _open(state: _Task, round: int, model_version: int, report: StoredReport) ->
 
 
 def _make_release(
-    state: _Task, round: int, model_version: int, result: _Sum, spent: PrivacyStatement
+    state: _Task,
+    round: int,
+    model_version: int,
+    result: _Sum,
+    *,
+    spent: PrivacyStatement,
+    budget: BudgetStatement | None,
 ) -> Release:
     """Add the noise that the plan asks for; the only way from a sum to a release."""
     aggregation = state.manifest.aggregation
@@ -473,6 +526,7 @@ def _make_release(
         epsilon=spent.epsilon,
         epsilon_against_back_end=spent.epsilon_against_back_end,
         delta=spent.delta,
+        budget=budget,
     )
     if unprotected:
         return UnprotectedRelease(summary=summary, values=result.total)

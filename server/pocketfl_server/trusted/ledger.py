@@ -1,8 +1,8 @@
 """The trusted tier's memory: one SQLite file whose every transaction is on disk before it is believed.
 
-It holds private keys, the plans they are bound to, sealed reports until their round is released or
-abandoned, and every release with what it was charged. A release, its charge and the deletion of its
-reports are one transaction, so a crash leaves either all of it or nothing.
+It holds private keys, the plans they are bound to, the accounts that plans share, sealed reports until
+their round is released or abandoned, and every release with what it was charged. A release, its charge
+and the deletion of its reports are one transaction, so a crash leaves either all of it or nothing.
 
 The file is readable by its owner only, and SQLite's exclusive locking keeps a second process out: two
 tiers on one ledger could both release a round.
@@ -24,11 +24,12 @@ from typing import Final, Literal, Self
 
 from pocketfl.decoding import encode_json
 from pocketfl.errors import PocketFLError
+from pocketfl.plan.manifest import BudgetSpec
 from pocketfl.protocol import LedgerHead
 
 _APPLICATION_ID: Final = 0x504B544C
 """Marks the file as a ledger in SQLite's header ("PKTL")."""
-_SCHEMA_VERSION: Final = 2
+_SCHEMA_VERSION: Final = 3
 
 # One row for each release in the order of release; what a rolled-back ledger cannot bring forth again.
 _CHAIN_TABLE: Final = """
@@ -39,6 +40,24 @@ _CHAIN_TABLE: Final = """
         round INTEGER NOT NULL
     )
     """
+
+# Accounts that several tasks share.
+_BUDGET_TABLES: Final = (
+    """
+    CREATE TABLE budgets(
+        name TEXT PRIMARY KEY,
+        epsilon REAL NOT NULL,
+        delta REAL NOT NULL,
+        unit TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE budget_tasks(
+        task TEXT PRIMARY KEY REFERENCES tasks(task),
+        budget TEXT NOT NULL REFERENCES budgets(name)
+    ) WITHOUT ROWID
+    """,
+)
 
 # A sealed report is NULL where it was refused on arrival: its hash still guards the lease.
 _SCHEMA: Final = (
@@ -84,6 +103,7 @@ _SCHEMA: Final = (
     )
     """,
     _CHAIN_TABLE,
+    *_BUDGET_TABLES,
 )
 
 _NO_RELEASE: Final = sha256(b"pocketfl ledger 1").hexdigest()
@@ -97,6 +117,10 @@ class LedgerError(PocketFLError):
 
 class LeaseTakenError(PocketFLError):
     """Other bytes are on record for a lease; nothing of the batch was kept."""
+
+
+class BudgetConflictError(PocketFLError):
+    """An account is on record with other bounds; nothing was recorded."""
 
 
 class RoundFullError(PocketFLError):
@@ -194,7 +218,7 @@ class Ledger:
                 execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         elif application != _APPLICATION_ID:
             raise LedgerError(f"{self.path} is a database of something else, not a ledger")
-        elif version not in (1, _SCHEMA_VERSION):
+        elif not 1 <= version <= _SCHEMA_VERSION:
             raise LedgerError(
                 f"{self.path} has ledger version {version}; this pocketfl reads {_SCHEMA_VERSION}"
             )
@@ -202,22 +226,25 @@ class Ledger:
             verdict = execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise LedgerError(f"{self.path} is damaged: {verdict}")
-            if version == 1:
-                self._upgrade()
+            if version < _SCHEMA_VERSION:
+                self._upgrade(version)
             # A crash may have come between a release and this.
             self._forget()
 
-    def _upgrade(self) -> None:
-        """Bring a ledger of version 1 to version 2: chain the releases that it has."""
+    def _upgrade(self, version: int) -> None:
+        """Bring an older ledger to this version: chain its releases, make room for shared accounts."""
         with self._transaction() as connection:
-            connection.execute(_CHAIN_TABLE)
-            releases = connection.execute(
-                "SELECT task, round, sampling_probability, noise_multiplier, release FROM releases "
-                "ORDER BY rowid"
-            ).fetchall()
-            for task, number, probability, multiplier, release in releases:
-                charge = Charge(sampling_probability=probability, noise_multiplier=multiplier)
-                _extend_chain(connection, task, number, release=release, charge=charge)
+            if version == 1:
+                connection.execute(_CHAIN_TABLE)
+                releases = connection.execute(
+                    "SELECT task, round, sampling_probability, noise_multiplier, release "
+                    "FROM releases ORDER BY rowid"
+                ).fetchall()
+                for task, number, probability, multiplier, release in releases:
+                    charge = Charge(sampling_probability=probability, noise_multiplier=multiplier)
+                    _extend_chain(connection, task, number, release=release, charge=charge)
+            for statement in _BUDGET_TABLES:
+                connection.execute(statement)
             connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
@@ -260,8 +287,16 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def add_task(self, record: TaskRecord, *, manifest_sha256: str) -> None:
-        """Record a new task with its key pair."""
+    def add_task(
+        self, record: TaskRecord, *, manifest_sha256: str, budget: BudgetSpec | None = None
+    ) -> None:
+        """Record a new task with its key pair, and the account that it shares, if any.
+
+        Raises
+        ------
+        BudgetConflictError
+            If that account is on record with another epsilon, delta or unit; nothing is recorded.
+        """
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO tasks VALUES (?, ?, ?, ?, ?)",
@@ -273,6 +308,31 @@ class Ledger:
                     record.public_key,
                 ),
             )
+            if budget is not None:
+                self._join_budget(connection, record.task, budget)
+
+    @staticmethod
+    def _join_budget(connection: sqlite3.Connection, task: str, budget: BudgetSpec) -> None:
+        stated = (budget.name, budget.epsilon, budget.delta, budget.unit)
+        connection.execute("INSERT INTO budgets VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", stated)
+        kept = connection.execute(
+            "SELECT name, epsilon, delta, unit FROM budgets WHERE name = ?", (budget.name,)
+        ).fetchone()
+        if tuple(kept) != stated:
+            raise BudgetConflictError(
+                f"the budget {budget.name!r} is on record with epsilon {kept[1]:g} at delta "
+                f"{kept[2]:g} for one {kept[3]}, and this plan says epsilon {budget.epsilon:g} at "
+                f"delta {budget.delta:g} for one {budget.unit}"
+            )
+        connection.execute("INSERT INTO budget_tasks VALUES (?, ?)", (task, budget.name))
+
+    def tasks_of_budget(self, budget: str) -> tuple[str, ...]:
+        """Return the tasks that share an account."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT task FROM budget_tasks WHERE budget = ? ORDER BY task", (budget,)
+            ).fetchall()
+        return tuple(row[0] for row in rows)
 
     def task(self, task: str) -> TaskRecord | None:
         """Return a task, or ``None`` if there is none of that name."""

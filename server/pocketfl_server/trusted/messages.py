@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, PocketFLError
-from pocketfl.plan.manifest import MAX_PARAMETERS
+from pocketfl.plan.manifest import MAX_PARAMETERS, BudgetUnit
 from pocketfl.protocol import REPORT_OVERHEAD, check_digest, check_identifier, check_token
 
 IntegerVector: TypeAlias = NDArray[np.int64]
@@ -83,6 +83,8 @@ class PrivacyStatement:
         Number of releases that the statement is about.
     max_rounds, max_participations : int
         Caps of the signed plan.
+    unit : {"device", "device-day"}
+        Whose data the claim is about; of one day's log, each day of which is in one release only.
     neighbouring_relation, sampling : str
         The assumptions, in words.
     """
@@ -96,8 +98,37 @@ class PrivacyStatement:
     releases: int
     max_rounds: int
     max_participations: int
+    unit: BudgetUnit = "device"
     neighbouring_relation: str
     sampling: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetStatement:
+    """Where an account stands that several tasks share.
+
+    Attributes
+    ----------
+    name : str
+        As the tasks' plans name it.
+    epsilon, delta : float
+        What all of its releases may come to together.
+    unit : {"device", "device-day"}
+        Whose data it protects.
+    spent, spent_against_back_end : float
+        Epsilon of all releases of all its tasks so far, at ``delta``: against someone who sees the
+        released sums, and someone who sees who took part as well.
+    releases : dict of str to int
+        Releases so far of each of its tasks.
+    """
+
+    name: str
+    epsilon: float
+    delta: float
+    unit: BudgetUnit
+    spent: float
+    spent_against_back_end: float
+    releases: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +143,8 @@ class TaskDescription:
         0 before the first release.
     planned, spent : PrivacyStatement
         At the plan's ``max_rounds``, and after the releases so far.
+    budget : BudgetStatement or None
+        The account that the task shares with others, if its plan names one.
     """
 
     task: str
@@ -119,6 +152,7 @@ class TaskDescription:
     last_released_round: int
     planned: PrivacyStatement
     spent: PrivacyStatement
+    budget: BudgetStatement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +193,8 @@ class ReleaseSummary:
     epsilon, epsilon_against_back_end, delta : float or None
         What the task has spent with this release included; ``None`` for an unprotected one, about
         which nothing can be claimed.
+    budget : BudgetStatement or None
+        The account that the task shares with others, with this release included.
     """
 
     kind: Literal["noised", "unprotected"]
@@ -175,6 +211,7 @@ class ReleaseSummary:
     epsilon: float | None = None
     epsilon_against_back_end: float | None = None
     delta: float | None = None
+    budget: BudgetStatement | None = None
 
     def __post_init__(self) -> None:
         check_identifier(self.task, what="task")
@@ -273,6 +310,11 @@ class _Release:
         """Goes with both epsilons."""
         return self.summary.delta
 
+    @property
+    def budget(self) -> BudgetStatement | None:
+        """The account that the task shares with others, if any."""
+        return self.summary.budget
+
 
 class NoisedRelease(_Release):
     """An exact sum plus discrete Gaussian noise, charged to the task's budget.
@@ -337,7 +379,7 @@ class FloorNotReached(TrustedTierError):  # noqa: N818 - named for what happened
 
 
 class BudgetExhausted(TrustedTierError):  # noqa: N818
-    """One more release would exceed the plan's epsilon or its number of rounds."""
+    """One more release would exceed the plan's epsilon, its rounds, or the account that it shares."""
 
     default_code = "budget_exhausted"
     status = 403
@@ -355,7 +397,10 @@ class Conflict(TrustedTierError):  # noqa: N818
 
 
 class PlanRefused(TrustedTierError):  # noqa: N818
-    """The plan is unsigned, signed by nobody we trust, damaged, or promises what cannot be kept."""
+    """The plan is unsigned, signed by nobody we trust, damaged, or promises what cannot be kept.
+
+    Codes: ``plan_refused``, ``budget_below_one_release``, ``budget_conflict``.
+    """
 
     default_code = "plan_refused"
     status = 422

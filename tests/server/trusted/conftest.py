@@ -14,6 +14,7 @@ import pytest
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, Tensor
 from pocketfl.plan import (
     AggregationSpec,
+    BudgetSpec,
     DifferentialPrivacySpec,
     ModelSpec,
     ParameterSpec,
@@ -43,6 +44,7 @@ def build(
     delta: float = 1e-5,
     name: str = "tiny",
     signing_key: object = SIGNING_KEY,
+    budget: BudgetSpec | None = None,
     **aggregation: object,
 ) -> Plan:
     """A signed plan of a model with so many parameters; keywords go to its AggregationSpec."""
@@ -83,6 +85,7 @@ def build(
         else DifferentialPrivacySpec(
             noise_multiplier=noise_multiplier, epsilon=epsilon, delta=delta
         ),
+        budget=budget,
         runtimes={"onnxruntime": RuntimeSpec(**runtime, minimum_version="1.22.0", opset=17)},
         parts={
             PARAMETERS_PART: np.zeros(parameters, dtype="<f4").tobytes(),

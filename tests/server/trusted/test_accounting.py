@@ -108,7 +108,7 @@ def test_continuous_price_is_right_for_the_discrete_gaussian(shift, sigma, q, or
     log_mixture = np.logaddexp(math.log(1 - q), math.log(q) + log_ratio)
     forward = logsumexp(log_base + order * log_mixture) / (order - 1)
     backward = logsumexp(log_base + (1 - order) * log_mixture) / (order - 1)
-    priced = accounting._curve(q, sigma / shift)[SAMPLED_ORDERS.index(order)]
+    priced = accounting._curve(q, sigma / shift, SAMPLED_ORDERS)[SAMPLED_ORDERS.index(order)]
     assert forward == pytest.approx(priced, rel=1e-6)
     assert backward <= priced * (1 + 1e-9)
 
@@ -121,11 +121,11 @@ def test_continuous_price_is_right_for_the_discrete_gaussian(shift, sigma, q, or
 )
 def test_epsilon_moves_the_right_way(q, sigma, count):
     """More rounds, more sampling or less noise never cost less."""
-    epsilon = accounting._epsilon(q, sigma, count, 1e-5)
-    assert accounting._epsilon(q, sigma, count + 1, 1e-5) >= epsilon > 0
-    assert accounting._epsilon(q, sigma * 2, count, 1e-5) <= epsilon
-    assert accounting._epsilon(q / 2, sigma, count, 1e-5) <= epsilon * (1 + 1e-9)
-    assert accounting._epsilon(q, sigma, count, 1e-6) >= epsilon
+    epsilon = accounting._epsilon(((q, sigma, count),), 1e-5)
+    assert accounting._epsilon(((q, sigma, count + 1),), 1e-5) >= epsilon > 0
+    assert accounting._epsilon(((q, sigma * 2, count),), 1e-5) <= epsilon
+    assert accounting._epsilon(((q / 2, sigma, count),), 1e-5) <= epsilon * (1 + 1e-9)
+    assert accounting._epsilon(((q, sigma, count),), 1e-6) >= epsilon
 
 
 def test_back_end_epsilon_stops_at_the_participation_cap(make_plan):
