@@ -8,43 +8,41 @@ most once per round.
 from __future__ import annotations
 
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from hashlib import sha256
 from types import TracebackType
 from typing import Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfl import __version__
 from pocketfl.attestation.heads import HeadGuard
-from pocketfl.balancing.correction import correct_outputs
 from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Meter
 from pocketfl.conditions import ConditionSpec, PlatformSignals, SignalProvider
+from pocketfl.device.admission import Admission
 from pocketfl.device.attempt import Attempt, RoundEnd
 from pocketfl.device.contribution import Contribution, kept_back
 from pocketfl.device.enrolment import DeviceToken, FeatureDownloads
 from pocketfl.device.explanation import Explanation, explain
 from pocketfl.device.guardrails import Guardrails
 from pocketfl.device.hooks import SessionHooks
+from pocketfl.device.leases import Leases
 from pocketfl.device.limits import DeviceLimits
 from pocketfl.device.models import ModelInfo, ModelShelf
 from pocketfl.device.outcome import RoundOutcome
 from pocketfl.device.plans import OpenPlan, PlanCache
+from pocketfl.device.prediction import Prediction
 from pocketfl.device.rounds import RoundChoice
 from pocketfl.device.sessions import PendingSession, Session, Sessions
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PlanError, PocketFLError, StoreError, TransportError
-from pocketfl.features.loading import load_inputs
 from pocketfl.ledger import Ledger
-from pocketfl.plan.manifest import READABLE_SCHEMAS, Manifest
+from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
-from pocketfl.protocol import CheckIn, Pause, RetryWindow, RoundNotice
+from pocketfl.protocol import Pause
 from pocketfl.reasons import Reason
 from pocketfl.receipts import Receipts
 from pocketfl.sampling import Participation
@@ -133,9 +131,6 @@ class Device:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._user = user
-        self._runtime = runtime
-        self._seed = seed
         self._clock = clock
         self._running = threading.Lock()
         self._owned_transport = HttpTransport(server) if isinstance(server, str) else None
@@ -144,12 +139,20 @@ class Device:
         limits = limits if limits is not None else DeviceLimits()
         verifier = aggregator if aggregator is not None else RefuseEveryAggregator()
         aggregator = HeadGuard(verifier, store.database)
-        self._guardrails = Guardrails(
+        self._ledger = Ledger(store.database, clock=clock)
+        self._admission = Admission(
             store.database,
-            transport=self._transport,
+            ledger=self._ledger,
             signals=signals if signals is not None else PlatformSignals(store.database.path),
             conditions=conditions if conditions is not None else ConditionSpec.none(),
             budgets=budgets,
+            clock=clock,
+        )
+        self._guardrails = Guardrails(
+            store.database,
+            transport=self._transport,
+            admission=self._admission,
+            ledger=self._ledger,
             meter=meter,
             hard_stop_seconds=hard_stop_seconds,
             evidence=aggregator.evidence,
@@ -159,12 +162,24 @@ class Device:
         participation = Participation(store.database, clock=clock)
         self._sessions = Sessions(store.database)
         self._token = DeviceToken(store, self._transport, enrolment_key=enrolment_key, user=user)
+        self._leases = Leases(
+            store,
+            self._transport,
+            token=self._token,
+            runtime=runtime,
+            user=user,
+            seed=seed,
+            clock=clock,
+        )
         self._source = ModelSource(
             self._transport,
             shelf=ModelShelf(store.database),
             plans=plans if plans is not None else self._owned_plans,  # type: ignore[arg-type]
             keeps_models=plans is None,
             trusted_keys=parse_public_keys(plan_keys),
+        )
+        self._prediction = Prediction(
+            store, self._transport, source=self._source, runtime=runtime, clock=clock
         )
         self._choice = RoundChoice(
             store,
@@ -204,7 +219,7 @@ class Device:
         return Scheduler(
             self,
             database=self._store.database,
-            switch=self._guardrails.switch,
+            switch=self._admission.switch,
             clock=self._clock,
         )
 
@@ -256,7 +271,7 @@ class Device:
         for pending in self._sessions.pending():
             if pending.session is not None and task in (None, pending.task):
                 opened = self._kept_plan(pending.session.notice.plan_sha256)
-                return self._guardrails.objections(
+                return self._admission.objections(
                     _manifest_of(opened), task=pending.task, round=pending.round, resuming=True
                 )
         known = [m for m in self._source.models().values() if task in (None, m.task)]
@@ -264,7 +279,7 @@ class Device:
         found = [
             (() if opened is None else self._choice.objections(opened))
             # No round has the number 0, so nothing is known of it.
-            + self._guardrails.objections(_manifest_of(opened), task=name, round=0)
+            + self._admission.objections(_manifest_of(opened), task=name, round=0)
             for name, opened in plans or [(task or "", None)]
         ]
         return min(found, key=len)
@@ -283,7 +298,7 @@ class Device:
     @property
     def ledger(self) -> Ledger:
         """What this device's rounds cost it."""
-        return self._guardrails.ledger
+        return self._ledger
 
     # A federated round.
 
@@ -319,7 +334,7 @@ class Device:
         return attempt.outcome(RoundEnd("completed", "reported", "the report was uploaded"))
 
     def _take_part(self, attempt: Attempt, task: str | None) -> None:
-        self._guardrails.require_allowed()
+        self._admission.require_allowed()
         pending, waiting = self._contribution.find_pending(task=task)
         if pending is not None and pending.session is not None:
             self._let_resume(attempt, pending.session)
@@ -344,7 +359,7 @@ class Device:
                 raise kept_back(min(waiting.values())) from end
             raise
         with attempt.phase("check_in"):
-            session = self._check_in(notice, opened)
+            session = self._leases.take(notice, opened)
             with self._store.database.transaction():
                 self._contribution.begin(session, opened.plan.manifest)
                 if takes_turns:
@@ -365,42 +380,6 @@ class Device:
         # Training goes on without a network, and a pause of which the device cannot know.
         with suppress(TransportError), attempt.phase("notices"):
             _obey(self._transport.notices().pause_of(session.task), resumable=True)
-
-    def _check_in(self, notice: RoundNotice, opened: OpenPlan) -> Session:
-        request = CheckIn(sdk=__version__, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))
-        token = self._token.get()
-        try:
-            answer = self._transport.check_in(token, notice.task, notice.round, request)
-        except TransportError as error:
-            if error.status == 401:
-                self._token.forget()
-            raise
-        if isinstance(answer, RetryWindow):
-            raise RoundEnd(
-                "turned_away",
-                answer.reason,
-                f"the server has no place in round {notice.round} ({answer.reason})",
-                retry_after=random.uniform(answer.min_seconds, answer.max_seconds),  # noqa: S311
-            )
-        now = self._clock()
-        collection = opened.plan.manifest.features.collection
-        names = {known.name for known in self._store.collections()}
-        return Session(
-            notice=notice,
-            assignment=answer,
-            collection=collection,
-            seed=self._training_seed(notice),
-            # A question is answered without a collection, too.
-            examples_up_to=self._store.last_id(collection) if collection in names else 0,
-            began_at=now,
-            upload_after=_draw_upload(opened.plan.manifest, now, answer.expires_at),
-        )
-
-    def _training_seed(self, notice: RoundNotice) -> int:
-        if self._seed is None:
-            return secrets.randbits(62)
-        text = f"{self._seed}/{self._user}/{notice.task}/{notice.round}"
-        return int.from_bytes(sha256(text.encode()).digest()[:7], "big")
 
     @property
     def pending(self) -> tuple[PendingSession, ...]:
@@ -441,7 +420,7 @@ class Device:
             Sessions that were given up. A report that may have arrived before cannot be taken back; its
             receipt says ``unknown``.
         """
-        self._guardrails.switch.disable(reason)
+        self._admission.switch.disable(reason)
         abandoned = self._contribution.abandon_all(code="opted_out")
         self._token.forget()
         return abandoned
@@ -468,15 +447,7 @@ class Device:
         PlanError
             If the plan or its parameters cannot be trusted.
         """
-        for notice in self._transport.notices().notices:
-            if task not in (None, notice.task):
-                continue
-            model = ModelInfo.of(notice)
-            opened = self._source.plan(model.plan_sha256)
-            if opened.plan.manifest.kind == "training":
-                self._source.parameters(model, opened)
-                return model
-        return None
+        return self._prediction.refresh(task=task)
 
     def predict(
         self,
@@ -511,38 +482,12 @@ class Device:
         TransportError
             If there is no model yet and the server cannot be reached.
         """
-        rows = [examples] if isinstance(examples, Mapping) else list(examples)
-        moments = [self._clock()] * len(rows) if times is None else list(times)
-        if len(moments) != len(rows):
-            raise ValueError(f"{len(rows)} examples, but {len(moments)} times")
-        model = self._choose_model(task)
-        opened = self._source.plan(model.plan_sha256)
-        parameters = self._source.parameters(model, opened)
-        inputs = load_inputs(self._store, opened.pipeline, rows, times=moments)
-        with opened.runtime(self._runtime) as runtime:
-            runtime.set_parameters(parameters)
-            outputs = correct_outputs(runtime.predict(inputs), opened.balancing)
-        if isinstance(examples, Mapping):
-            return {name: values[0] for name, values in outputs.items()}
-        return outputs
+        return self._prediction.predict(examples, task=task, times=times)
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The models that this device has, one per task."""
         return tuple(self._source.models().values())
-
-    def _choose_model(self, task: str | None) -> ModelInfo:
-        known = self._source.models()
-        if task is not None and task in known:
-            return known[task]
-        if task is None and len(known) == 1:
-            return next(iter(known.values()))
-        if task is None and known:
-            raise ValueError(f"this device has models of {sorted(known)}: say which task")
-        model = self.refresh_model(task=task)
-        if model is None:
-            raise PlanError("this device has no model yet, and no open round announces one")
-        return model
 
     def close(self) -> None:
         """Close runtimes and connections that this device opened; the store stays open."""
@@ -565,16 +510,6 @@ class Device:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _draw_upload(manifest: Manifest, now: float, expires_at: float) -> float:
-    """Draw when a report may leave, from a tenth of the plan's delay to all of it from now."""
-    queries = manifest.queries
-    if queries is None or queries.upload_delay_seconds == 0:
-        return 0.0
-    # Half of the lease is left for the upload itself.
-    longest = min(queries.upload_delay_seconds, max(0.0, expires_at - now) / 2)
-    return now + longest * (0.1 + 0.9 * secrets.randbelow(2**32) / 2**32)
 
 
 def _manifest_of(opened: OpenPlan | None) -> Manifest | None:

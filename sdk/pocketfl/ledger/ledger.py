@@ -10,17 +10,16 @@ it has left the windows.
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable
 
-from pocketfl.budgets.amounts import FLOWS, LEVELS, MEASURES, NOTHING, Amounts
-from pocketfl.budgets.epsilon import contribution_rho, epsilon_of
-from pocketfl.budgets.limits import HARD_BOUNDS, Budgets
+from pocketfl.budgets.amounts import FLOWS, LEVELS, NOTHING, Amounts
+from pocketfl.budgets.epsilon import epsilon_of
+from pocketfl.budgets.limits import Budgets
 from pocketfl.database import Database
 from pocketfl.errors import LedgerError
-from pocketfl.ledger.checking import Checker, Request, exceeds
-from pocketfl.ledger.clock import Instant, LedgerClock, Uptime
+from pocketfl.ledger.checking import Checker, Request
+from pocketfl.ledger.clock import LedgerClock, Uptime
 from pocketfl.ledger.entries import (
     Outcome,
     PrivacySpent,
@@ -28,22 +27,9 @@ from pocketfl.ledger.entries import (
     Refusal,
     Reservation,
 )
-from pocketfl.ledger.rows import (
-    ENTRY,
-    INSERT,
-    OPEN,
-    SETTLE,
-    WRITE,
-    amounts_of,
-    reservation_of,
-    with_contributions,
-)
-from pocketfl.ledger.tables import (
-    KEPT_REFUSALS,
-    KEPT_SECONDS,
-    LEDGER,
-    YEAR,
-)
+from pocketfl.ledger.granted import after_end, of_one_round, over_granted, raised, rho_of
+from pocketfl.ledger.rows import OPEN, Rows, amounts_of, with_contributions
+from pocketfl.ledger.tables import LEDGER, YEAR
 from pocketfl.reasons import Reason
 
 
@@ -77,6 +63,7 @@ class Ledger:
     ) -> None:
         self._database = database
         self._clock = LedgerClock(database, clock=clock, uptime=uptime)
+        self._rows = Rows(database)
         self._holder = secrets.token_hex(8)
 
     def check(
@@ -92,7 +79,7 @@ class Ledger:
         """Return what stands against :meth:`reserve` now, without recording anything."""
         self._database.ensure(LEDGER)
         request = Request(
-            task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier, adds_up)
+            task=task, round=round, needs=needs, rho=rho_of(needs, noise_multiplier, adds_up)
         )
         now = self._clock.look()
         with self._database.snapshot():
@@ -149,11 +136,11 @@ class Ledger:
         """
         needs = needs.covering(with_contributions(stride, contributions=0))
         wants = with_contributions(
-            (_of_one_round(budgets) if wants is None else wants).covering(needs),
+            (of_one_round(budgets) if wants is None else wants).covering(needs),
             contributions=needs.contributions,
         )
         request = Request(
-            task=task, round=round, needs=needs, rho=_rho(needs, noise_multiplier, adds_up)
+            task=task, round=round, needs=needs, rho=rho_of(needs, noise_multiplier, adds_up)
         )
         self._database.ensure(LEDGER)
         with self._database.transaction() as connection:
@@ -168,29 +155,20 @@ class Ledger:
             checker = self._checker(request, budgets, instant.time)
             reasons = checker.reasons()
             if reasons:
-                return self._refuse(connection, task, round, reasons, instant)
+                return self._rows.refuse(connection, task, round, reasons, instant)
             granted = checker.room(wants)
             expires = instant.time + lifetime_seconds
-            held = granted.covering(stride)
-            cursor = connection.execute(
-                INSERT,
-                (
-                    *(task, round, self._holder, OPEN, 0, instant.wall, expires, expires),
-                    *(noise_multiplier, request.rho),
-                    *held.values(),
-                    *granted.values(),
-                    *NOTHING.values(),
-                    *stride.values(),
-                ),
-            )
-            return Reservation(
-                id=int(cursor.lastrowid or 0),
+            return self._rows.insert(
+                connection,
                 task=task,
                 round=round,
+                holder=self._holder,
                 granted=granted,
-                spent=NOTHING,
                 stride=stride,
-                crashes=0,
+                opened_wall=instant.wall,
+                expires=expires,
+                noise_multiplier=noise_multiplier,
+                rho=request.rho,
             )
 
     def spend(
@@ -226,16 +204,18 @@ class Ledger:
         """
         self._database.ensure(LEDGER)
         with self._database.transaction() as connection:
-            kept, holder, expires = self._open_entry(reservation.id)
+            kept, holder, expires = self._rows.open_entry(reservation.id)
             if holder != self._holder:
                 raise LedgerError(
                     f"reservation {kept.id} was made by another process: resume() it first"
                 )
             instant = self._clock.tick(connection)
-            spent = _raised(kept.spent + amounts, total)
+            spent = raised(kept.spent + amounts, total)
             stride = kept.stride if stride is None else stride
-            self._write(connection, kept, spent=spent, stride=stride, now=instant.time)
-            late = _after(expires, instant)
+            self._rows.write(
+                connection, kept, holder=self._holder, spent=spent, stride=stride, now=instant.time
+            )
+            late = after_end(expires, instant)
             if late:
                 return late[0]
             return over_granted(spent, stride=stride, granted=kept.granted)
@@ -275,7 +255,7 @@ class Ledger:
         """
         self._database.ensure(LEDGER)
         with self._database.transaction() as connection:
-            kept, holder, expires = self._open_entry(reservation.id)
+            kept, holder, expires = self._rows.open_entry(reservation.id)
             instant = self._clock.tick(connection)
             lost = holder != self._holder
             spent = kept.spent + kept.stride if lost else kept.spent
@@ -283,13 +263,13 @@ class Ledger:
             needs = needs.covering(stride)
             # The contribution of this entry is part of what was granted at first.
             needs = with_contributions(spent + needs, contributions=kept.granted.contributions)
-            wants = _of_one_round(budgets) if wants is None else spent + wants
+            wants = of_one_round(budgets) if wants is None else spent + wants
             wants = with_contributions(
                 wants.covering(needs), contributions=kept.granted.contributions
             )
             request = Request(task=kept.task, round=kept.round, needs=needs, without=kept.id)
             checker = self._checker(request, budgets, instant.time)
-            reasons = checker.reasons() + _after(expires, instant)
+            reasons = checker.reasons() + after_end(expires, instant)
             granted = kept.granted if reasons else checker.room(wants)
             renewed = Reservation(
                 id=kept.id,
@@ -300,9 +280,16 @@ class Ledger:
                 stride=stride,
                 crashes=kept.crashes + lost,
             )
-            self._write(connection, renewed, spent=spent, stride=renewed.stride, now=instant.time)
+            self._rows.write(
+                connection,
+                renewed,
+                holder=self._holder,
+                spent=spent,
+                stride=renewed.stride,
+                now=instant.time,
+            )
             if reasons:
-                return self._refuse(connection, kept.task, kept.round, reasons, instant)
+                return self._rows.refuse(connection, kept.task, kept.round, reasons, instant)
             return renewed
 
     def settle(
@@ -349,25 +336,23 @@ class Ledger:
                         f"become {outcome!r}"
                     )
                 return
-            kept, holder, _ = self._open_entry(reservation.id)
+            kept, holder, _ = self._rows.open_entry(reservation.id)
             instant = self._clock.tick(connection)
-            spent = _raised(kept.spent + amounts, total)
+            spent = raised(kept.spent + amounts, total)
             if holder != self._holder:
                 spent += kept.stride
             sent = outcome != "unsent"
             spent = with_contributions(spent, contributions=kept.granted.contributions * sent)
             rho = rows[0][1] if sent else 0.0
-            values = spent.values()
-            connection.execute(
-                SETTLE, (outcome, instant.time, rho, *values, *values, reservation.id)
+            self._rows.settle(
+                connection, reservation.id, outcome=outcome, spent=spent, rho=rho, now=instant.time
             )
-            self._fold(connection, instant.time)
+            self._rows.fold(connection, instant.time)
 
     def unsettled(self) -> tuple[Reservation, ...]:
         """Return the reservations that are open, oldest first: after a restart, what a crash left."""
         self._database.ensure(LEDGER)
-        rows = self._database.query(f"{ENTRY} WHERE outcome = 'open' ORDER BY id")
-        return tuple(reservation_of(row) for row in rows)
+        return self._rows.unsettled()
 
     def privacy(self, *, delta: float) -> PrivacySpent:
         """Return this device's privacy loss over the last 365 days, at a delta."""
@@ -414,110 +399,3 @@ class Ledger:
 
     def _checker(self, request: Request, budgets: Budgets, now: float) -> Checker:
         return Checker(self._database, budgets=budgets, now=now, request=request)
-
-    def _open_entry(self, number: int) -> tuple[Reservation, str | None, float]:
-        rows = self._database.query(f"{ENTRY} WHERE id = ?", (number,))
-        if not rows:
-            raise LedgerError(f"there is no reservation {number}")
-        row = rows[0]
-        if row[4] != OPEN:
-            raise LedgerError(f"reservation {number} was settled as {row[4]!r}")
-        return reservation_of(row), row[3], row[6]
-
-    def _write(
-        self,
-        connection: sqlite3.Connection,
-        entry: Reservation,
-        *,
-        spent: Amounts,
-        stride: Amounts,
-        now: float,
-    ) -> None:
-        held = entry.granted.covering(spent + stride)
-        connection.execute(
-            WRITE,
-            (
-                *(self._holder, entry.crashes, now),
-                *held.values(),
-                *entry.granted.values(),
-                *spent.values(),
-                *stride.values(),
-                entry.id,
-            ),
-        )
-
-    def _refuse(
-        self,
-        connection: sqlite3.Connection,
-        task: str,
-        number: int,
-        reasons: tuple[Reason, ...],
-        instant: Instant,
-    ) -> Refusal:
-        refusal = Refusal(task=task, round=number, reasons=reasons)
-        cursor = connection.execute(
-            "INSERT INTO ledger_refusals(wall, task, round, reasons) VALUES(?, ?, ?, ?)",
-            (instant.wall, task, number, str(refusal)),
-        )
-        connection.execute(
-            "DELETE FROM ledger_refusals WHERE id <= ?", ((cursor.lastrowid or 0) - KEPT_REFUSALS,)
-        )
-        return refusal
-
-    def _fold(self, connection: sqlite3.Connection, now: float) -> None:
-        rows = self._database.query(
-            "SELECT id, task, held_contributions FROM ledger_entries "
-            "WHERE counted_at < ? AND outcome <> 'open' ORDER BY counted_at LIMIT 100",
-            (now - KEPT_SECONDS,),
-        )
-        for number, task, contributions in rows:
-            connection.execute(
-                "INSERT INTO ledger_tasks(task, contributions) VALUES(?, ?) ON CONFLICT(task) "
-                "DO UPDATE SET contributions = contributions + excluded.contributions",
-                (task, int(contributions)),
-            )
-            connection.execute("DELETE FROM ledger_entries WHERE id = ?", (number,))
-
-
-def over_granted(spent: Amounts, *, stride: Amounts, granted: Amounts) -> Reason | None:
-    """Return why another stride does not fit into what was granted, or None if it does."""
-    following = spent + stride
-    for name in MEASURES:
-        if name == "contributions":
-            continue
-        value, most = getattr(following, name), getattr(granted, name)
-        if exceeds(value, most):
-            return Reason(
-                condition=f"{name} of this round",
-                observed=f"{value:.6g} (next step included)",
-                required=f"<= {most:.6g}",
-            )
-    return None
-
-
-def _raised(spent: Amounts, total: Amounts | None) -> Amounts:
-    return spent if total is None else spent.covering(total)
-
-
-def _after(expires: float, instant: Instant) -> tuple[Reason, ...]:
-    """Return that a reservation is over: its windows run, so nothing more may be spent."""
-    if instant.time <= expires:
-        return ()
-    return (
-        Reason(
-            condition="time after the reservation's end",
-            observed=f"{instant.time - expires:.0f} s",
-            required="<= 0 s",
-        ),
-    )
-
-
-def _of_one_round(budgets: Budgets) -> Amounts:
-    limits = HARD_BOUNDS.per_round.tightened(budgets.per_round)
-    return Amounts(**{name: getattr(limits, name) for name in MEASURES})
-
-
-def _rho(needs: Amounts, noise_multiplier: float | None, adds_up: bool) -> float:
-    if noise_multiplier is None or not adds_up:
-        return 0.0
-    return needs.contributions * contribution_rho(noise_multiplier)

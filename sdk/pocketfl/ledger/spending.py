@@ -15,7 +15,8 @@ from pocketfl.budgets.amounts import FLOWS, NOTHING, Amounts
 from pocketfl.budgets.energy import EnergyModel
 from pocketfl.budgets.meter import Meter
 from pocketfl.ledger.entries import Outcome, Reservation
-from pocketfl.ledger.ledger import Ledger, over_granted
+from pocketfl.ledger.granted import over_granted
+from pocketfl.ledger.ledger import Ledger
 from pocketfl.reasons import Reason
 
 _FLOWS: Final = len(FLOWS)

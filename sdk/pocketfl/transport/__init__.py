@@ -1,7 +1,8 @@
 """The device's side of the protocol: what is sent, what is fetched, and what it costs."""
 
+from pocketfl.transport.connection import Timeouts
 from pocketfl.transport.downloads import DownloadCache
-from pocketfl.transport.http import HttpTransport, Timeouts
+from pocketfl.transport.http import HttpTransport
 from pocketfl.transport.interface import REQUEST_KINDS, RequestKind, Traffic, Transport
 from pocketfl.transport.retrying import RetryPolicy
 

@@ -1,8 +1,7 @@
-"""The device protocol over HTTP, with urllib3.
+"""The device protocol over HTTP.
 
-Every answer is bounded in size while it streams, in time as a whole, and checked before anybody
-parses it; redirects are never followed; nothing is decompressed. Requests that can be repeated
-without harm are repeated when they fail. A download that breaks off goes on where it stopped.
+Every answer is checked before anybody parses it. Requests that can be repeated without harm are
+repeated when they fail. A download that breaks off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -13,20 +12,12 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NewConnectionError,
-    SSLError,
-)
 
-from pocketfl import __version__
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, TransportError
 from pocketfl.protocol import (
@@ -39,7 +30,6 @@ from pocketfl.protocol import (
     EnrolmentRequest,
     FeaturePage,
     Notices,
-    Problem,
     ReportReceipt,
     RetryWindow,
     check_digest,
@@ -47,20 +37,18 @@ from pocketfl.protocol import (
     check_token,
 )
 from pocketfl.reports import SealedReport
+from pocketfl.transport.connection import ServerConnection, Timeouts
 from pocketfl.transport.downloads import CachedNotices, Download, DownloadCache
 from pocketfl.transport.interface import RequestKind, Traffic
 from pocketfl.transport.metering import (
     Exchange,
     Meter,
-    MeteredPool,
-    MeteredSecurePool,
     metered,
 )
 from pocketfl.transport.retrying import (
     FailedAttemptError,
     Retrier,
     RetryPolicy,
-    parse_retry_after,
 )
 
 T = TypeVar("T")
@@ -68,34 +56,7 @@ T = TypeVar("T")
 PROGRESS_BYTES: Final = 64 * 2**10
 """A broken download that brought this much counts as progress, and failures count from zero."""
 
-_CHUNK: Final = 64 * 2**10
-_PROBLEM_LIMIT: Final = 64 * 2**10
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,15})-\d{1,15}/(?:\d{1,15}|\*)\Z")
-_HEADERS: Final = {
-    "User-Agent": f"pocketfl/{__version__}",
-    # Compressed answers could grow without bound, and plans are compressed already.
-    "Accept-Encoding": "identity",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeouts:
-    """Seconds that a request may take.
-
-    Attributes
-    ----------
-    connect : float
-        To reach the server.
-    read : float
-        Between two arrivals of bytes.
-    answer : float
-        From the request to the last byte of its answer.
-    """
-
-    connect: float = 10.0
-    read: float = 30.0
-    answer: float = 600.0
 
 
 class HttpTransport:
@@ -146,20 +107,19 @@ class HttpTransport:
         uniform: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._timeouts = timeouts or Timeouts()
-        self._prefix, self._pool = _open_pool(
+        self._connection = ServerConnection(
             url,
-            timeouts=self._timeouts,
+            timeouts=timeouts or Timeouts(),
             connections=connections,
             ca_certs=ca_certs,
             allow_plain_http=allow_plain_http,
+            clock=clock,
         )
-        self._owns_pool = True
+        self._owns_connection = True
         self._url = url
         self._cache = cache if cache is not None else DownloadCache(memory_bytes=0)
         self._retrier = Retrier(retries or RetryPolicy(), sleep=sleep, uniform=uniform)
         self._max_download_bytes = max_download_bytes
-        self._clock = clock
         self._meter = Meter()
         self._downloaded: set[str] = set()
         self._known_notices: CachedNotices | None = None
@@ -171,7 +131,7 @@ class HttpTransport:
         """
         twin = object.__new__(HttpTransport)
         twin.__dict__.update(self.__dict__)
-        twin._owns_pool = False
+        twin._owns_connection = False
         twin._meter = Meter()
         twin._downloaded = set()
         twin._known_notices = None
@@ -184,8 +144,8 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the connections, if this transport opened them."""
-        if self._owns_pool:
-            self._pool.close()
+        if self._owns_connection:
+            self._connection.close()
 
     def enrol(self, enrolment_key: str, request: EnrolmentRequest) -> Enrolment:
         """Exchange the app's enrolment key for a device token."""
@@ -219,7 +179,7 @@ class HttpTransport:
             with request as (response, exchange):
                 header_bytes = exchange.down
                 if known is not None and response.status == 304:
-                    self._read(response, limit=0)
+                    self._connection.read(response, limit=0)
                     return CachedNotices(
                         notices=known.notices,
                         etag=known.etag,
@@ -227,7 +187,7 @@ class HttpTransport:
                         bytes_down=known.bytes_down,
                         bytes_unchanged=exchange.down,
                     )
-                body = bytes(self._answer(response, limit=MESSAGE_LIMIT))
+                body = bytes(self._connection.answer(response, limit=MESSAGE_LIMIT))
                 return CachedNotices(
                     notices=_decode(Notices, body, what="notices"),
                     etag=response.headers.get("ETag"),
@@ -331,7 +291,7 @@ class HttpTransport:
         def attempt() -> bytes:
             request = self._request(kind, method, path, headers=headers, body=body)
             with request as (response, _):
-                return bytes(self._answer(response, limit=limit))
+                return bytes(self._connection.answer(response, limit=limit))
 
         return self._retrier.run(attempt, idempotent=idempotent)
 
@@ -365,7 +325,7 @@ class HttpTransport:
                 if start and not _continues(response, start):
                     content.clear()
                 try:
-                    self._answer(response, limit=self._max_download_bytes, into=content)
+                    self._connection.answer(response, limit=self._max_download_bytes, into=content)
                 except FailedAttemptError as failure:
                     raise FailedAttemptError(
                         failure.error, progressed=len(content) - start >= PROGRESS_BYTES
@@ -394,156 +354,18 @@ class HttpTransport:
         headers: Mapping[str, str],
         body: bytes | None = None,
     ) -> Iterator[tuple[urllib3.BaseHTTPResponse, Exchange]]:
-        """Send one request; give its connection back, or close it if its answer was not read."""
+        """Send one request, and count what it took once its answer is read."""
         with metered() as exchange:
-            response = None
             try:
-                response = self._pool.urlopen(
-                    method,
-                    self._prefix + path,
-                    body=body,
-                    headers={**_HEADERS, **headers},
-                    retries=False,
-                    redirect=False,
-                    preload_content=False,
-                    decode_content=False,
-                )
-                yield response, exchange
-            except (NewConnectionError, ConnectTimeoutError) as error:
-                raise FailedAttemptError(self._unreachable(error), unprocessed=True) from None
-            except SSLError as error:
-                raise TransportError(
-                    f"no secure connection to {self._pool.host} ({error}); check its certificate "
-                    "and this device's clock",
-                    code="tls",
-                ) from None
-            except (HTTPError, OSError) as error:
-                raise FailedAttemptError(self._unreachable(error)) from None
+                with self._connection.request(method, path, headers=headers, body=body) as response:
+                    yield response, exchange
             finally:
-                if response is not None and not response.closed:
-                    response.close()
                 self._meter.add(kind, up=exchange.up, down=exchange.down)
-
-    def _unreachable(self, error: Exception) -> TransportError:
-        return TransportError(
-            f"the exchange with {self._pool.host}:{self._pool.port} broke off "
-            f"({type(error).__name__})",
-            code="unreachable",
-            retryable=True,
-        )
-
-    def _answer(
-        self,
-        response: urllib3.BaseHTTPResponse,
-        *,
-        limit: int,
-        into: bytearray | None = None,
-    ) -> bytearray:
-        """Return the body of a success; raise what any other answer means."""
-        if 200 <= response.status < 300:
-            return self._read(response, limit=limit, into=into)
-        raise self._refusal(response)
-
-    def _refusal(self, response: urllib3.BaseHTTPResponse) -> Exception:
-        status = response.status
-        if 300 <= status < 400:
-            return TransportError(
-                f"the server redirects (HTTP {status}), which is never followed; configure the URL "
-                "that it should be",
-                status=status,
-                code="redirect",
-            )
-        # What cannot be read as a problem is an answer all the same: the status says enough.
-        try:
-            problem = decode_json(
-                Problem,
-                bytes(self._read(response, limit=_PROBLEM_LIMIT)),
-                what="problem",
-                limit=_PROBLEM_LIMIT,
-            )
-        except (DecodeError, TransportError, FailedAttemptError, HTTPError, OSError):
-            problem = None
-        busy = status in (429, 503)
-        error = TransportError(
-            f"the server refused with HTTP {status}"
-            + (f" ({problem.code}): {problem.message[:300]}" if problem else ""),
-            status=status,
-            code=problem.code if problem else None,
-            retryable=busy or status in (408, 500, 502, 504),
-            retry_after=parse_retry_after(response.headers.get("Retry-After"), now=self._clock()),
-        )
-        return FailedAttemptError(error, unprocessed=busy)
-
-    def _read(
-        self,
-        response: urllib3.BaseHTTPResponse,
-        *,
-        limit: int,
-        into: bytearray | None = None,
-    ) -> bytearray:
-        content = bytearray() if into is None else into
-        announced = response.headers.get("Content-Length", "")
-        if announced.isascii() and announced.isdecimal() and len(content) + int(announced) > limit:
-            raise _too_large(limit)
-        deadline = time.monotonic() + self._timeouts.answer
-        while True:
-            try:
-                # One arrival at a time, so that a server which drips is noticed.
-                chunk = response.read1(_CHUNK)
-            except (HTTPError, OSError) as error:
-                raise FailedAttemptError(self._unreachable(error)) from None
-            if not chunk:
-                return content
-            if len(content) + len(chunk) > limit:
-                raise _too_large(limit)
-            content += chunk
-            if time.monotonic() > deadline:
-                raise TransportError(
-                    f"the answer took longer than {self._timeouts.answer:g} s", code="too_slow"
-                )
-
-
-def _open_pool(
-    url: str,
-    *,
-    timeouts: Timeouts,
-    connections: int,
-    ca_certs: str | None,
-    allow_plain_http: bool,
-) -> tuple[str, urllib3.HTTPConnectionPool]:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not a URL such as https://fl.example.com")
-    if parts.username or parts.query or parts.fragment:
-        raise ValueError("the server's URL takes no user name, query or fragment")
-    prefix = parts.path.rstrip("/")
-    timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
-    if parts.scheme == "https":
-        return prefix, MeteredSecurePool(
-            parts.hostname,
-            parts.port or 443,
-            timeout=timeout,
-            maxsize=connections,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=ca_certs,
-        )
-    if parts.hostname not in _LOOPBACK and not allow_plain_http:
-        raise ValueError(
-            f"{url!r} is plain http to another machine, where anybody on the way can read device "
-            "tokens: use https, or say allow_plain_http=True on a network that you trust"
-        )
-    return prefix, MeteredPool(
-        parts.hostname, parts.port or 80, timeout=timeout, maxsize=connections
-    )
 
 
 def _continues(response: urllib3.BaseHTTPResponse, start: int) -> bool:
     match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
     return response.status == 206 and match is not None and int(match[1]) == start
-
-
-def _too_large(limit: int) -> TransportError:
-    return TransportError(f"the answer is larger than the {limit} bytes allowed", code="too_large")
 
 
 def _decode(kind: type[T], body: bytes, *, what: str, limit: int = MESSAGE_LIMIT) -> T:

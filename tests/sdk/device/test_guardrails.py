@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from pocketfl.budgets import Amounts, Budgets, Limits, Meter
 from pocketfl.conditions import ConditionSpec, HourWindow, Thermal
 from pocketfl.database import Database
-from pocketfl.device import SessionHooks, contribution, guardrails
+from pocketfl.device import SessionHooks, admission, contribution, guardrails
 from pocketfl.errors import TransportError
 from pocketfl.protocol import Pause
 from pocketfl.receipts import Receipts
@@ -422,7 +422,7 @@ def test_the_switch_stops_a_running_session(
     make_device, phone, store, monkeypatch, undisturbed, updates, whose
 ) -> None:
     """At the next batch, wherever in the app it was thrown; switched on again, the session goes on."""
-    monkeypatch.setattr(guardrails, "_SWITCH_SECONDS", 0.0)
+    monkeypatch.setattr(admission, "_SWITCH_SECONDS", 0.0)
     hooks = Batches()
     device = make_device(signals=phone, hooks=hooks)
 

@@ -1,0 +1,115 @@
+"""The check-in: a place in a round, and all that decides what is trained for it."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+from hashlib import sha256
+
+from pocketfl import __version__
+from pocketfl.device.attempt import RoundEnd
+from pocketfl.device.enrolment import DeviceToken
+from pocketfl.device.plans import OpenPlan
+from pocketfl.device.sessions import Session
+from pocketfl.errors import TransportError
+from pocketfl.plan.manifest import READABLE_SCHEMAS, Manifest
+from pocketfl.protocol import CheckIn, RetryWindow, RoundNotice
+from pocketfl.store import ExampleStore
+from pocketfl.transport import Transport
+
+
+class Leases:
+    """Asks a back end for places in rounds.
+
+    Parameters
+    ----------
+    store : ExampleStore
+        The device's examples.
+    transport : Transport
+        The line to the back end.
+    token : DeviceToken
+        What a check-in is authenticated with.
+    runtime : str
+        What would train.
+    user : str
+        The app's name for the user.
+    seed : int or None
+        Makes the choice and order of examples reproducible.
+    clock : callable
+        Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: ExampleStore,
+        transport: Transport,
+        *,
+        token: DeviceToken,
+        runtime: str,
+        user: str,
+        seed: int | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        self._token = token
+        self._runtime = runtime
+        self._user = user
+        self._seed = seed
+        self._clock = clock
+
+    def take(self, notice: RoundNotice, opened: OpenPlan) -> Session:
+        """Check in for a round.
+
+        Raises
+        ------
+        RoundEnd
+            If the back end has no place now, saying when to ask again.
+        TransportError
+            If it cannot be reached, or refuses.
+        """
+        request = CheckIn(sdk=__version__, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))
+        token = self._token.get()
+        try:
+            answer = self._transport.check_in(token, notice.task, notice.round, request)
+        except TransportError as error:
+            if error.status == 401:
+                self._token.forget()
+            raise
+        if isinstance(answer, RetryWindow):
+            raise RoundEnd(
+                "turned_away",
+                answer.reason,
+                f"the server has no place in round {notice.round} ({answer.reason})",
+                retry_after=random.uniform(answer.min_seconds, answer.max_seconds),  # noqa: S311
+            )
+        now = self._clock()
+        collection = opened.plan.manifest.features.collection
+        names = {known.name for known in self._store.collections()}
+        return Session(
+            notice=notice,
+            assignment=answer,
+            collection=collection,
+            seed=self._training_seed(notice),
+            # A question is answered without a collection, too.
+            examples_up_to=self._store.last_id(collection) if collection in names else 0,
+            began_at=now,
+            upload_after=_draw_upload(opened.plan.manifest, now, answer.expires_at),
+        )
+
+    def _training_seed(self, notice: RoundNotice) -> int:
+        if self._seed is None:
+            return secrets.randbits(62)
+        text = f"{self._seed}/{self._user}/{notice.task}/{notice.round}"
+        return int.from_bytes(sha256(text.encode()).digest()[:7], "big")
+
+
+def _draw_upload(manifest: Manifest, now: float, expires_at: float) -> float:
+    """Draw when a report may leave, from a tenth of the plan's delay to all of it from now."""
+    queries = manifest.queries
+    if queries is None or queries.upload_delay_seconds == 0:
+        return 0.0
+    # Half of the lease is left for the upload itself.
+    longest = min(queries.upload_delay_seconds, max(0.0, expires_at - now) / 2)
+    return now + longest * (0.1 + 0.9 * secrets.randbelow(2**32) / 2**32)
