@@ -10,6 +10,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
+from pocketfl.encoding import EncodingSpec
 from pocketfl.features.pipeline import FeaturePipeline
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec
 from pocketfl.features.transforms import Tensor as TensorColumn
@@ -46,6 +47,7 @@ def export_plan(
     version: str,
     signing_key: Ed25519PrivateKey,
     aggregation: AggregationSpec,
+    encoding: EncodingSpec | None = None,
     privacy: Privacy = "gaussian",
     dp: DifferentialPrivacySpec | None = None,
     training: TrainingSpec | None = None,
@@ -79,6 +81,9 @@ def export_plan(
         The modeller's key; see :func:`pocketfl.plan.generate_signing_key`.
     aggregation : AggregationSpec
         Bounds of reports and rounds.
+    encoding : EncodingSpec, optional
+        Makes reports a quarter of their size (4 bits), or half; ``aggregation`` gets the ``norm_bound``
+        that suits it.
     privacy : {"gaussian", "none"}
         ``none`` labels every model that comes of the plan, for life.
     dp : DifferentialPrivacySpec, optional
@@ -123,6 +128,8 @@ def export_plan(
     check_preconditions(problem, seed=settings.seed)
     result = run_gate(problem, chosen, settings)
     result.report.require()
+    if encoding is not None:
+        aggregation = aggregation.encoded(encoding, parameters=problem.spec.parameter_count)
     parameters = problem.initial_parameters().numpy().astype("<f4").tobytes()
     plan = build_plan(
         name=name,

@@ -6,8 +6,8 @@ What goes in is a float update; what comes out has been clipped, put on the grid
 length and sealed, in this order and with nothing in between to forget.
 
 The plaintext is one byte of format, the number of coordinates as four little-endian bytes, and the
-coordinates as little-endian int16. Its length depends on the plan alone, so a report's size says
-nothing about a device's data.
+coordinates: little-endian int16, or as few bits as the plan's encoding has. Its length depends on the
+plan alone, so a report's size says nothing about a device's data.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl.clipping import GridVector, clip_to_grid
+from pocketfl.encoding.packing import pack, packed_size, unpack
+from pocketfl.encoding.rotation import Rotation
 from pocketfl.errors import DecodeError, ReportError
+from pocketfl.plan.manifest import PLAIN_BITS, Manifest
 from pocketfl.sealing import SEALING_OVERHEAD, ReportContext, seal
 
 if TYPE_CHECKING:
     from pocketfl.plan import Plan
 
-REPORT_FORMAT: Final = 1
+REPORT_FORMATS: Final = {16: 1, 8: 2, 4: 3}
+"""First byte of a report, by its bits for each coordinate."""
 HEADER_BYTES: Final = 5
 
 _MADE_HERE: Final = object()
@@ -90,7 +94,7 @@ def make_report(
     Returns
     -------
     SealedReport
-        Of :func:`sealed_size` bytes.
+        Of :func:`report_size` bytes.
 
     Raises
     ------
@@ -106,8 +110,15 @@ def make_report(
         )
     if (context.plan_sha256, context.policy_hash) != (plan.sha256, plan.manifest.policy_hash):
         raise ReportError("the report's context names another plan or policy than the plan's own")
-    values = clip_to_grid(update, plan.manifest.aggregation)
-    sealed = seal(public_key, info=context.info(), plaintext=encode_vector(values))
+    manifest = plan.manifest
+    rotation = None
+    if manifest.aggregation.encoding is not None:
+        rotation = Rotation.of_round(
+            expected, plan_sha256=plan.sha256, task=context.task, round=context.round
+        )
+    values = clip_to_grid(update, manifest.aggregation, rotation=rotation)
+    plaintext = encode_vector(values, bits=manifest.report_bits)
+    sealed = seal(public_key, info=context.info(), plaintext=plaintext)
     return SealedReport(sealed, context.lease, made_by=_MADE_HERE)
 
 
@@ -129,28 +140,35 @@ def restore_report(data: bytes, *, lease: str, sha256: str) -> SealedReport:
         If the bytes are not the ones that were kept.
     """
     report = SealedReport(data, lease, made_by=_MADE_HERE)
-    if len(data) <= plaintext_size(0) + SEALING_OVERHEAD or report.sha256 != sha256:
+    if len(data) <= HEADER_BYTES + SEALING_OVERHEAD or report.sha256 != sha256:
         raise ReportError("the kept report is damaged: it is not uploaded")
     return report
 
 
-def plaintext_size(length: int) -> int:
+def plaintext_size(length: int, *, bits: int = PLAIN_BITS) -> int:
     """Return the size of an encoded vector of so many coordinates."""
-    return HEADER_BYTES + 2 * length
+    return HEADER_BYTES + packed_size(length, bits)
 
 
-def sealed_size(length: int) -> int:
+def sealed_size(length: int, *, bits: int = PLAIN_BITS) -> int:
     """Return the size of a sealed report of so many coordinates."""
-    return plaintext_size(length) + SEALING_OVERHEAD
+    return plaintext_size(length, bits=bits) + SEALING_OVERHEAD
 
 
-def encode_vector(values: GridVector) -> bytes:
+def report_size(manifest: Manifest) -> int:
+    """Return the size of every sealed report of a plan."""
+    return sealed_size(manifest.report_length, bits=manifest.report_bits)
+
+
+def encode_vector(values: GridVector, *, bits: int = PLAIN_BITS) -> bytes:
     """Encode a vector of grid units.
 
     Parameters
     ----------
     values : ndarray of int16, shape (P,)
         What :func:`~pocketfl.clipping.clip_to_grid` returned.
+    bits : {16, 8, 4}
+        Of each; ``Manifest.report_bits``.
 
     Returns
     -------
@@ -160,45 +178,56 @@ def encode_vector(values: GridVector) -> bytes:
     Raises
     ------
     ReportError
-        If it is not a vector of int16.
+        If it is not a vector of int16, or a value does not fit.
     """
     if values.dtype != np.int16 or values.ndim != 1 or not 0 < values.size < 2**32:
         raise ReportError(
             f"a report holds a vector of int16, not {values.dtype} of shape {values.shape}"
         )
-    header = bytes([REPORT_FORMAT]) + values.size.to_bytes(4, "little")
-    return header + values.astype("<i2").tobytes()
+    header = bytes([REPORT_FORMATS[bits]]) + values.size.to_bytes(4, "little")
+    if bits == PLAIN_BITS:
+        return header + values.astype("<i2").tobytes()
+    try:
+        return header + pack(values, bits=bits)
+    except ValueError as error:
+        raise ReportError(f"the report cannot be packed: {error}") from None
 
 
-def decode_vector(data: bytes, *, length: int) -> GridVector:
+def decode_vector(
+    data: bytes, *, length: int, bits: int = PLAIN_BITS
+) -> NDArray[np.int16] | NDArray[np.int8]:
     """Decode what :func:`encode_vector` made, trusting nothing about it.
 
     Parameters
     ----------
     data : bytes
         An opened report.
-    length : int
-        Number of coordinates that the plan says a report has.
+    length, bits : int
+        What the plan says a report has: ``Manifest.report_length`` and ``Manifest.report_bits``.
 
     Returns
     -------
-    ndarray of int16, shape (length,)
+    ndarray of int16 or int8, shape (length,)
         The norm is not checked here; see :func:`~pocketfl.clipping.is_within_bound`.
 
     Raises
     ------
     DecodeError
-        If the format is unknown or any length differs.
+        If the format is another, any length differs, or a coordinate is beyond the plan's grid.
     """
-    if len(data) != plaintext_size(length):
+    expected = plaintext_size(length, bits=bits)
+    if len(data) != expected:
+        raise DecodeError(f"report: {len(data)} bytes, not the {expected} of this plan")
+    if data[0] != REPORT_FORMATS[bits]:
         raise DecodeError(
-            f"report: {len(data)} bytes, not the {plaintext_size(length)} of this plan"
-        )
-    if data[0] != REPORT_FORMAT:
-        raise DecodeError(
-            f"report: format {data[0]} is unknown; this pocketfl reads {REPORT_FORMAT}"
+            f"report: format {data[0]} is not the {REPORT_FORMATS[bits]} of this plan's reports"
         )
     stated = int.from_bytes(data[1:HEADER_BYTES], "little")
     if stated != length:
         raise DecodeError(f"report: says {stated} coordinates; this plan has {length}")
-    return np.frombuffer(data, dtype="<i2", offset=HEADER_BYTES).astype(np.int16)
+    if bits == PLAIN_BITS:
+        return np.frombuffer(data, dtype="<i2", offset=HEADER_BYTES).astype(np.int16)
+    try:
+        return unpack(data[HEADER_BYTES:], length=length, bits=bits)
+    except ValueError as error:
+        raise DecodeError(f"report: {error}") from None

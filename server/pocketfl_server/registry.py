@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, func, select
 
+from pocketfl.encoding import Rotation
 from pocketfl.plan import Manifest
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.blobs import Blobs
@@ -131,11 +133,7 @@ class Registry:
                 raise ReleaseRefusedError(
                     f"the release says {name} {getattr(release, name)!r}; this round has {value!r}"
                 )
-        length = manifest.vector_length
-        if release.values.shape != (length,):
-            raise ReleaseRefusedError(
-                f"the release has {release.values.size} values; the model has {length} parameters"
-            )
+        update = _mean_update(release, manifest)
         row = self._row(connection, task, model_version)
         parameters = np.frombuffer(
             self._blobs.get("parameters", row["parameters_sha256"]), dtype="<f4"
@@ -143,9 +141,8 @@ class Registry:
         state = OptimizerState()
         if row["optimizer_state_sha256"] is not None:
             encoded = self._blobs.get("optimizer_state", row["optimizer_state_sha256"])
-            state = decode_state(encoded, length=length)
-        mean = release.values.astype(np.float64) * (release.grid_step / release.expected_cohort)
-        moved, new_state = apply_update(optimizer, parameters.astype(np.float32), state, mean)
+            state = decode_state(encoded, length=update.size)
+        moved, new_state = apply_update(optimizer, parameters.astype(np.float32), state, update)
         vectors = (moved, *new_state.moments.values())
         if not all(np.isfinite(vector).all() for vector in vectors):
             raise DivergedError("the new parameters would not be finite")
@@ -233,6 +230,25 @@ def require_release(release: object, manifest: Manifest) -> None:
             f"the plan says privacy {manifest.privacy!r}, so its model moves by a {wanted.__name__} "
             f"only, not by a {type(release).__name__}"
         )
+
+
+def _mean_update(release: Release, manifest: Manifest) -> NDArray[np.float64]:
+    """Return what a release says of the parameters, shape (P,), in the model's own units."""
+    length = manifest.report_length
+    if release.values.shape != (length,):
+        raise ReleaseRefusedError(
+            f"the release has {release.values.size} values; reports of this plan have {length}"
+        )
+    total = release.values.astype(np.float64)
+    if manifest.aggregation.encoding is not None:
+        rotation = Rotation.of_round(
+            manifest.vector_length,
+            plan_sha256=release.plan_sha256,
+            task=release.task,
+            round=release.round,
+        )
+        total = rotation.invert(total)
+    return total * (release.grid_step / release.expected_cohort)
 
 
 def check_seed(seed: ModelVersion, *, seed_manifest: Manifest, manifest: Manifest) -> None:

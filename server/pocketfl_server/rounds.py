@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, bindparam, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from pocketfl.protocol import AggregatorKey, RoundNotice
-from pocketfl.reports import sealed_size
+from pocketfl.reports import report_size
 from pocketfl_server.database import (
     Database,
     check_ins,
@@ -276,7 +276,7 @@ class Rounds:
             aggregator=AggregatorKey(key_id=row["key_id"], public_key=row["public_key"]),
             plan_schema=manifest.schema,
             runtimes=frozenset(manifest.runtimes),
-            report_bytes=sealed_size(manifest.vector_length),
+            report_bytes=report_size(manifest),
         )
         if len(self._by_id) >= _MAX_REMEMBERED:
             self._by_id.clear()

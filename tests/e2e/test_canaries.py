@@ -51,8 +51,8 @@ def test_no_feature_label_or_update_of_a_device_reaches_the_back_end(
     plaintexts: list[bytes] = []
     encode = pocketfl.reports.encode_vector
 
-    def recording(values: np.ndarray) -> bytes:
-        data = encode(values)
+    def recording(values: np.ndarray, *, bits: int) -> bytes:
+        data = encode(values, bits=bits)
         plaintexts.append(data)
         return data
 

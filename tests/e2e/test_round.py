@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pocketfl.attestation import AttestedAggregator
 from pocketfl.device import Device, DeviceLimits, RoundOutcome
-from pocketfl.plan import AggregationSpec, Plan, public_key_hex
+from pocketfl.plan import AggregationSpec, EncodingSpec, Plan, public_key_hex
 from pocketfl.store import ExampleStore
 from pocketfl_server.local import LocalDeployment
 from pocketfl_server.optimizers import OptimizerSpec
@@ -89,16 +89,41 @@ def test_rounds_without_noise_learn_and_are_labelled(
     assert {v.epsilon for v in versions} == {None}
 
 
-def test_private_rounds_move_the_model_by_noise_of_the_signed_size(
+def test_rounds_of_compact_updates_learn_as_well(
     site: LocalDeployment, fleet: list[ExampleStore], plan_with: Callable[..., Plan]
+) -> None:
+    """Four bits a coordinate through all three tiers: the mean training loss falls all the same."""
+    encoded = FEW.encoded(EncodingSpec(bits=4), parameters=65)
+    plan = plan_with(name="small", privacy="none", dp=None, aggregation=encoded)
+    site.operator.create_task(
+        "small", plan.data, optimizer=OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
+    )
+    losses = []
+    for number in range(1, 5):
+        site.operator.open_round("small", seconds=600)
+        outcomes = take_turns(site, fleet, task="small", plan=plan)
+        losses.append(np.mean([outcome.loss for outcome in outcomes]))
+        assert site.operator.close_round("small", number).new_version == number
+        assert site.operator.funnel("small", number).accepted == DEVICES
+    assert losses[-1] < losses[0] - 0.05
+
+
+@pytest.mark.parametrize("encoding", [None, EncodingSpec(bits=4)], ids=["plain", "encoded"])
+def test_private_rounds_move_the_model_by_noise_of_the_signed_size(
+    site: LocalDeployment,
+    fleet: list[ExampleStore],
+    plan_with: Callable[..., Plan],
+    encoding: EncodingSpec | None,
 ) -> None:
     """After one noised round of plain averaging, the parameters have moved as the plan's noise says.
 
     The sum of squares of P Gaussians over their variance is chi-squared with P degrees of freedom; with
     P = 65 it leaves [0.3, 2.2] x P less than once in a million runs, and the twelve clipped updates
-    add to it at most the square of 1/3 of one standard deviation of the whole vector.
+    add to it at most the square of 1/3 of one standard deviation of the whole vector. An encoding turns
+    the noise and does not change its size.
     """
-    plan = plan_with(name="private", aggregation=FEW)
+    aggregation = FEW if encoding is None else FEW.encoded(encoding, parameters=65)
+    plan = plan_with(name="private", aggregation=aggregation)
     site.operator.create_task(
         "private", plan.data, optimizer=OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
     )

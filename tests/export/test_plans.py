@@ -22,10 +22,12 @@ from pocketfl.features.transforms import (
 from pocketfl.plan import (
     AggregationSpec,
     DifferentialPrivacySpec,
+    EncodingSpec,
     Plan,
     generate_signing_key,
     public_key_hex,
 )
+from pocketfl.reports import report_size
 from pocketfl.runtimes import open_runtime
 from pocketfl_export import ExportError, ParityError, ParitySettings, export_plan
 
@@ -183,6 +185,17 @@ def test_a_private_plan_states_its_noise(tmp_path: Path) -> None:
     for changes in ({"privacy": "gaussian"}, {"privacy": "none", "dp": dp}):
         with pytest.raises(ExportError, match="dp="):
             export_plan(**arguments(tmp_path / "b.plan", **changes))
+
+
+def test_an_encoding_brings_its_norm_bound(tmp_path: Path) -> None:
+    """One argument makes reports a quarter of their size."""
+    plain = export_plan(**arguments(tmp_path / "a.plan"))
+    small = export_plan(**arguments(tmp_path / "b.plan", encoding=EncodingSpec(bits=4)))
+    count = plain.manifest.vector_length
+    assert small.manifest.aggregation == plain.manifest.aggregation.encoded(
+        EncodingSpec(bits=4), parameters=count
+    )
+    assert report_size(small.manifest) - 53 <= 0.26 * (report_size(plain.manifest) - 53)
 
 
 BAD = {

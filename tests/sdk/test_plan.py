@@ -20,6 +20,7 @@ from pocketfl.plan import (
     AggregationSpec,
     BudgetSpec,
     DifferentialPrivacySpec,
+    EncodingSpec,
     Manifest,
     ModelSpec,
     ParameterSpec,
@@ -358,9 +359,29 @@ def test_a_plan_of_schema_1_keeps_its_identity_and_its_policy() -> None:
     assert (
         manifest.policy_hash == "4d8bcf3aa040fe3e1f179d4d992b0161782fbd3edcbbef08e19bc1a97ce5af2e"
     )
-    newer = signed.replace(b'"dp":', b'"budget":{"delta":1e-5,"epsilon":1,"name":"all"},"dp":')
-    with pytest.raises(DecodeError, match="a plan of schema 1"):
-        Manifest.from_json(newer)
+    for old, new in (
+        (b'"dp":', b'"budget":{"delta":1e-5,"epsilon":1,"name":"all"},"dp":'),
+        (b'"cohort_floor":', b'"encoding":{"bits":8},"cohort_floor":'),
+    ):
+        with pytest.raises(DecodeError, match="a plan of schema 1"):
+            Manifest.from_json(signed.replace(old, new))
+
+
+def test_an_encoding_needs_a_bound_that_suits_the_model() -> None:
+    """A grid on which rounding alone fills the bound, or that no report can fill, is refused."""
+    base = make_plan().manifest.aggregation
+    encoding = EncodingSpec(bits=4)
+    encoded = base.encoded(encoding, parameters=3)
+    plan = Plan.load(make_plan(aggregation=encoded).data, trusted_keys=TRUSTED)
+    manifest = plan.manifest
+    assert manifest.aggregation == encoded
+    assert (manifest.vector_length, manifest.report_length, manifest.report_bits) == (3, 4, 4)
+    assert manifest.policy_hash != make_plan().manifest.policy_hash
+    for bound in (0, 15, 300):
+        with pytest.raises((PlanError, ValueError), match="norm_bound must be"):
+            make_plan(aggregation=dataclasses.replace(encoded, norm_bound=bound))
+    with pytest.raises(PlanError, match="goes with a plan that trains"):
+        make_query_plan(aggregation=dataclasses.replace(encoded, clip_norm=1.0))
 
 
 def make_query_plan(**changes: object) -> Plan:

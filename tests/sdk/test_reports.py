@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pocketfl.clipping import is_within_bound
+from pocketfl.encoding import EncodingSpec, Rotation
 from pocketfl.errors import DecodeError, ReportError, SealingError
+from pocketfl.plan import Plan, build_plan, generate_signing_key
 from pocketfl.reports import (
     SealedReport,
     decode_vector,
     encode_vector,
     make_report,
     plaintext_size,
+    report_size,
     restore_report,
     sealed_size,
 )
@@ -43,6 +46,14 @@ def make_context(plan, public: bytes) -> ReportContext:
     )
 
 
+def sign_again(plan: Plan, **changes: object) -> Plan:
+    """The same plan under other rules."""
+    names = ("name", "version", "privacy", "model", "training", "features", "dp", "runtimes")
+    arguments = {name: getattr(plan.manifest, name) for name in names}
+    arguments["parts"] = {part.name: plan.part(part.name) for part in plan.manifest.parts}
+    return build_plan(**{**arguments, **changes}, signing_key=generate_signing_key())
+
+
 @given(values=vectors)
 def test_a_vector_survives_encoding(values) -> None:
     """Every int16 vector comes back bit for bit, from bytes of the stated length."""
@@ -63,6 +74,27 @@ def test_decoding_accepts_only_what_encoding_makes(data, length) -> None:
     assert encode_vector(values) == data
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_an_encoded_report_is_small_and_opens_to_the_update(tiny_plan, keys, bits) -> None:
+    """What the trusted tier reads, turned back, is the update to within the grid."""
+    private, public = keys
+    aggregation = tiny_plan.manifest.aggregation.encoded(EncodingSpec(bits=bits), parameters=3)
+    plan = sign_again(tiny_plan, aggregation=aggregation)
+    manifest = plan.manifest
+    context = make_context(plan, public)
+    update = np.array([0.1, -0.2, 0.05], dtype=np.float32)
+    report = make_report(update, plan=plan, context=context, public_key=public)
+    assert len(report.data) == report_size(manifest) == 5 + 4 * bits // 8 + 48
+    plaintext = open_sealed(private, info=context.info(), sealed=report.data)
+    values = decode_vector(plaintext, length=manifest.report_length, bits=bits)
+    assert is_within_bound(values, aggregation)
+    rotation = Rotation.of_round(3, plan_sha256=plan.sha256, task="clicks", round=3)
+    error = rotation.invert(values) * aggregation.grid_step - update
+    assert np.linalg.norm(error) < 2 * aggregation.grid_step
+    with pytest.raises(DecodeError, match="format"):
+        decode_vector(plaintext, length=4 * bits // 16, bits=16)
+
+
 def test_each_wrong_length_and_format_is_named() -> None:
     """Truncated, extended, relabelled or foreign plaintexts are told apart in the message."""
     data = encode_vector(np.array([1, -2, 3], dtype=np.int16))
@@ -70,7 +102,7 @@ def test_each_wrong_length_and_format_is_named() -> None:
         decode_vector(data[:-1], length=3)
     with pytest.raises(DecodeError, match="13 bytes, not the 11"):
         decode_vector(data + b"\0\0", length=3)
-    with pytest.raises(DecodeError, match="format 2 is unknown"):
+    with pytest.raises(DecodeError, match="format 2 is not the 1"):
         decode_vector(b"\x02" + data[1:], length=3)
     with pytest.raises(DecodeError, match="says 4 coordinates"):
         decode_vector(data[:1] + b"\x04" + data[2:], length=3)

@@ -24,7 +24,7 @@ from pocketfl.budgets import (
     agreed_budgets,
 )
 from pocketfl.plan.manifest import ModelSpec, TensorSpec
-from pocketfl.reports import sealed_size
+from pocketfl.reports import report_size
 from pocketfl.runtimes import Batch, PlanContents, Runtime, open_runtime
 
 MESSAGE_BYTES: Final = 8 * 2**10
@@ -169,7 +169,7 @@ def run_device_benchmark(
     reference_seconds = float(np.median(times.references))
     steps = training.epochs * math.ceil(training.max_examples / model.batch_size)
     download = 4 * model.parameter_count + MESSAGE_BYTES
-    upload = sealed_size(model.parameter_count) + MESSAGE_BYTES
+    upload = report_size(manifest) + MESSAGE_BYTES
     cpu_seconds = steps * times.cpu_seconds
     joules = (energy if energy is not None else EnergyModel()).joules(
         cpu_seconds=cpu_seconds, bytes_up=upload, bytes_down_unmetered=download

@@ -21,6 +21,7 @@ from pocketfl.plan import (
     save_signing_key,
 )
 from pocketfl.plan.archive import read_signer
+from pocketfl.reports import report_size
 
 app = typer.Typer(help="Look into signed plans.", no_args_is_help=True)
 
@@ -114,7 +115,7 @@ def _overview(plan: Plan, *, judged: bool) -> Table:
         **_training(manifest),
         **_queries(manifest),
         "report": f"clip norm {aggregation.clip_norm:g}, {aggregation.norm_bound} grid units, "
-        f"{2 * manifest.vector_length:,} bytes",
+        f"{manifest.report_bits} bits a coordinate, {report_size(manifest):,} bytes sealed",
         "rounds": f"at most {aggregation.max_rounds}, each device in at most "
         f"{aggregation.max_participations} with probability {aggregation.sampling_probability:g}, "
         f"floor {aggregation.cohort_floor} reports",

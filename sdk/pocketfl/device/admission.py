@@ -26,7 +26,7 @@ from pocketfl.device.sessions import ASK_SECONDS, Session
 from pocketfl.ledger import Ledger, stride_of
 from pocketfl.plan.manifest import Manifest
 from pocketfl.reasons import Reason, combined_retry
-from pocketfl.reports import sealed_size
+from pocketfl.reports import report_size
 from pocketfl.scheduling.switch import KillSwitch
 
 _MESSAGE_BYTES = 8 * 2**10
@@ -207,7 +207,7 @@ class Admission:
         """Return the least that a round takes: one report, and what has to go over the network."""
         if manifest is None:
             return Amounts(contributions=1)
-        report_bytes = sealed_size(manifest.vector_length)
+        report_bytes = report_size(manifest)
         return Amounts(contributions=1, bytes_up=report_bytes + _MESSAGE_BYTES)
 
     def is_metered(self) -> bool | None:

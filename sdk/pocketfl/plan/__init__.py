@@ -1,5 +1,6 @@
 """The signed archive in which a modeller ships everything tunable: graphs, weights, rules."""
 
+from pocketfl.encoding import EncodingSpec
 from pocketfl.plan.archive import Plan, build_plan, write_plan
 from pocketfl.plan.manifest import (
     AggregationSpec,
@@ -26,6 +27,7 @@ __all__ = [
     "BudgetSpec",
     "DifferentialPrivacySpec",
     "EligibilitySpec",
+    "EncodingSpec",
     "Manifest",
     "ModelSpec",
     "ParameterSpec",

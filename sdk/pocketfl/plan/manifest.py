@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, Literal
 
 from pocketfl.budgets.limits import Budgets
 from pocketfl.conditions.spec import ConditionSpec
 from pocketfl.decoding import decode_json, encode_json
+from pocketfl.encoding.spec import EncodingSpec, padded_length
 from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec
 from pocketfl.queries import QuerySet
@@ -31,6 +32,8 @@ MAX_PARAMETERS: Final = 50_000_000
 """Most parameters of a model: 200 MB of float32, far beyond what a phone should train."""
 MAX_PART_BYTES: Final = 256 * 2**20
 MAX_PARTS: Final = 32
+PLAIN_BITS: Final = 16
+"""Of each coordinate of a report without an encoding."""
 MAX_BATCH: Final = 4096
 MAX_WINDOWS: Final = 8
 
@@ -208,7 +211,8 @@ class AggregationSpec:
     clip_norm : float
         L2 bound of one device's update.
     norm_bound : int
-        The same bound in grid units; at most 32,767, so that a coordinate takes two bytes.
+        The same bound in grid units; at most 32,767, so that a coordinate takes two bytes. With an
+        encoding it follows from the number of parameters; see :meth:`encoded`.
     sampling_probability : float
         Probability with which a device takes part in a round, by its own coin.
     population : int
@@ -220,6 +224,8 @@ class AggregationSpec:
         Most releases of a task under this plan.
     max_participations : int
         Most rounds that one device takes part in, whatever a server asks.
+    encoding : EncodingSpec or None
+        How reports are made small; None for two bytes a coordinate.
     """
 
     clip_norm: float
@@ -229,10 +235,13 @@ class AggregationSpec:
     cohort_floor: int
     max_rounds: int
     max_participations: int
+    encoding: EncodingSpec | None = None
 
     def __post_init__(self) -> None:
         _require(0 < self.clip_norm <= 1e6, "clip_norm must be above 0 and at most 1e6")
-        _require(256 <= self.norm_bound <= 32_767, "norm_bound must be 256 to 32,767")
+        # How coarse a grid an encoding may have depends on the model: the manifest judges it.
+        least = 256 if self.encoding is None else 1
+        _require(least <= self.norm_bound <= 32_767, f"norm_bound must be {least} to 32,767")
         _require(
             0 < self.sampling_probability <= 1, "sampling_probability must be above 0, 1 at most"
         )
@@ -261,6 +270,11 @@ class AggregationSpec:
     def grid_step(self) -> float:
         """Size of one grid unit in the model's own units."""
         return self.clip_norm / self.norm_bound
+
+    def encoded(self, encoding: EncodingSpec, *, parameters: int) -> AggregationSpec:
+        """Return the same bounds with an encoding, and the norm bound that suits it."""
+        bound = encoding.norm_bound(parameters)
+        return replace(self, encoding=encoding, norm_bound=bound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -444,9 +458,10 @@ class Manifest:
             f"{', '.join(map(str, READABLE_SCHEMAS))}",
         )
         if self.schema == 1:
-            newer = self.kind != "training" or self.queries is not None or self.budget is not None
+            newer = (self.queries, self.budget, self.aggregation.encoding)
             _require(
-                not newer, "a plan of schema 1 trains, and has no queries and no shared budget"
+                self.kind == "training" and newer == (None, None, None),
+                "a plan of schema 1 trains, and has no queries, no shared budget and no encoding",
             )
         for label, text in (("name", self.name), ("version", self.version)):
             _require(
@@ -459,6 +474,7 @@ class Manifest:
         self._check_kind()
         self._check_parts()
         self._check_budget()
+        self._check_encoding()
 
     def _check_kind(self) -> None:
         kind = self.kind
@@ -543,6 +559,21 @@ class Manifest:
             "the unit 'device-day' goes with queries of the kind 'funnel' alone, and they with it",
         )
 
+    def _check_encoding(self) -> None:
+        encoding = self.aggregation.encoding
+        if encoding is None:
+            return
+        _require(
+            self.kind == "training", "an encoding goes with a plan that trains, and only with it"
+        )
+        least, most = encoding.norm_bounds(self.vector_length)
+        _require(
+            least <= self.aggregation.norm_bound <= most,
+            f"norm_bound must be {least} to {most} for {self.vector_length} parameters of "
+            f"{encoding.bits} bits, not {self.aggregation.norm_bound}; AggregationSpec.encoded() "
+            "chooses one",
+        )
+
     @property
     def is_daily(self) -> bool:
         """Whether the unit of privacy is one day of a device's log, and not the device."""
@@ -571,10 +602,23 @@ class Manifest:
 
     @property
     def vector_length(self) -> int:
-        """Number of coordinates of a report: the model's parameters, or those of the queries."""
+        """Number of coordinates that a device adds to: parameters of the model, or of the queries."""
         if self.queries is not None:
             return self.queries.length
         return self.required_model.parameter_count
+
+    @property
+    def report_length(self) -> int:
+        """Number of coordinates of a report and of a release: an encoding may add some."""
+        if self.aggregation.encoding is None:
+            return self.vector_length
+        return padded_length(self.vector_length)
+
+    @property
+    def report_bits(self) -> int:
+        """Bits of a report for each coordinate."""
+        encoding = self.aggregation.encoding
+        return PLAIN_BITS if encoding is None else encoding.bits
 
     @property
     def policy_hash(self) -> str:

@@ -27,7 +27,7 @@ from pocketfl.plan import Plan
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import Attestation, check_identifier
-from pocketfl.reports import decode_vector, sealed_size
+from pocketfl.reports import decode_vector, report_size
 from pocketfl.sealing import KEY_BYTES, ReportContext, generate_key_pair, key_id, open_sealed
 from pocketfl_server.trusted.accounting import (
     affords,
@@ -246,7 +246,7 @@ class Aggregator:
         """Store sealed reports durably; see :class:`~.client.TrustedTier`."""
         state = self._task(task)
         _check_numbers(round, model_version)
-        size = sealed_size(state.manifest.vector_length)
+        size = report_size(state.manifest)
         # The signed plan says how many devices there are; with room for leases that were given again.
         capacity = 2 * state.manifest.aggregation.population
         for batch in batches(entries):
@@ -436,7 +436,7 @@ class Aggregator:
 
     def _sum(self, state: _Task, round: int, model_version: int) -> _Sum:
         """Open and check every report of a round and sum the good ones exactly."""
-        length = state.manifest.vector_length
+        length, bits = state.manifest.report_length, state.manifest.report_bits
         bound = state.manifest.aggregation.norm_bound
         page_size = max(1, min(512, _CHUNK_BYTES // (8 * length)))
         total = np.zeros(length, dtype=np.int64)
@@ -459,7 +459,7 @@ class Aggregator:
                     continue
                 opened.add(report.sealed[:KEY_BYTES])
                 try:
-                    block[rows] = decode_vector(plaintext, length=length)
+                    block[rows] = decode_vector(plaintext, length=length, bits=bits)
                 except DecodeError:
                     rejected[MALFORMED] += 1
                     continue

@@ -103,6 +103,7 @@ def seal_vector(
     task: str = "clicks",
     round: int = 1,
     model_version: int = 0,
+    bits: int = 16,
     **changes: object,
 ) -> SealedEntry:
     """Seal a vector for a task, round and lease; keywords change the context it is sealed for."""
@@ -116,7 +117,7 @@ def seal_vector(
         lease=lease,
     )
     context = dataclasses.replace(context, **changes)
-    plaintext = encode_vector(np.asarray(values, dtype=np.int16))
+    plaintext = encode_vector(np.asarray(values, dtype=np.int16), bits=bits)
     sealed = seal(bytes.fromhex(key.public_key), info=context.info(), plaintext=plaintext)
     return SealedEntry(lease=lease, sealed=sealed)
 

@@ -12,12 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from pocketfl.encoding import EncodingSpec
 from pocketfl.plan import generate_signing_key
 from pocketfl.protocol import PROTOCOL
 from pocketfl.reports import encode_vector
 from pocketfl.sealing import ReportContext, key_id, seal
 from pocketfl_server.trusted.accounting import spent_privacy
-from pocketfl_server.trusted.aggregator import Aggregator
+from pocketfl_server.trusted.aggregator import (
+    MALFORMED,
+    NORM_ABOVE_BOUND,
+    WRONG_LENGTH,
+    Aggregator,
+)
 from pocketfl_server.trusted.client import TrustedTier
 from pocketfl_server.trusted.messages import (
     BudgetExhausted,
@@ -173,6 +179,30 @@ def test_pages_of_reports_all_count(aggregator, make_plan, sealed_vector, monkey
     entries = sealed_round(sealed_vector, key, [[i, 1, -i] for i in range(18)])
     aggregator.submit("clicks", 1, 0, entries)
     assert aggregator.release("clicks", 1, 0).values.tolist() == [153, 18, -153]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_encoded_reports_are_summed_exactly(aggregator, make_plan, sealed_vector, bits):
+    """The release is the integer sum of rotated coordinates; what breaks a bound is left out."""
+    encoding = EncodingSpec(bits=bits)
+    bound = encoding.norm_bound(130)
+    plan = make_plan(parameters=130, privacy="none", encoding=encoding, norm_bound=bound)
+    key = aggregator.register("clicks", plan.data)
+    length = plan.manifest.report_length
+    vectors = np.random.default_rng(bits).integers(-1, 2, size=(7, length))
+    vectors[0, :3] = encoding.limit, -encoding.limit, 3
+    too_long = np.full(length, encoding.limit)
+    entries = sealed_round(sealed_vector, key, [*vectors, too_long], bits=bits)
+    # Packed for another grid, and as long as this plan's.
+    other = next(b for b in (4, 8) if b != bits)
+    strange = sealed_vector(np.zeros(length * bits // other), key=key, lease=lease(90), bits=other)
+    entries.append(strange)
+    # Sixteen bits each are too many bytes.
+    entries.append(sealed_vector(vectors[0], key=key, lease=lease(91)))
+    aggregator.submit("clicks", 1, 0, entries)
+    release = aggregator.release("clicks", 1, 0)
+    assert release.values.tolist() == vectors.sum(axis=0).tolist()
+    assert release.rejected == {NORM_ABOVE_BOUND: 1, MALFORMED: 1, WRONG_LENGTH: 1}
 
 
 def test_unprotected_releases_say_so(aggregator, make_plan, sealed_vector):
