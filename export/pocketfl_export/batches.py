@@ -12,11 +12,15 @@ from pocketfl_export.problem import TrainingProblem
 
 @dataclass(frozen=True)
 class RandomBatch:
-    """Inputs by name, the target, and one weight per row."""
+    """Inputs by name, the target, one weight per row, and the numbers that dropout takes.
+
+    ``random`` has the rows of a full batch, or is None for a model without dropout.
+    """
 
     inputs: dict[str, Tensor]
     target: Tensor
     weight: Tensor
+    random: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -34,6 +38,21 @@ class RandomBatch:
             {name: _double(value) for name, value in self.inputs.items()},
             _double(self.target),
             _double(self.weight),
+            self.random,  # Compared with a probability; the same mask in either precision.
+        )
+
+    def fill(self, rows: int) -> RandomBatch:
+        """Return the batch as a runtime fills it up: copies of its first row, with weight 0."""
+        missing = rows - self.rows
+
+        def filled(value: Tensor) -> Tensor:
+            return torch.cat([value, value[:1].expand(missing, *value.shape[1:])])
+
+        return RandomBatch(
+            {name: filled(value) for name, value in self.inputs.items()},
+            filled(self.target),
+            torch.cat([self.weight, self.weight.new_zeros(missing)]),
+            self.random,
         )
 
 
@@ -60,11 +79,13 @@ def random_batch(
     weight = torch.ones(rows)
     if weighted:
         weight = 0.5 + torch.rand(rows, generator=generator)
-    return RandomBatch(
-        {name: _mix(value, rows, generator) for name, value in problem.inputs.items()},
-        _draw(problem.target, rows, generator),
-        weight,
-    )
+    inputs = {name: _mix(value, rows, generator) for name, value in problem.inputs.items()}
+    target = _draw(problem.target, rows, generator)
+    random = None
+    if problem.spec.random_numbers:
+        shape = (problem.batch_size, problem.spec.random_numbers)
+        random = torch.rand(shape, generator=generator)
+    return RandomBatch(inputs, target, weight, random)
 
 
 def _draw(example: Tensor, rows: int, generator: torch.Generator) -> Tensor:

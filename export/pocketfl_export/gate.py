@@ -22,8 +22,8 @@ from pocketfl.plan.manifest import (
     AggregationSpec,
     Manifest,
     PartSpec,
-    TrainingSpec,
 )
+from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.backends import PARTS, BackEnd, back_ends
 from pocketfl_export.errors import ParityError, Refusal
 from pocketfl_export.localization import RunGraph, find_operator
@@ -58,6 +58,7 @@ def check_model(
     runtimes: Iterable[str] = ("onnxruntime", "executorch"),
     steps: int = 50,
     settings: ParitySettings | None = None,
+    training: TrainingSpec | None = None,
 ) -> ParityReport:
     """Export a model for each runtime and compare it with eager torch, writing nothing.
 
@@ -75,6 +76,8 @@ def check_model(
         Training steps to compare; ignored where ``settings`` are given.
     settings : ParitySettings, optional
         All of the gate's settings.
+    training : TrainingSpec, optional
+        The optimizer and the clipping that devices train with: plain SGD by default.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def check_model(
     chosen = back_ends(runtimes)
     settings = settings or ParitySettings(steps=steps)
     try:
-        problem = make_problem(model, loss, example_inputs, example_target)
+        problem = make_problem(model, loss, example_inputs, example_target, training)
         check_preconditions(problem, seed=settings.seed)
     except ParityError as error:
         names = [back_end.name for back_end in chosen]
@@ -190,7 +193,7 @@ class CandidatePlan:
             version="0",
             privacy="none",
             model=problem.spec,
-            training=TrainingSpec(),
+            training=problem.training,
             features=_any_features(problem),
             aggregation=AggregationSpec(
                 clip_norm=1.0, population=1, cohort_floor=1, max_rounds=1, max_participations=1

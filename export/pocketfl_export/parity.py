@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,19 +29,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketfl.runtimes import EvaluationResult, PlanContents, Runtime, StepResult, open_runtime
+from pocketfl.runtimes.optimizers import ANCHOR, bias_correction, state_arrays, updated_arrays
 from pocketfl_export.batches import RandomBatch, random_batch
+from pocketfl_export.differences import Difference, largest, memory_error, relative, witness
 from pocketfl_export.errors import ParityError, Refusal
 from pocketfl_export.problem import TrainingProblem
-from pocketfl_export.reference import EagerReference
+from pocketfl_export.reference import EagerReference, Taken, take_step
+from pocketfl_export.settlement import Settlement, Step
+from pocketfl_export.steps import train_inputs
 
 T = TypeVar("T")
-
-CHANGE_TOLERANCE: Final = 1e-3
-"""Of a parameter tensor's change in one step, relative to the tensor's largest change."""
-ROUNDING: Final = 1e-6
-"""Relative size of a perturbation that is taken for rounding."""
-_PERTURBATIONS: Final = 48
-_FLOAT_EPSILON: Final = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,15 +188,29 @@ class _Guarded:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def train_step(
-        self, parameters: Tensor, batch: RandomBatch, *, learning_rate: float, clip_norm: float
-    ) -> tuple[StepResult, Tensor]:
-        def call() -> tuple[StepResult, Tensor]:
-            self._runtime.set_parameters(parameters.numpy())
-            result = self._runtime.train_step(
-                _arrays(batch), learning_rate=learning_rate, clip_norm=clip_norm
+    def train_step(self, step: Step, state: tuple[str, ...]) -> tuple[StepResult, Taken]:
+        """Take a step of an optimizer that keeps these arrays."""
+
+        def call() -> tuple[StepResult, Taken]:
+            given = {ANCHOR: step.anchor, **step.memory}
+            pieces = [given[name].numpy() for name in state]
+            self._runtime.set_parameters(step.parameters.numpy())
+            self._runtime.restore_optimizer(
+                np.concatenate([np.zeros(0, np.float32), *pieces]), steps=step.number
             )
-            return result, torch.from_numpy(self._runtime.parameters())
+            arrays = _arrays(step.batch)
+            if step.batch.random is not None:
+                arrays["random"] = step.batch.random.numpy()
+            result = self._runtime.train_step(
+                arrays, learning_rate=step.learning_rate, clip_norm=step.clip_norm
+            )
+            kept = np.split(self._runtime.optimizer_state(), max(1, len(state)))
+            memory = {
+                name: torch.from_numpy(value) for name, value in zip(state, kept, strict=False)
+            }
+            memory.pop(ANCHOR, None)
+            parameters = torch.from_numpy(self._runtime.parameters())
+            return result, Taken(parameters, memory, result.gradient_norm)
 
         return self._guard(call)
 
@@ -234,8 +245,14 @@ class _Comparison:
         self._settings = settings
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._reference = EagerReference(problem)
-        self._settlement = _Settlement(problem, settings)
+        self._settlement = Settlement(problem, tolerance=settings.tolerance, seed=settings.seed)
+        self._optimizer = problem.training.minimizer
+        self._state = state_arrays(self._optimizer)
         self._parameters = problem.initial_parameters()
+        self._anchor = self._parameters
+        self._memory = {
+            name: torch.zeros_like(self._parameters) for name in updated_arrays(self._optimizer)
+        }
         self.parameter = self.loss = self.norm = self.output = self.change = 0.0
         self.steps = self.settled = 0
         self.settled_error = 0.0
@@ -256,47 +273,68 @@ class _Comparison:
         except _RuntimeFailureError as error:
             self.miss = Miss(str(error))
 
-    def _train(self, step: int) -> Miss | None:
+    def _train(self, number: int) -> Miss | None:
         before, tolerance = self._parameters, self._settings.tolerance
-        batch = self._batch(step)
-        truth = self._reference.gradient(before, batch)
-        clip_norm, learning_rate = self._rates(truth.norm, step)
-        expected = truth.step(before, learning_rate=learning_rate, clip_norm=clip_norm)
-        report, found = self._runtime.train_step(
-            before, batch, learning_rate=learning_rate, clip_norm=clip_norm
+        batch = self._batch(number)
+        truth = self._reference.gradient(before, batch, anchor=self._anchor)
+        clip_norm, learning_rate = self._rates(truth.norm, number)
+        step = Step(
+            parameters=before,
+            anchor=self._anchor,
+            memory=self._memory,
+            number=number,
+            batch=batch,
+            learning_rate=learning_rate,
+            clip_norm=clip_norm,
         )
+        moved, memory = take_step(
+            self._optimizer,
+            before,
+            self._memory,
+            truth.clipped(clip_norm),
+            learning_rate=learning_rate,
+            step=number,
+        )
+        expected = Taken(moved, memory, truth.norm)
+        report, found = self._runtime.train_step(step, self._state)
         self.steps += 1
-        if bool(torch.isfinite(expected).all()):
-            self._parameters = expected
-        difference = _Difference.of(self._problem, before, expected, found)
-        loss = _relative(report.loss, truth.loss)
-        norm = _relative(report.gradient_norm, truth.norm)
+        if expected.is_finite:
+            self._parameters, self._memory = moved, memory
+        difference = self._difference(step, expected, found)
+        loss = relative(report.loss, truth.loss)
+        norm = relative(report.gradient_norm, truth.norm)
         self.loss = max(self.loss, loss)
+        kept = memory_error(self._optimizer, before, step.memory, found, learning_rate, number)
         agrees = difference.within(tolerance) and norm <= tolerance
-        if not agrees and loss <= tolerance:
-            step_at = _Step(before, batch, learning_rate, clip_norm)
-            if self._settlement.accepts(
-                step_at, _Taken(expected, truth.norm), _Taken(found, report.gradient_norm)
-            ):
-                self.settled += 1
-                self.settled_error = max(self.settled_error, difference.parameter)
-                return None
+        doubtful = not agrees and loss <= tolerance and kept <= tolerance
+        if doubtful and self._settlement.accepts(step, expected, found):
+            self.settled += 1
+            self.settled_error = max(self.settled_error, difference.parameter)
+            return None
         self.parameter = max(self.parameter, difference.parameter)
         self.change = max(self.change, difference.change)
         self.norm = max(self.norm, norm)
-        if agrees and loss <= tolerance:
+        if agrees and loss <= tolerance and kept <= tolerance:
             return None
         return Miss(
-            f"training step {step} differs from torch: parameters by {difference.parameter:.1e} (most "
-            f"in {difference.name!r}), loss by {loss:.1e}, gradient norm by {norm:.1e}",
-            self._arguments(before, batch, learning_rate, clip_norm),
+            f"training step {number} differs from torch: parameters by {difference.parameter:.1e} "
+            f"(most in {difference.name!r}), loss by {loss:.1e}, gradient norm by {norm:.1e}"
+            + (f", the optimizer's memory by {kept:.1e}" if self._memory else ""),
+            self._arguments(step),
         )
+
+    def _difference(self, step: Step, expected: Taken, found: Taken) -> Difference:
+        theirs, ours = (
+            witness(self._optimizer, step.parameters, taken, rate=step.learning_rate)
+            for taken in (expected, found)
+        )
+        return Difference.of(self._problem, step.parameters, theirs, ours)
 
     def _evaluate(self, step: int) -> Miss | None:
         batch = self._batch(step)
         loss, outputs = self._reference.evaluate(self._parameters, batch)
         found = self._runtime.evaluate(self._parameters, batch)
-        difference = _relative(found.loss, loss)
+        difference = relative(found.loss, loss)
         self.loss = max(self.loss, difference)
         if difference > self._settings.tolerance:
             return Miss(f"the evaluation's loss differs from torch by {difference:.1e}")
@@ -318,8 +356,8 @@ class _Comparison:
         for name, value in expected.items():
             result = torch.from_numpy(np.ascontiguousarray(found[name]))
             if value.is_floating_point():
-                scale = max(1.0, _largest(value))
-                difference = _largest(result - value) / scale
+                scale = max(1.0, largest(value))
+                difference = largest(result - value) / scale
             else:
                 difference = float((result != value).any())
             self.output = max(self.output, difference)
@@ -335,26 +373,27 @@ class _Comparison:
 
     def _rates(self, norm: float, step: int) -> tuple[float, float]:
         """Return (clip norm, learning rate): every second step clips; no step goes far."""
-        bound = self._settings.learning_rate
+        # Velocity adds up to many gradients.
+        bound = self._settings.learning_rate * (1 - self._optimizer.momentum)
         safe = max(norm, 1e-3) if math.isfinite(norm) else 1.0
         return (min(safe / 2, 1.0), bound) if step % 2 == 0 else (2 * safe, bound / max(safe, 1.0))
 
-    def _arguments(
-        self, parameters: Tensor, batch: RandomBatch, learning_rate: float, clip_norm: float
-    ) -> tuple[Tensor, ...]:
-        missing = self._problem.batch_size - batch.rows
-
-        def fill(value: Tensor) -> Tensor:
-            return torch.cat([value, value[:1].expand(missing, *value.shape[1:])])
-
-        return (
-            parameters,
-            *(fill(value) for value in batch.inputs.values()),
-            fill(batch.target),
-            torch.cat([batch.weight, torch.zeros(missing)]),
-            torch.tensor(learning_rate),
-            torch.tensor(clip_norm),
-        )
+    def _arguments(self, step: Step) -> tuple[Tensor, ...]:
+        batch = step.batch.fill(self._problem.batch_size)
+        values: dict[str, Tensor] = {
+            **batch.inputs,
+            **step.memory,
+            ANCHOR: step.anchor,
+            "parameters": step.parameters,
+            "target": batch.target,
+            "weight": batch.weight,
+            "bias_correction": torch.tensor(bias_correction(self._optimizer, step.number + 1)),
+            "learning_rate": torch.tensor(step.learning_rate),
+            "clip_norm": torch.tensor(step.clip_norm),
+        }
+        if batch.random is not None:
+            values["random"] = batch.random
+        return tuple(values[name] for name in train_inputs(self._problem))
 
 
 def compare_runtime(
@@ -418,130 +457,6 @@ def _arrays(batch: RandomBatch) -> dict[str, NDArray[np.generic]]:
     if not batch.is_uniform:
         arrays["weight"] = batch.weight.numpy()
     return arrays
-
-
-def _relative(found: float, expected: float) -> float:
-    difference = abs(found - expected) / max(1.0, abs(expected))
-    return difference if np.isfinite(difference) else float("inf")
-
-
-@dataclass(frozen=True)
-class _Difference:
-    parameter: float
-    change: float
-    name: str
-
-    @classmethod
-    def of(
-        cls, problem: TrainingProblem, before: Tensor, expected: Tensor, found: Tensor
-    ) -> _Difference:
-        """Compare per parameter tensor; not-a-number counts as infinitely far."""
-        worst, change, name = -1.0, 0.0, ""
-        farthest = _largest(expected - before)
-        for spec in problem.spec.parameters:
-            piece = slice(spec.offset, spec.offset + int(np.prod(spec.shape, dtype=np.int64)))
-            off = _largest(found[piece] - expected[piece])
-            moved = _largest(expected[piece] - before[piece])
-            # Parameters are rounded to float32 after the change was added, and a gradient that is 0 by
-            # cancellation (the key bias of attention) is 0 up to the rounding of its terms.
-            size = max(_largest(before[piece]), _largest(expected[piece]))
-            floor = _FLOAT_EPSILON * (2 * size + 100 * farthest)
-            excess = max(0.0, off - floor)
-            if excess > 0:
-                change = max(change, excess / moved if moved > 0 else float("inf"))
-            if off > worst:
-                worst, name = off, spec.name
-        return cls(worst, change, name)
-
-    def within(self, tolerance: float) -> bool:
-        return self.parameter <= tolerance and self.change <= CHANGE_TOLERANCE
-
-
-def _largest(values: Tensor) -> float:
-    largest = float(values.abs().max()) if values.numel() else 0.0
-    return largest if np.isfinite(largest) else float("inf")
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A training step to be taken again in double precision."""
-
-    parameters: Tensor
-    batch: RandomBatch
-    learning_rate: float
-    clip_norm: float
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """What a step gave: new parameters and the gradient's norm before clipping."""
-
-    parameters: Tensor
-    norm: float
-
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.norm) and bool(torch.isfinite(self.parameters).all())
-
-
-class _Settlement:
-    """Decides a miss in double precision; see the module's description."""
-
-    def __init__(self, problem: TrainingProblem, settings: ParitySettings) -> None:
-        self._problem = problem
-        self._settings = settings
-        self._reference: EagerReference | None = None
-        self._generator = torch.Generator().manual_seed(settings.seed)
-
-    def accepts(self, step: _Step, expected: _Taken, found: _Taken) -> bool:
-        """Return whether what a runtime found is as right as what torch expected."""
-        if not expected.is_finite or not found.is_finite:
-            return False
-        start = step.parameters.double()
-        exact = self._take(step, start)
-        if exact is None:
-            return False
-        if self._as_near(start, exact, expected, found):
-            return True
-        for _ in range(_PERTURBATIONS):
-            noise = torch.randn(start.shape, generator=self._generator, dtype=torch.float64)
-            nudged = start * (1 + ROUNDING * noise.clamp(-1, 1))
-            other = self._take(step, nudged)
-            if other is None:
-                return False
-            # Only the change is compared: the nudge itself is no part of the result.
-            moved = start + (other.parameters - nudged)
-            difference = _Difference.of(self._problem, start, moved, found.parameters.double())
-            tolerance = self._settings.tolerance
-            if difference.within(tolerance) and _relative(found.norm, other.norm) <= tolerance:
-                return True
-        return False
-
-    def _as_near(self, start: Tensor, exact: _Taken, expected: _Taken, found: _Taken) -> bool:
-        """Whether nothing of a runtime's step is further from the exact one than torch's."""
-        tolerance = self._settings.tolerance
-        ours, torchs = (
-            _Difference.of(self._problem, start, exact.parameters, taken.parameters.double())
-            for taken in (found, expected)
-        )
-        return (
-            ours.parameter <= max(torchs.parameter, tolerance)
-            and ours.change <= max(torchs.change, CHANGE_TOLERANCE)
-            and _relative(found.norm, exact.norm)
-            <= max(_relative(expected.norm, exact.norm), tolerance)
-        )
-
-    def _take(self, step: _Step, parameters: Tensor) -> _Taken | None:
-        if self._reference is None:
-            self._reference = EagerReference(self._problem, double=True)
-        try:
-            gradient = self._reference.gradient(parameters, step.batch)
-        except RuntimeError:  # A model that cannot run in double precision cannot be settled.
-            return None
-        moved = gradient.step(
-            parameters, learning_rate=step.learning_rate, clip_norm=step.clip_norm
-        )
-        return _Taken(moved, gradient.norm)
 
 
 def refusals_of(error: ParityError, names: Iterable[str]) -> tuple[Refusal, ...]:

@@ -23,8 +23,8 @@ from pocketfl.plan.manifest import (
     ModelSpec,
     Privacy,
     TensorSpec,
-    TrainingSpec,
 )
+from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.backends import back_ends
 from pocketfl_export.errors import ExportError
 from pocketfl_export.gate import run_gate
@@ -89,7 +89,7 @@ def export_plan(
     dp : DifferentialPrivacySpec, optional
         Noise and budget; required for ``gaussian``.
     training : TrainingSpec, optional
-        How a device trains.
+        How a device trains; its optimizer and its clipping are compiled into the training step.
     features : FeatureSpec, optional
         How examples become tensors. Without it every input is a field of that name in the collection
         ``examples``, as it is, and the target is the field ``target``.
@@ -121,7 +121,7 @@ def export_plan(
     chosen = back_ends(runtimes)
     settings = parity or ParitySettings()
     example_inputs, example_targets = _resize(example_inputs, example_targets, batch_size)
-    problem = make_problem(model, loss, example_inputs, example_targets)
+    problem = make_problem(model, loss, example_inputs, example_targets, training)
     features = features or default_features(problem.spec)
     # Before the costly part: a plan whose features do not fit is of no use.
     FeaturePipeline(features, model=problem.spec)
@@ -136,7 +136,7 @@ def export_plan(
         version=version,
         privacy=privacy,
         model=problem.spec,
-        training=training or TrainingSpec(),
+        training=problem.training,
         features=features,
         aggregation=aggregation,
         dp=dp,

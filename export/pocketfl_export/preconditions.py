@@ -12,6 +12,7 @@ from torch import Tensor
 from pocketfl_export.batches import RandomBatch, random_batch
 from pocketfl_export.errors import ExportError, UnsupportedModelError
 from pocketfl_export.problem import TrainingProblem, flatten_outputs
+from pocketfl_export.randomness import random_numbers
 from pocketfl_export.reference import example_losses
 
 TOLERANCE = 1e-4
@@ -45,8 +46,10 @@ def check_preconditions(problem: TrainingProblem, *, seed: int = 0) -> None:
 
 
 def _run(problem: TrainingProblem, batch: RandomBatch) -> object:
+    # Dropout keeps everything here: whether rows see each other does not depend on its masks.
     try:
-        return problem.model(**{name: value.clone() for name, value in batch.inputs.items()})
+        with random_numbers(batch.rows):
+            return problem.model(**{name: value.clone() for name, value in batch.inputs.items()})
     except Exception as error:
         raise ExportError(f"forward fails on a batch like the example: {error}") from error
 
@@ -57,8 +60,8 @@ def _check_deterministic(problem: TrainingProblem, batch: RandomBatch, outputs: 
         if not torch.equal(torch.nan_to_num(value), torch.nan_to_num(second[name])):
             raise UnsupportedModelError(
                 operator="random numbers in forward",
-                rewrite="remove the dropout or the noise, or give the random tensor to the model as "
-                "one of its inputs",
+                rewrite="use torch.nn.Dropout or torch.rand_like, or give the random tensor to the "
+                "model as one of its inputs",
                 reason=f"the output {name!r} differs between two calls with the same input",
             )
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import torch
 from torch import nn
 
-from pocketfl.plan.manifest import Dtype, ModelSpec, ParameterSpec, TensorSpec
-from pocketfl_export.errors import ExportError
+from pocketfl.plan.manifest import (
+    Dtype,
+    ModelSpec,
+    ParameterSpec,
+    TensorSpec,
+)
+from pocketfl.plan.training import TrainingSpec
+from pocketfl.runtimes import optimizers
+from pocketfl_export.errors import ExportError, UnsupportedModelError
+from pocketfl_export.randomness import random_numbers
 from pocketfl_export.refusals import refuse_changed_buffers, refuse_stateful_modules
 
 Loss: TypeAlias = Callable[..., torch.Tensor]
@@ -26,7 +34,20 @@ DTYPES: Final[dict[torch.dtype, Dtype]] = {
     torch.bool: "bool",
 }
 
-_RESERVED: Final = {"parameters", "target", "weight", "learning_rate", "clip_norm", "loss"}
+_RESERVED: Final = {
+    "parameters",
+    "target",
+    "weight",
+    "random",
+    "learning_rate",
+    "clip_norm",
+    "loss",
+    optimizers.ANCHOR,
+    optimizers.VELOCITY,
+    optimizers.FIRST_MOMENT,
+    optimizers.SECOND_MOMENT,
+    optimizers.BIAS_CORRECTION,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,8 @@ class TrainingProblem:
         Names of the model's outputs, in order.
     spec : ModelSpec
         The interface that goes into the plan.
+    training : TrainingSpec
+        The optimizer and the clipping that the training step has.
     """
 
     model: nn.Module
@@ -58,6 +81,7 @@ class TrainingProblem:
     target: torch.Tensor
     output_names: tuple[str, ...]
     spec: ModelSpec
+    training: TrainingSpec = field(default_factory=TrainingSpec)
 
     @property
     def batch_size(self) -> int:
@@ -119,7 +143,11 @@ def flatten_outputs(outputs: object) -> dict[str, torch.Tensor]:
 
 
 def make_problem(
-    model: nn.Module, loss: Loss, example_inputs: ExampleInputs, example_target: torch.Tensor
+    model: nn.Module,
+    loss: Loss,
+    example_inputs: ExampleInputs,
+    example_target: torch.Tensor,
+    training: TrainingSpec | None = None,
 ) -> TrainingProblem:
     """Check a model with one example batch and give everything its name.
 
@@ -133,6 +161,8 @@ def make_problem(
         One batch; the first axis is the batch axis.
     example_target : Tensor
         Its targets.
+    training : TrainingSpec, optional
+        How devices train: plain SGD by default.
 
     Returns
     -------
@@ -169,7 +199,7 @@ def make_problem(
         ) from error
     parameters = _parameter_specs(ours)
     refuse_stateful_modules(ours)
-    outputs = _run(ours, evaluation_model, inputs)
+    outputs, random = _run(ours, evaluation_model, inputs, rows)
     for name, value in outputs.items():
         if value.dim() == 0 or value.shape[0] != rows:
             raise ExportError(
@@ -183,6 +213,7 @@ def make_problem(
             target=_tensor_spec("target", example_target),
             outputs=tuple(_tensor_spec(name, value) for name, value in outputs.items()),
             batch_size=rows,
+            random_numbers=random or None,
         )
     except ValueError as error:
         raise ExportError(str(error)) from None
@@ -194,20 +225,35 @@ def make_problem(
         target=example_target.detach().clone(),
         output_names=tuple(outputs),
         spec=spec,
+        training=training or TrainingSpec(),
     )
 
 
 def _run(
-    model: nn.Module, evaluation_model: nn.Module, inputs: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+    model: nn.Module,
+    evaluation_model: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    rows: int,
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Return the outputs, and how many random numbers a row needs in train mode."""
     arguments = {name: value.detach().clone() for name, value in inputs.items()}
     with torch.no_grad(), refuse_changed_buffers(model):
         try:
-            model(**arguments)
-            outputs = evaluation_model(**arguments)
+            with random_numbers(rows) as numbers:
+                model(**arguments)
+            with random_numbers(rows) as numbers_of_evaluation:
+                outputs = evaluation_model(**arguments)
+        except ExportError:
+            raise
         except Exception as error:
             raise ExportError(f"forward fails on the example inputs: {error}") from error
-    return flatten_outputs(outputs)
+    if numbers_of_evaluation.taken:
+        raise UnsupportedModelError(
+            operator="random numbers in eval mode",
+            rewrite="use torch.nn.Dropout, or torch.nn.functional.dropout(x, p, self.training)",
+            reason="evaluation and prediction take no random numbers",
+        )
+    return flatten_outputs(outputs), numbers.taken
 
 
 def _name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, torch.Tensor]:

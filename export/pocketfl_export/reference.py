@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from pocketfl.plan.training import LocalOptimizerSpec
+from pocketfl.runtimes.optimizers import FIRST_MOMENT, SECOND_MOMENT, VELOCITY
 from pocketfl_export.batches import RandomBatch
 from pocketfl_export.problem import TrainingProblem, flatten_outputs, trainable_parameters
+from pocketfl_export.randomness import random_numbers
 from pocketfl_export.steps import NORM_EPSILON
 
 
@@ -27,20 +32,110 @@ class ReferenceGradient:
     ----------
     loss : float
         Weighted mean loss.
-    gradient : Tensor
-        Flat, shape (P,).
-    norm : float
-        L2 norm of the gradient.
+    rows : Tensor
+        Gradients that are clipped, one per row: that of the batch, shape (1, P), or each example's,
+        shape (B, P).
+    share : Tensor
+        Weight of each row in the step; they add up to 1.
+    shift : Tensor or None
+        What is added after clipping: FedProx's term, where examples are clipped.
     """
 
     loss: float
-    gradient: Tensor
+    rows: Tensor
+    share: Tensor
+    shift: Tensor | None = None
+
+    @property
+    def norm(self) -> float:
+        """L2 norm before clipping; of several rows, the weighted mean."""
+        return float((self.rows.norm(dim=1) * self.share).sum())
+
+    def clipped(self, clip_norm: float) -> Tensor:
+        """Return the gradient that an optimizer is given, shape (P,)."""
+        factors = (clip_norm / (self.rows.norm(dim=1) + NORM_EPSILON)).clamp_max(1.0)
+        gradient: Tensor = (factors * self.share) @ self.rows
+        return gradient if self.shift is None else gradient + self.shift
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step gave.
+
+    Attributes
+    ----------
+    parameters : Tensor
+        The new ones, flat.
+    memory : dict of str to Tensor
+        What the optimizer remembers; see :mod:`pocketfl.runtimes.optimizers`.
+    norm : float
+        The gradient's norm before clipping.
+    """
+
+    parameters: Tensor
+    memory: Mapping[str, Tensor]
     norm: float
 
-    def step(self, parameters: Tensor, *, learning_rate: float, clip_norm: float) -> Tensor:
-        """Return the parameters after one step of SGD with clipping by global norm."""
-        scale = min(1.0, clip_norm / (self.norm + NORM_EPSILON))
-        return parameters - self.gradient * (learning_rate * scale)
+    @property
+    def is_finite(self) -> bool:
+        """Whether all of it is."""
+        return math.isfinite(self.norm) and all(
+            bool(torch.isfinite(value).all()) for value in (self.parameters, *self.memory.values())
+        )
+
+
+def take_step(
+    spec: LocalOptimizerSpec,
+    parameters: Tensor,
+    memory: Mapping[str, Tensor],
+    gradient: Tensor,
+    *,
+    learning_rate: float,
+    step: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Take one step of torch's own optimizer on flat vectors.
+
+    Parameters
+    ----------
+    spec : LocalOptimizerSpec
+        Which.
+    parameters, gradient : Tensor
+        Shape (P,), after clipping.
+    memory : mapping of str to Tensor
+        What it remembers.
+    learning_rate : float
+        Its learning rate.
+    step : int
+        How often it has stepped before.
+
+    Returns
+    -------
+    parameters, memory
+        New tensors.
+    """
+    moved = nn.Parameter(parameters.detach().clone())
+    optimizer: torch.optim.Optimizer
+    if spec.is_adaptive:
+        kind = torch.optim.AdamW if spec.kind == "adamw" else torch.optim.Adam
+        optimizer = kind(
+            [moved],
+            lr=learning_rate,
+            betas=(spec.beta1, spec.beta2),
+            eps=spec.epsilon,
+            weight_decay=spec.weight_decay,
+        )
+        names = {"exp_avg": FIRST_MOMENT, "exp_avg_sq": SECOND_MOMENT}
+        optimizer.state[moved]["step"] = torch.tensor(float(step))
+    else:
+        optimizer = torch.optim.SGD(
+            [moved], lr=learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+        names = {"momentum_buffer": VELOCITY} if spec.momentum else {}
+    for theirs, ours in names.items():
+        optimizer.state[moved][theirs] = memory[ours].clone()
+    moved.grad = gradient.detach().clone()
+    optimizer.step()
+    return moved.detach(), {ours: optimizer.state[moved][theirs] for theirs, ours in names.items()}
 
 
 class EagerReference:
@@ -63,20 +158,50 @@ class EagerReference:
             self._model.double()
             self._evaluation_model.double()
 
-    def gradient(self, parameters: Tensor, batch: RandomBatch) -> ReferenceGradient:
-        """Return loss and gradient at these parameters."""
+    def gradient(
+        self, parameters: Tensor, batch: RandomBatch, *, anchor: Tensor | None = None
+    ) -> ReferenceGradient:
+        """Return loss and gradient at these parameters; FedProx's term pulls towards the anchor."""
+        spec = self._problem.training
         batch = self._convert(batch)
+        pull = None
+        if spec.minimizer.proximal:
+            assert anchor is not None  # noqa: S101 - the caller takes it from the same spec
+            pull = spec.minimizer.proximal * (parameters - anchor)
+        if batch.random is not None:
+            # Which numbers a mask takes depends on the rows of the batch.
+            batch = batch.fill(self._problem.batch_size)
         with self._precision():
             _load(self._model, parameters)
-            self._model.zero_grad(set_to_none=True)
-            loss = self.weighted_loss(self._model(**batch.inputs), batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            pieces = [
-                torch.zeros_like(p) if p.grad is None else p.grad
-                for _, p in trainable_parameters(self._model)
+            with self._masks(batch):
+                outputs = self._model(**batch.inputs)
+            share = batch.weight / batch.weight.sum()
+            if spec.clipping == "example":
+                losses = example_losses(self._problem, outputs, batch.target)
+                rows = torch.stack([self._backward(loss) for loss in losses])
+                return ReferenceGradient(float((losses.detach() * share).sum()), rows, share, pull)
+            loss = self.weighted_loss(outputs, batch)
+            gradient = self._backward(loss)
+            if pull is not None:
+                gradient = gradient + pull
+            return ReferenceGradient(
+                float(loss.detach()), gradient.unsqueeze(0), torch.ones_like(share[:1])
+            )
+
+    def _backward(self, loss: Tensor) -> Tensor:
+        tensors = [p for _, p in trainable_parameters(self._model)]
+        pieces = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+        return torch.cat(
+            [
+                (torch.zeros_like(p) if piece is None else piece).reshape(-1)
+                for p, piece in zip(tensors, pieces, strict=True)
             ]
-            gradient = torch.cat([piece.reshape(-1) for piece in pieces])
-            return ReferenceGradient(float(loss.detach()), gradient, float(gradient.norm()))
+        )
+
+    def _masks(self, batch: RandomBatch) -> AbstractContextManager[object]:
+        if batch.random is None:
+            return contextlib.nullcontext()
+        return random_numbers(len(batch.random), batch.random)
 
     def evaluate(self, parameters: Tensor, batch: RandomBatch) -> tuple[float, dict[str, Tensor]]:
         """Return loss and outputs in eval mode."""

@@ -1,7 +1,7 @@
 """What is refused before anything is run, and how to write it instead.
 
-A model that holds state or draws random numbers in its forward pass cannot be a pure function; exported
-anyway it would train on something else than torch does.
+A model that holds state in its forward pass cannot be a pure function; exported anyway it would train
+on something else than torch does. Random numbers other than masks of dropout are refused likewise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pocketfl_export.errors import ExportError, UnsupportedModelError
@@ -70,7 +69,7 @@ def explain_tracing_failure() -> Iterator[None]:
 
 
 def refuse_stateful_modules(model: nn.Module) -> None:
-    """Refuse what changes or draws something while training.
+    """Refuse what changes something besides the parameters while training.
 
     Raises
     ------
@@ -94,18 +93,6 @@ def refuse_stateful_modules(model: nn.Module) -> None:
                 operator=f"{label} with track_running_stats in train mode",
                 rewrite="pass track_running_stats=False, or call .eval() on this module",
                 reason="its running statistics are state outside the parameters",
-            )
-        if isinstance(module, _DropoutNd) and module.p > 0:
-            raise UnsupportedModelError(
-                operator=f"{label} in train mode",
-                rewrite="remove it or set p=0, or call .eval() on this module before the export",
-                reason="a graph cannot draw the same random masks as torch",
-            )
-        if isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1:
-            raise UnsupportedModelError(
-                operator=f"dropout of {label} in train mode",
-                rewrite="pass dropout=0, or call .eval() on this module before the export",
-                reason="a graph cannot draw the same random masks as torch",
             )
 
 
@@ -165,7 +152,7 @@ def refuse_random_operators(graph_module: fx.GraphModule) -> None:
         if torch.Tag.nondeterministic_seeded in tags:
             raise UnsupportedModelError(
                 operator=str(node.target),
-                rewrite="remove the dropout or the noise from forward, or give the random tensor to "
-                "the model as one of its inputs",
+                rewrite="use torch.nn.Dropout or torch.rand_like, or give the random tensor to the "
+                "model as one of its inputs",
                 reason="a graph cannot draw the same random numbers as torch",
             )

@@ -14,6 +14,10 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vjp, vmap
 
+from pocketfl.runtimes.batches import RANDOM, TARGET, WEIGHT
+from pocketfl.runtimes.graphs import CLIP_NORM, LEARNING_RATE, PARAMETERS
+from pocketfl.runtimes.optimizers import BIAS_CORRECTION, state_arrays
+from pocketfl_export import optimizers
 from pocketfl_export.problem import TrainingProblem, flatten_outputs, unflatten
 
 NORM_EPSILON = 1e-6
@@ -22,6 +26,7 @@ SMALLEST_WEIGHT = 1e-30
 """Lower bound of the sum of weights: a batch of padding only has loss 0 and changes nothing."""
 
 Function = Callable[..., tuple[torch.Tensor, ...]]
+Tensors = dict[str, torch.Tensor]
 
 
 def per_example_losses(
@@ -46,26 +51,101 @@ def weighted_mean(losses: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def train_step(problem: TrainingProblem) -> Function:
-    """Return ``(parameters, *inputs, target, weight, learning_rate, clip_norm)`` to
-    ``(new parameters, loss, gradient norm)``: one step of SGD with clipping by global norm.
+    """Return one step of local training as a function.
+
+    It takes what :func:`train_inputs` names and returns the new parameters, what the optimizer
+    remembers (:func:`pocketfl.runtimes.optimizers.updated_arrays`), the loss, and the gradient's norm
+    before clipping.
     """
-    names = list(problem.inputs)
+    names = train_inputs(problem)
+    spec = problem.training
 
-    def step(parameters: torch.Tensor, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        *values, target, weight, learning_rate, clip_norm = arguments
-        inputs = dict(zip(names, values, strict=True))
-
-        def mean_loss(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-            outputs = functional_call(problem.model, tensors, (), inputs)
-            return weighted_mean(per_example_losses(problem, outputs, target), weight)
-
-        gradients, loss = grad_and_value(mean_loss)(unflatten(parameters, problem.spec))
-        gradient = torch.cat([gradients[p.name].reshape(-1) for p in problem.spec.parameters])
-        norm = (gradient * gradient).sum().sqrt()
-        scale = (clip_norm / (norm + NORM_EPSILON)).clamp_max(1.0)
-        return parameters - gradient * (learning_rate * scale), loss, norm
+    def step(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = dict(zip(names, arguments, strict=True))
+        gradient = mean_gradient if spec.clipping is None else clipped_mean_of_examples
+        direction, scale, loss, norm = gradient(problem, given)
+        parameters, *memory = optimizers.update(spec.minimizer, given, direction, scale)
+        return parameters, *memory, loss, norm
 
     return step
+
+
+def train_inputs(problem: TrainingProblem) -> tuple[str, ...]:
+    """Return the names of a training step's arguments, in order."""
+    random = (RANDOM,) if problem.spec.random_numbers else ()
+    state = state_arrays(problem.training.minimizer)
+    correction = (BIAS_CORRECTION,) if problem.training.minimizer.is_adaptive else ()
+    return (
+        PARAMETERS,
+        *problem.inputs,
+        TARGET,
+        WEIGHT,
+        *random,
+        *state,
+        *correction,
+        LEARNING_RATE,
+        CLIP_NORM,
+    )
+
+
+def mean_gradient(problem: TrainingProblem, given: Tensors) -> tuple[torch.Tensor, ...]:
+    """Return (gradient of the batch's mean loss, what clipping multiplies it by, loss, its norm)."""
+    inputs = {name: given[name] for name in problem.inputs}
+
+    def mean_loss(tensors: Tensors) -> torch.Tensor:
+        outputs = functional_call(problem.model, tensors, (), inputs)
+        losses = per_example_losses(problem, outputs, given[TARGET])
+        return weighted_mean(losses, given[WEIGHT])
+
+    gradients, loss = grad_and_value(mean_loss)(unflatten(given[PARAMETERS], problem.spec))
+    gradient = _join(problem, gradients)
+    gradient = optimizers.add_proximal(problem.training.minimizer, given, gradient)
+    norm = (gradient * gradient).sum().sqrt()
+    return gradient, clip_factor(norm, given[CLIP_NORM]), loss, norm
+
+
+def clipped_mean_of_examples(problem: TrainingProblem, given: Tensors) -> tuple[torch.Tensor, ...]:
+    """Return (weighted mean of each example's clipped gradient, 1, loss, mean gradient norm).
+
+    The gradients of all examples at once, by ``vmap``; never as one matrix of examples by parameters,
+    which would be copied several times: norms and sums go tensor by tensor. FedProx's term depends on
+    no example and is added afterwards.
+    """
+
+    def example_gradient(
+        tensors: Tensors, inputs: Tensors, target: torch.Tensor
+    ) -> tuple[Tensors, torch.Tensor]:
+        def example_loss(tensors: Tensors) -> torch.Tensor:
+            single = {name: value.unsqueeze(0) for name, value in inputs.items()}
+            outputs = functional_call(problem.model, tensors, (), single)
+            return problem.loss(outputs, target.unsqueeze(0)).reshape(())
+
+        return grad_and_value(example_loss)(tensors)
+
+    inputs = {name: given[name] for name in problem.inputs}
+    tensors = unflatten(given[PARAMETERS], problem.spec)
+    gradients, losses = vmap(example_gradient, in_dims=(None, 0, 0), randomness="different")(
+        tensors, inputs, given[TARGET]
+    )
+    rows = problem.batch_size
+    flat = {name: value.reshape(rows, -1) for name, value in gradients.items()}
+    squares = [(flat[p.name] * flat[p.name]).sum(1) for p in problem.spec.parameters]
+    norms = torch.stack(squares).sum(0).sqrt()
+    total = given[WEIGHT].sum().clamp_min(SMALLEST_WEIGHT)
+    share = given[WEIGHT] / total
+    factors = (clip_factor(norms, given[CLIP_NORM]) * share).unsqueeze(0)
+    gradient = _join(problem, {name: factors @ value for name, value in flat.items()})
+    gradient = optimizers.add_proximal(problem.training.minimizer, given, gradient)
+    return gradient, torch.ones(()), (losses * share).sum(), (norms * share).sum()
+
+
+def clip_factor(norm: torch.Tensor, clip_norm: torch.Tensor) -> torch.Tensor:
+    """Return what a gradient of this norm is multiplied by, at most 1."""
+    return (clip_norm / (norm + NORM_EPSILON)).clamp_max(1.0)
+
+
+def _join(problem: TrainingProblem, gradients: Tensors) -> torch.Tensor:
+    return torch.cat([gradients[p.name].reshape(-1) for p in problem.spec.parameters])
 
 
 def evaluation(problem: TrainingProblem) -> Function:

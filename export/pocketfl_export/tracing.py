@@ -20,6 +20,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pocketfl.plan.manifest import TensorSpec
+from pocketfl.runtimes.optimizers import BIAS_CORRECTION, state_arrays, updated_arrays
+from pocketfl_export import randomness
 from pocketfl_export.problem import (
     DTYPES,
     ExampleInputs,
@@ -27,13 +29,14 @@ from pocketfl_export.problem import (
     TrainingProblem,
     make_problem,
 )
+from pocketfl_export.randomness import RandomNumbers
 from pocketfl_export.refusals import (
     explain_tracing_failure,
     refuse_data_dependent_values,
     refuse_random_operators,
 )
 from pocketfl_export.simplification import simplify
-from pocketfl_export.steps import Function, evaluation, prediction, train_step
+from pocketfl_export.steps import Function, evaluation, prediction, train_inputs, train_step
 from pocketfl_export.substitutions import Substitutions
 
 DecompositionTable = Mapping[Any, Callable[..., Any]]
@@ -108,8 +111,9 @@ def trace_problem(problem: TrainingProblem, *, decompositions: DecompositionTabl
     parameters = problem.initial_parameters()
     inputs = tuple(problem.inputs.values())
     weight = torch.ones(problem.batch_size)
-    learning_rate, clip_norm = torch.tensor(0.1), torch.tensor(1.0)
     batch_names = ("parameters", *problem.inputs)
+    train_names = train_inputs(problem)
+    updated = updated_arrays(problem.training.minimizer)
 
     def traced(
         function: Function,
@@ -117,7 +121,8 @@ def trace_problem(problem: TrainingProblem, *, decompositions: DecompositionTabl
         names: tuple[str, ...],
         output_names: tuple[str, ...],
     ) -> TracedGraph:
-        graph_module = trace(function, arguments, decompositions=decompositions)
+        random = names.index("random") if "random" in names else None
+        graph_module = trace(function, arguments, decompositions=decompositions, random=random)
         return TracedGraph(
             graph_module=graph_module,
             input_specs=_specs(names, arguments),
@@ -129,9 +134,9 @@ def trace_problem(problem: TrainingProblem, *, decompositions: DecompositionTabl
         problem=problem,
         train=traced(
             train_step(problem),
-            (parameters, *inputs, problem.target, weight, learning_rate, clip_norm),
-            (*batch_names, "target", "weight", "learning_rate", "clip_norm"),
-            ("new_parameters", "loss", "gradient_norm"),
+            example_arguments(problem),
+            train_names,
+            ("new_parameters", *(f"new_{name}" for name in updated), "loss", "gradient_norm"),
         ),
         evaluate=traced(
             evaluation(problem),
@@ -145,13 +150,42 @@ def trace_problem(problem: TrainingProblem, *, decompositions: DecompositionTabl
     )
 
 
+def example_arguments(problem: TrainingProblem) -> tuple[torch.Tensor, ...]:
+    """Return arguments of the training step, one for each name of ``train_inputs``."""
+    values: dict[str, torch.Tensor] = {
+        **problem.inputs,
+        "parameters": problem.initial_parameters(),
+        "target": problem.target,
+        "weight": torch.ones(problem.batch_size),
+        "random": torch.full((problem.batch_size, problem.spec.random_numbers or 0), 0.5),
+        BIAS_CORRECTION: torch.ones(2),
+        "learning_rate": torch.tensor(0.1),
+        "clip_norm": torch.tensor(1.0),
+    }
+    for name in state_arrays(problem.training.minimizer):
+        values[name] = torch.zeros(problem.spec.parameter_count)
+    return tuple(values[name] for name in train_inputs(problem))
+
+
 def trace(
     function: Function,
     arguments: tuple[torch.Tensor, ...],
     *,
     decompositions: DecompositionTable,
+    random: int | None = None,
 ) -> fx.GraphModule:
     """Record a pure function of tensors as a graph of ATen operators, simplified.
+
+    Parameters
+    ----------
+    function : callable
+        What to record.
+    arguments : tuple of Tensor
+        Example arguments.
+    decompositions : mapping
+        ATen operator to a function that computes it from simpler ones.
+    random : int, optional
+        Which argument holds the random numbers that dropout takes, shape (rows, n).
 
     Raises
     ------
@@ -161,7 +195,7 @@ def trace(
     # The same tensor given twice would be recorded as one input.
     arguments = tuple(a.detach().clone() for a in arguments)
     with _portable_kernels(), explain_tracing_failure():
-        graph_module = _record(function, arguments, decompositions)
+        graph_module = _record(function, arguments, decompositions, random)
         if _changes_in_place(graph_module):
             # Kernels that torch composes of others (its recurrent cells) change their intermediate
             # results in place, below the level at which the first pass sees them.
@@ -175,10 +209,24 @@ def _record(
     function: Callable[..., Any],
     arguments: tuple[torch.Tensor, ...],
     decompositions: DecompositionTable,
+    random: int | None = None,
 ) -> fx.GraphModule:
+    functional = torch.func.functionalize(function, remove="mutations")
+    table = dict(decompositions)
+    numbers = None
+    if random is not None:
+        numbers = RandomNumbers(len(arguments[random]))
+        table.update(randomness.decompositions(numbers))
+
+    def recorded(*values: torch.Tensor) -> Any:
+        if random is not None and numbers is not None:
+            # Here the values are those that the tracer follows, before any transform wraps them.
+            numbers.start(values[random])
+        return functional(*values)
+
     return make_fx(
-        torch.func.functionalize(function, remove="mutations"),
-        decomposition_table=dict(decompositions),
+        recorded,
+        decomposition_table=table,
         tracing_mode="fake",
         _allow_non_fake_inputs=True,
     )(*arguments)

@@ -72,17 +72,17 @@ REFUSALS = {
         "BatchNorm1d '1' in train mode",
         "GroupNorm",
     ),
-    "dropout in train mode": (
-        dense(nn.Dropout(0.5)),
-        F.cross_entropy,
-        "Dropout '1'",
-        r"\.eval\(\)",
-    ),
-    "dropout inside forward": (
+    "dropout that is always on": (
         Forward(lambda y: F.dropout(y, 0.5, training=True)),
         F.cross_entropy,
+        "random numbers in eval mode",
+        r"self\.training",
+    ),
+    "mask that rows share": (
+        Forward(lambda y: y * F.dropout(torch.ones(3), 0.5)),
+        F.cross_entropy,
         "random numbers",
-        "remove the dropout",
+        "batch as its first axis",
     ),
     "noise": (
         Forward(lambda y: y + 0.1 * torch.randn_like(y)),
@@ -158,7 +158,7 @@ ACCEPTED = {
     "frozen batch norm": lambda: dense(nn.BatchNorm1d(8).eval()),
     "group norm": lambda: dense(nn.GroupNorm(2, 8)),
     "dropout in eval mode": lambda: dense(nn.Dropout(0.5).eval()),
-    "dropout of nothing": lambda: dense(nn.Dropout(0.0)),
+    "dropout": lambda: dense(nn.Dropout(0.5)),
     "instance statistics": lambda: nn.Sequential(
         nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, affine=True), nn.Flatten(), nn.Linear(6, 3)
     ),
@@ -176,7 +176,7 @@ def test_the_rewrites_that_refusals_name_pass(make: Callable[[], nn.Module]) -> 
 
 def test_every_runtime_is_named_when_none_could_take_the_model() -> None:
     """A refusal that concerns the model itself is listed for each runtime asked for."""
-    report = check_model(dense(nn.Dropout(0.5)), F.cross_entropy, X, Y, steps=1)
+    report = check_model(dense(nn.BatchNorm1d(8)), F.cross_entropy, X, Y, steps=1)
     assert [r.runtime for r in report.refused] == ["onnxruntime", "executorch"]
     assert {r["runtime"] for r in report.to_json()["refused"]} == {"onnxruntime", "executorch"}
 

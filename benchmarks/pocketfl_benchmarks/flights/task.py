@@ -34,8 +34,8 @@ from pocketfl.plan.manifest import (
     AggregationSpec,
     DifferentialPrivacySpec,
     EligibilitySpec,
-    TrainingSpec,
 )
+from pocketfl.plan.training import TrainingSpec
 from pocketfl_benchmarks.flights.data import WEATHER_FIELDS
 from pocketfl_benchmarks.flights.stores import COLLECTION, TABLE
 from pocketfl_export.plans import export_plan

@@ -124,10 +124,13 @@ class SessionTraining:
         attempt.earlier_step_seconds = earlier.step_seconds
         with attempt.phase("train"), opened.runtime(self._runtime) as runtime:
             runtime.set_parameters(start if checkpoint is None else checkpoint.parameters)
+            if checkpoint is not None:
+                runtime.restore_optimizer(checkpoint.optimizer, steps=earlier.steps)
             checkpointer = Checkpointer(
                 lambda made: self._keep(session, made),
                 fingerprint=identify,
                 parameters=runtime.parameters,
+                optimizer=runtime.optimizer_state,
                 spent=self._hooks.spent,
                 policy=self._policy,
             )

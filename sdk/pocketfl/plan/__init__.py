@@ -13,7 +13,6 @@ from pocketfl.plan.manifest import (
     PartSpec,
     RuntimeSpec,
     TensorSpec,
-    TrainingSpec,
 )
 from pocketfl.plan.signing import (
     generate_signing_key,
@@ -21,6 +20,7 @@ from pocketfl.plan.signing import (
     public_key_hex,
     save_signing_key,
 )
+from pocketfl.plan.training import LocalOptimizerSpec, TrainingSpec
 
 __all__ = [
     "AggregationSpec",
@@ -28,6 +28,7 @@ __all__ = [
     "DifferentialPrivacySpec",
     "EligibilitySpec",
     "EncodingSpec",
+    "LocalOptimizerSpec",
     "Manifest",
     "ModelSpec",
     "ParameterSpec",

@@ -39,7 +39,6 @@ from pocketfl.plan.manifest import (
     PartSpec,
     Privacy,
     RuntimeSpec,
-    TrainingSpec,
 )
 from pocketfl.plan.signing import (
     PUBLIC_KEY_BYTES,
@@ -48,6 +47,7 @@ from pocketfl.plan.signing import (
     public_key_hex,
     verify_signature,
 )
+from pocketfl.plan.training import TrainingSpec
 from pocketfl.queries import QuerySet
 
 MANIFEST_NAME: Final = "manifest.json"

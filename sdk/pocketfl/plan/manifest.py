@@ -19,6 +19,7 @@ from pocketfl.decoding import decode_json, encode_json
 from pocketfl.encoding.spec import EncodingSpec, padded_length
 from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec
+from pocketfl.plan.training import TrainingSpec
 from pocketfl.queries import QuerySet
 
 SCHEMA_VERSION: Final = 2
@@ -131,6 +132,8 @@ class ModelSpec:
         What ``predict`` returns.
     batch_size : int
         Rows of every batch; a short one is padded with rows of weight 0.
+    random_numbers : int or None
+        Uniform numbers per row that a training step takes for its dropout; None for most models.
     """
 
     parameters: tuple[ParameterSpec, ...]
@@ -138,6 +141,7 @@ class ModelSpec:
     target: TensorSpec
     outputs: tuple[TensorSpec, ...]
     batch_size: int
+    random_numbers: int | None = None
 
     def __post_init__(self) -> None:
         _require(0 < len(self.parameters) <= 10_000, "a model needs 1 to 10,000 parameter tensors")
@@ -156,47 +160,22 @@ class ModelSpec:
         tensors = [t.name for t in self.inputs]
         _require(len(set(tensors)) == len(tensors), "two inputs have the same name")
         _require(
-            not {"target", "weight"} & set(tensors),
-            "inputs cannot be named 'target' or 'weight': a batch uses these names itself",
+            not {"target", "weight", "random"} & set(tensors),
+            "inputs cannot be named 'target', 'weight' or 'random': a batch uses these names itself",
         )
         _require(self.target.name == "target", "the target tensor must be named 'target'")
         _require(1 <= self.batch_size <= MAX_BATCH, f"batch_size must be 1 to {MAX_BATCH}")
+        _require(
+            self.random_numbers is None
+            or 1 <= self.random_numbers <= MAX_PARAMETERS // self.batch_size,
+            f"random_numbers must be 1 to {MAX_PARAMETERS // self.batch_size}",
+        )
 
     @property
     def parameter_count(self) -> int:
         """Length of the flat vector."""
         last = self.parameters[-1]
         return last.offset + element_count(last.shape)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSpec:
-    """How a device trains locally in one round.
-
-    Attributes
-    ----------
-    epochs : int
-        Passes over the selected examples.
-    max_examples : int
-        Most examples used in one round.
-    learning_rate : float
-        Of plain SGD.
-    max_gradient_norm : float
-        Each batch gradient is clipped to this L2 norm; a large value means no clipping.
-    """
-
-    epochs: int = 1
-    max_examples: int = 256
-    learning_rate: float = 0.1
-    max_gradient_norm: float = 10.0
-
-    def __post_init__(self) -> None:
-        _require(1 <= self.epochs <= 100, "epochs must be 1 to 100")
-        _require(1 <= self.max_examples <= 1_000_000, "max_examples must be 1 to 1,000,000")
-        _require(0 < self.learning_rate <= 1000, "learning_rate must be above 0 and at most 1000")
-        _require(
-            0 < self.max_gradient_norm <= 1e6, "max_gradient_norm must be above 0, 1e6 at most"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,6 +441,13 @@ class Manifest:
             _require(
                 self.kind == "training" and newer == (None, None, None),
                 "a plan of schema 1 trains, and has no queries, no shared budget and no encoding",
+            )
+            plain = self.training is None or self.training == replace(
+                self.training, clipping=None, optimizer=None
+            )
+            _require(
+                plain and (self.model is None or self.model.random_numbers is None),
+                "a plan of schema 1 trains by plain SGD without dropout",
             )
         for label, text in (("name", self.name), ("version", self.version)):
             _require(

@@ -19,6 +19,7 @@ Array = NDArray[np.generic]
 
 TARGET: Final = "target"
 WEIGHT: Final = "weight"
+RANDOM: Final = "random"
 
 
 class BatchBuffers:
@@ -32,7 +33,8 @@ class BatchBuffers:
     Attributes
     ----------
     arrays : dict of str to ndarray
-        The inputs in order, then ``target`` (in the target's dtype) and ``weight`` (float32).
+        The inputs in order, then ``target`` (in the target's dtype), ``weight`` (float32), and for a
+        model with dropout ``random`` (float32).
     batch_size : int
         Rows of every array.
     """
@@ -47,6 +49,34 @@ class BatchBuffers:
         }
         self._weight = np.zeros(self.batch_size, np.float32)
         self.arrays[WEIGHT] = self._weight
+        self._random = np.zeros((self.batch_size, model.random_numbers or 0), np.float32)
+        if model.random_numbers:
+            self.arrays[RANDOM] = self._random
+
+    def load_random(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Copy the random numbers of a training batch and return the rest of it.
+
+        Raises
+        ------
+        ValueError
+            If they are missing, superfluous, or not numbers from 0 to below 1 of the right shape.
+        """
+        rest = dict(batch)
+        given = rest.pop(RANDOM, None)
+        if given is None and RANDOM not in self.arrays:
+            return rest
+        if given is None or RANDOM not in self.arrays:
+            wanted = f"float32{list(self._random.shape)}" if RANDOM in self.arrays else "none"
+            raise ValueError(f"a training batch of this plan takes {RANDOM!r}: {wanted}")
+        if given.dtype != np.float32 or given.shape != self._random.shape:
+            raise ValueError(
+                f"{RANDOM!r} is {given.dtype}{list(given.shape)}; the plan takes "
+                f"float32{list(self._random.shape)}"
+            )
+        if not (float(given.min()) >= 0.0 and float(given.max()) < 1.0):
+            raise ValueError(f"{RANDOM!r} needs numbers from 0 to below 1")
+        self._random[:] = given
+        return rest
 
     def load_batch(self, batch: Mapping[str, Array]) -> int:
         """Copy a batch with its target and weights.

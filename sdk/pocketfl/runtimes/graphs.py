@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from pocketfl.errors import PlanError, PlanUnsupportedError, RuntimeUnavailableError
 from pocketfl.plan.manifest import Manifest, TensorSpec
-from pocketfl.runtimes.batches import TARGET, WEIGHT, Array, BatchBuffers
+from pocketfl.plan.training import TrainingSpec
+from pocketfl.runtimes.batches import RANDOM, TARGET, WEIGHT, Array, BatchBuffers
 from pocketfl.runtimes.interface import Batch, EvaluationResult, FloatVector, StepResult
+from pocketfl.runtimes.optimizers import OptimizerState, updated_arrays
 
 PARAMETERS: Final = "parameters"
 LEARNING_RATE: Final = "learning_rate"
@@ -86,8 +88,13 @@ class GraphRuntime(ABC):
         self._parameters: FloatVector = np.zeros(self._model.parameter_count, np.float32)
         self._learning_rate = np.zeros((), np.float32)
         self._clip_norm = np.zeros((), np.float32)
+        minimizer = (manifest.training or TrainingSpec()).minimizer
+        self.random_numbers = self._model.random_numbers or 0
+        self._updated = updated_arrays(minimizer)
+        self._optimizer = OptimizerState(minimizer, self._model.parameter_count)
         self._graphs: dict[Task, Graph] = {}
         self.set_parameters(plan.initial_parameters())
+        self.start_training()
 
     @abstractmethod
     def _installed_version(self) -> str:
@@ -133,17 +140,46 @@ class GraphRuntime(ABC):
         self._contents()
         return self._parameters.copy()
 
+    def start_training(self) -> None:
+        """Begin a local training at the current parameters: the optimizer remembers nothing."""
+        self._contents()
+        self._optimizer.start(self._parameters)
+
+    def optimizer_state(self) -> FloatVector:
+        """Return a copy of what the optimizer remembers, as one vector; empty for plain SGD."""
+        self._contents()
+        return self._optimizer.vector()
+
+    def restore_optimizer(self, state: FloatVector, *, steps: int) -> None:
+        """Go on with a local training, after so many steps of it.
+
+        Parameters
+        ----------
+        state : ndarray of float32
+            From :meth:`optimizer_state`.
+        steps : int
+            Steps taken before.
+
+        Raises
+        ------
+        ValueError
+            If the state is not one of this plan's optimizer.
+        """
+        self._contents()
+        self._optimizer.restore(state, steps=steps)
+
     def train_step(self, batch: Batch, *, learning_rate: float, clip_norm: float) -> StepResult:
-        """Take one step of SGD on a batch and keep the new parameters.
+        """Take one step of the plan's optimizer on a batch and keep the new parameters.
 
         Parameters
         ----------
         batch : mapping of str to ndarray
-            Inputs, ``target`` and optionally ``weight``; 1 to ``batch_size`` rows.
+            Inputs, ``target`` and optionally ``weight``, 1 to ``batch_size`` rows; for a model with
+            dropout also ``random``.
         learning_rate : float
             At least 0.
         clip_norm : float
-            L2 norm that the gradient is clipped to; above 0.
+            L2 norm that the gradient, or each example's, is clipped to; above 0.
 
         Returns
         -------
@@ -160,11 +196,13 @@ class GraphRuntime(ABC):
             raise ValueError(f"learning_rate is {learning_rate}; it must be at least 0 and finite")
         if not 0.0 < clip_norm < math.inf:
             raise ValueError(f"clip_norm is {clip_norm}; it must be above 0 and finite")
-        self._buffers.load_batch(batch)
+        self._buffers.load_batch(self._buffers.load_random(batch))
         self._learning_rate[()] = learning_rate
         self._clip_norm[()] = clip_norm
-        parameters, loss, gradient_norm = graph.run()
+        self._optimizer.before_step()
+        parameters, *updated, loss, gradient_norm = graph.run()
         self._parameters[:] = parameters
+        self._optimizer.after_step(updated)
         return StepResult(loss=float(loss), gradient_norm=float(gradient_norm))
 
     def evaluate(self, batch: Batch) -> EvaluationResult:
@@ -252,6 +290,9 @@ class GraphRuntime(ABC):
             arrays[TARGET] = buffers[TARGET]
             arrays[WEIGHT] = buffers[WEIGHT]
         if task == "train":
+            if RANDOM in buffers:
+                arrays[RANDOM] = buffers[RANDOM]
+            arrays.update(self._optimizer.arrays)
             arrays[LEARNING_RATE] = self._learning_rate
             arrays[CLIP_NORM] = self._clip_norm
         return arrays
@@ -259,7 +300,8 @@ class GraphRuntime(ABC):
     def _output_signature(self, task: Task) -> Signature:
         scalar = ("float32", ())
         if task == "train":
-            return (("float32", self._parameters.shape), scalar, scalar)
+            vector = ("float32", self._parameters.shape)
+            return (vector, *(vector for _ in self._updated), scalar, scalar)
         outputs = tuple(self._row_signature(spec) for spec in self._model.outputs)
         return outputs if task == "predict" else (scalar, *outputs)
 

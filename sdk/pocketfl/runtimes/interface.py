@@ -13,6 +13,9 @@ FloatVector: TypeAlias = NDArray[np.float32]
 Batch: TypeAlias = Mapping[str, NDArray[np.generic]]
 """Arrays by name: the model's inputs, ``target``, and optionally ``weight`` (float32, one per row).
 
+A training step of a model with dropout also takes ``random``: uniform numbers from 0 to below 1,
+float32 of shape (``batch_size``, ``random_numbers``) however few rows the batch has.
+
 All have the same number of rows, 1 to the plan's ``batch_size``; a shorter batch is padded with rows of
 weight 0 and gives the same result as if the graph had that batch size.
 """
@@ -27,7 +30,8 @@ class StepResult:
     loss : float
         Weighted mean loss of the batch before the step.
     gradient_norm : float
-        L2 norm of the gradient before clipping.
+        L2 norm of the gradient before clipping; where each example's gradient is clipped, the weighted
+        mean of their norms.
     """
 
     loss: float
@@ -54,6 +58,8 @@ class Runtime(Protocol):
     """One plan opened in one mobile runtime; holds the current parameters; not safe for threads."""
 
     name: str
+    random_numbers: int
+    """Uniform numbers per row that a training step takes as ``random``."""
 
     def set_parameters(self, vector: FloatVector) -> None:
         """Replace all parameters.
@@ -72,8 +78,23 @@ class Runtime(Protocol):
     def parameters(self) -> FloatVector:
         """Return a copy of all parameters, shape (P,)."""
 
+    def start_training(self) -> None:
+        """Begin a local training at the current parameters: the optimizer remembers nothing."""
+
+    def optimizer_state(self) -> FloatVector:
+        """Return a copy of what the optimizer remembers, as one vector; empty for plain SGD."""
+
+    def restore_optimizer(self, state: FloatVector, *, steps: int) -> None:
+        """Go on with a local training, after so many steps of it.
+
+        Raises
+        ------
+        ValueError
+            If the state is not one of this plan's optimizer.
+        """
+
     def train_step(self, batch: Batch, *, learning_rate: float, clip_norm: float) -> StepResult:
-        """Take one step of SGD on a batch and keep the new parameters."""
+        """Take one step of the plan's optimizer on a batch and keep the new parameters."""
 
     def evaluate(self, batch: Batch) -> EvaluationResult:
         """Return loss and outputs of a batch; parameters stay."""

@@ -1,7 +1,8 @@
-"""Orders that depend on a seed alone, the same on every device and with every version of NumPy."""
+"""Orders and numbers that depend on a seed alone, the same on every device and with every NumPy."""
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -51,3 +52,24 @@ def choose(count: int, *, limit: int, seed: Seed) -> NDArray[np.int64]:
         return np.arange(count, dtype=np.int64)
     raw = np.random.PCG64(seed).random_raw(count)
     return np.sort(np.argpartition(raw, limit)[:limit])
+
+
+def uniform_numbers(shape: tuple[int, ...], *, seed: Seed) -> NDArray[np.float32]:
+    """Return pseudo-random numbers from 0 to below 1, each a multiple of 2^-24.
+
+    Made of the raw stream of PCG64 for the reason that :func:`permutation` gives.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the result.
+    seed : int or tuple of int
+        Not negative.
+
+    Returns
+    -------
+    ndarray of float32
+        The numbers.
+    """
+    raw = np.random.PCG64(seed).random_raw(math.prod(shape))
+    return ((raw >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).reshape(shape)

@@ -5,7 +5,8 @@ fingerprint stands for them. If an example has been deleted meanwhile, it no lon
 checkpoint, which has learnt from that example, is of no use any more.
 
 The bytes are a magic line, the SHA-256 of the rest, the length of a JSON header in four little-endian
-bytes, the header, the losses as float64 and the parameters as float32, little-endian.
+bytes, the header, the losses as float64, the parameters and what the optimizer remembers as float32;
+little-endian throughout.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError
-from pocketfl.plan.manifest import TrainingSpec
+from pocketfl.plan.training import TrainingSpec
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl.training.loop import Arrays, TrainingState
 
@@ -60,10 +61,11 @@ class _Header:
     steps: int
     step_seconds: float
     parameters: int
+    optimizer: int = 0
     spent: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.parameters < 0:
+        if self.steps < 0 or self.parameters < 0 or self.optimizer < 0:
             raise ValueError("counts cannot be negative")
 
 
@@ -79,6 +81,8 @@ class Checkpoint:
         Where training stands.
     parameters : ndarray of float32, shape (P,)
         The parameters there; finite.
+    optimizer : ndarray of float32
+        What the optimizer remembers there; finite, empty for plain SGD.
     spent : dict of str to float
         What the session has used of its budgets so far, by the names of whoever counts.
     """
@@ -86,6 +90,7 @@ class Checkpoint:
     fingerprint: str
     state: TrainingState
     parameters: FloatVector
+    optimizer: FloatVector = field(default_factory=lambda: np.zeros(0, np.float32))
     spent: dict[str, float] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
@@ -96,6 +101,7 @@ class Checkpoint:
                 steps=self.state.steps,
                 step_seconds=self.state.step_seconds,
                 parameters=self.parameters.size,
+                optimizer=self.optimizer.size,
                 spent=self.spent,
             )
         )
@@ -105,6 +111,7 @@ class Checkpoint:
                 header,
                 np.array(self.state.losses, dtype="<f8").tobytes(),
                 self.parameters.astype("<f4", copy=False).tobytes(),
+                self.optimizer.astype("<f4", copy=False).tobytes(),
             )
         )
         return _MAGIC + sha256(body).digest() + body
@@ -123,16 +130,18 @@ class Checkpoint:
             raise DecodeError("checkpoint: damaged")
         end = 4 + int.from_bytes(body[:4], "little")
         header = decode_json(_Header, body[4:end], what="checkpoint", limit=_HEADER_LIMIT)
-        if len(body) != end + 8 * header.steps + 4 * header.parameters:
+        floats = header.parameters + header.optimizer
+        if len(body) != end + 8 * header.steps + 4 * floats:
             raise DecodeError("checkpoint: its length is not what its header says")
         losses = np.frombuffer(body, "<f8", header.steps, end)
-        vector = np.frombuffer(body, "<f4", header.parameters, end + 8 * header.steps)
+        vector = np.frombuffer(body, "<f4", floats, end + 8 * header.steps)
         if not np.isfinite(vector).all():
-            raise DecodeError("checkpoint: a parameter is not finite")
+            raise DecodeError("checkpoint: a parameter or the optimizer's state is not finite")
         return cls(
             fingerprint=header.fingerprint,
             state=TrainingState(losses=tuple(losses.tolist()), step_seconds=header.step_seconds),
-            parameters=vector.astype(np.float32),
+            parameters=vector[: header.parameters].astype(np.float32),
+            optimizer=vector[header.parameters :].astype(np.float32),
             spent=header.spent,
         )
 
@@ -183,8 +192,8 @@ class Checkpointer:
         Writes a checkpoint instead of the one before; raises what ends the training.
     fingerprint : callable
         Returns :func:`fingerprint`; called once, with the first checkpoint.
-    parameters : callable
-        Returns the current parameters.
+    parameters, optimizer : callable
+        Return the current parameters and what the optimizer remembers.
     spent : callable
         Returns what the session has used of its budgets so far.
     policy : CheckpointPolicy
@@ -199,6 +208,7 @@ class Checkpointer:
         *,
         fingerprint: Callable[[], str],
         parameters: Callable[[], FloatVector],
+        optimizer: Callable[[], FloatVector],
         spent: Callable[[], Mapping[str, float]],
         policy: CheckpointPolicy,
         clock: Callable[[], float] = time.monotonic,
@@ -207,6 +217,7 @@ class Checkpointer:
         self._make_fingerprint = fingerprint
         self._fingerprint: str | None = None
         self._parameters = parameters
+        self._optimizer = optimizer
         self._spent = spent
         self._policy = policy
         self._clock = clock
@@ -222,10 +233,12 @@ class Checkpointer:
         """Write a checkpoint now, unless this very state is written or could not be gone on from."""
         if state.steps == self._kept_steps:
             return
-        parameters = self._parameters()
+        parameters, optimizer = self._parameters(), self._optimizer()
         # Training that diverged is known only at its end; until then it can be repeated from earlier.
-        usable = math.isfinite(state.step_seconds) and bool(np.isfinite(parameters).all())
-        size = 4 * parameters.size + 8 * state.steps
+        usable = math.isfinite(state.step_seconds) and all(
+            bool(np.isfinite(vector).all()) for vector in (parameters, optimizer)
+        )
+        size = 4 * (parameters.size + optimizer.size) + 8 * state.steps
         if usable:
             if self._fingerprint is None:
                 self._fingerprint = self._make_fingerprint()
@@ -234,6 +247,7 @@ class Checkpointer:
                     fingerprint=self._fingerprint,
                     state=state,
                     parameters=parameters,
+                    optimizer=optimizer,
                     spent=dict(self._spent()),
                 )
             )

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl.errors import TrainingCancelledError
-from pocketfl.plan.manifest import TrainingSpec
+from pocketfl.plan.training import TrainingSpec
 from pocketfl.runtimes.batches import WEIGHT
 from pocketfl.runtimes.interface import Runtime
-from pocketfl.store.selection import permutation
+from pocketfl.store.selection import permutation, uniform_numbers
 
 Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
 """Inputs and ``target`` by name, all with the same number of rows."""
@@ -23,14 +23,16 @@ Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
 # One seed serves several choices; each has its own stream.
 SHUFFLE_STREAM: Final = 0
 HOLD_OUT_STREAM: Final = 1
+DROPOUT_STREAM: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Where training stands between two batches; with the parameters it is all that is needed to go on.
+    """Where training stands between two batches.
 
-    The place follows from the number of batches and the order of every epoch from the seed: there is
-    no cursor or generator that could disagree with them. A step of SGD keeps nothing but parameters.
+    With the parameters and the optimizer's state it is all that is needed to go on. The place follows
+    from the number of batches, and the order of every epoch and the masks of dropout from the seed:
+    there is no cursor or generator that could disagree with them.
 
     Attributes
     ----------
@@ -96,8 +98,8 @@ def train_locally(
     """Train a runtime's parameters on some examples.
 
     Every epoch has an order of its own that depends on the seed alone; its last batch may be short.
-    Training that stops and goes on with the same arguments and the parameters of that moment ends with
-    the same bits as training that was never interrupted.
+    Training that stops and goes on with the same arguments and the parameters and optimizer state of
+    that moment ends with the same bits as training that was never interrupted.
 
     Parameters
     ----------
@@ -109,13 +111,13 @@ def train_locally(
     spec : TrainingSpec
         Epochs, learning rate and gradient bound.
     batch_size : int
-        Rows of a batch, at most the plan's.
+        Rows of a batch, at most the plan's; exactly the plan's for a model with dropout.
     seed : int
-        Not negative.
+        Decides the order of the examples and the masks of dropout; not negative.
     should_stop : callable, optional
         Asked before every batch; training ends there once it says True.
     resume : TrainingState, optional
-        Go on from here; the runtime holds the parameters of that moment.
+        Go on from here; the runtime holds the parameters and the optimizer state of that moment.
     after_batch : callable, optional
         Called after every batch with a callable that returns the state; calling that costs time in
         proportion to the batches so far, so it is done now and then only.
@@ -143,6 +145,8 @@ def train_locally(
         )
     losses = list(begun.losses)
     seconds = begun.step_seconds
+    if begun.steps == 0:
+        runtime.start_training()
 
     def state() -> TrainingState:
         return TrainingState(losses=tuple(losses), step_seconds=seconds)
@@ -159,6 +163,10 @@ def train_locally(
                 return result(completed=False)
             start = number * batch_size
             batch = {name: array[start : start + batch_size] for name, array in shuffled.items()}
+            if runtime.random_numbers:
+                batch["random"] = uniform_numbers(
+                    (batch_size, runtime.random_numbers), seed=(seed, DROPOUT_STREAM, len(losses))
+                )
             began = time.perf_counter()
             try:
                 step = runtime.train_step(

@@ -12,7 +12,7 @@ import pytest
 
 from pocketfl.conditions import ConditionSpec, ConditionWatch, ScriptedSignals, Signals
 from pocketfl.conditions import watch as watch_module
-from pocketfl.plan.manifest import TrainingSpec
+from pocketfl.plan.training import TrainingSpec
 from pocketfl.training import train_locally
 
 FULL, EMPTY = Signals(battery_level=0.9), Signals(battery_level=0.1)
@@ -51,10 +51,14 @@ class Steps:
     """A runtime that counts its steps and lets a test act at each of them."""
 
     name = "steps"
+    random_numbers = 0
 
     def __init__(self, at_step: Callable[[int], object]) -> None:
         self.count = 0
         self._at_step = at_step
+
+    def start_training(self):
+        pass
 
     def train_step(self, batch, *, learning_rate, clip_norm):
         self.count += 1

@@ -43,6 +43,11 @@ checkpoints = st.builds(
         st.integers(0, 50),
         elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
     ),
+    optimizer=hnp.arrays(
+        np.float32,
+        st.integers(0, 50),
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    ),
     spent=st.dictionaries(st.text(max_size=10), finite, max_size=4),
 )
 
@@ -51,12 +56,16 @@ class Line:
     """Least squares in float32 with what the loop uses of a runtime; may overflow."""
 
     name = "line"
+    random_numbers = 0
 
     def __init__(self, start=(0.0, 0.0)) -> None:
         self.vector = np.array(start, np.float32)
 
     def parameters(self):
         return self.vector.copy()
+
+    def start_training(self):
+        pass
 
     def train_step(self, batch, *, learning_rate, clip_norm):
         with np.errstate(all="ignore"):
@@ -76,11 +85,16 @@ class Clock:
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
-    return (one.fingerprint, one.state, one.spent, one.parameters.tobytes()) == (
-        other.fingerprint,
-        other.state,
-        other.spent,
-        other.parameters.tobytes(),
+    return all(
+        (c.fingerprint, c.state, c.spent, c.parameters.tobytes(), c.optimizer.tobytes())
+        == (
+            one.fingerprint,
+            one.state,
+            one.spent,
+            one.parameters.tobytes(),
+            one.optimizer.tobytes(),
+        )
+        for c in (one, other)
     )
 
 
@@ -167,6 +181,7 @@ def train_with(policy, *, seconds_per_batch, runtime=None):
         kept.append,
         fingerprint=lambda: "f",
         parameters=runtime.parameters,
+        optimizer=lambda: np.zeros(0, np.float32),
         spent=lambda: {"seconds": clock.now},
         policy=policy,
         clock=clock,

@@ -30,6 +30,7 @@ class LogisticRegression:
     """Logistic regression in NumPy, with what train_locally uses of a runtime; it notes each batch."""
 
     name = "numpy"
+    random_numbers = 0
 
     def __init__(self, features):
         self._weights = np.zeros(features + 1)
@@ -37,6 +38,9 @@ class LogisticRegression:
 
     def parameters(self):
         return self._weights.astype(np.float32)
+
+    def start_training(self):
+        pass
 
     def train_step(self, batch, *, learning_rate, clip_norm):
         self.batches.append({name: array.copy() for name, array in batch.items()})
