@@ -29,6 +29,8 @@ from pocketfl.protocol import (
     RoundNotice,
 )
 from pocketfl.runtimes.interface import FloatVector
+from pocketfl_server.analytics.records import ResultSummary, TaskResult
+from pocketfl_server.analytics.results import Results
 from pocketfl_server.attestations import Attestations
 from pocketfl_server.blobs import BlobKind, Blobs
 from pocketfl_server.coordinator import Coordinator
@@ -110,11 +112,13 @@ class BackEnd:
             attestations=Attestations(trusted, clock=clock),
             clock=clock,
         )
+        self._results = Results(self.database)
         self._coordinator = Coordinator(
             self.database,
             self._tasks,
             self._rounds,
             self._registry,
+            self._results,
             trusted=trusted,
             clock=clock,
         )
@@ -223,7 +227,7 @@ class BackEnd:
         name: str,
         plan_data: bytes,
         *,
-        optimizer: OptimizerSpec,
+        optimizer: OptimizerSpec | None = None,
         seed_model: tuple[str, int] | None = None,
     ) -> TaskRecord:
         """Create a task; repeating the same request changes nothing.
@@ -234,10 +238,10 @@ class BackEnd:
             Letters, digits, ".", "_", "-".
         plan_data : bytes
             The signed plan's archive.
-        optimizer : OptimizerSpec
-            The server's.
+        optimizer : OptimizerSpec, optional
+            The server's; for a plan that trains, and only for one.
         seed_model : (task, version), optional
-            Start from that model instead of from the plan's initial parameters.
+            Start from that model instead of from the plan's initial parameters, or evaluate that one.
         """
         seed = None
         if seed_model is not None:
@@ -299,10 +303,23 @@ class BackEnd:
         return self._rounds.funnel(task, round)
 
     def models(self, task: str) -> tuple[ModelVersion, ...]:
-        """Return every version of a task's model, oldest first."""
-        self._tasks.get(task)
+        """Return every version of a task's model, oldest first; none of a task without a model."""
+        if self._tasks.get(task).kind == "analytics":
+            return ()
         with self.database.reading() as connection:
             return self._registry.versions(connection, task)
+
+    def results(self, task: str) -> tuple[ResultSummary, ...]:
+        """Return every release of a task that asks queries, oldest first, without its values."""
+        plan_sha256 = self._tasks.get(task).plan_sha256
+        manifest = self._tasks.manifest(plan_sha256)
+        return self._results.summaries(task, manifest=manifest, plan_sha256=plan_sha256)
+
+    def result(self, task: str, round: int) -> TaskResult:
+        """Return one release of a task that asks queries, in natural units."""
+        plan_sha256 = self._tasks.get(task).plan_sha256
+        manifest = self._tasks.manifest(plan_sha256)
+        return self._results.get(task, round, manifest=manifest, plan_sha256=plan_sha256)
 
     def model(self, task: str, version: int) -> ModelVersion:
         """Return one version of a task's model."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketfl.decoding import encode_json
 from pocketfl.errors import PocketFLError
 from pocketfl_server.lifeline import end_with_stdin
 
@@ -45,6 +46,10 @@ class Attestation(StrEnum):
     confidential_space = "confidential-space"
     command = "command"
     none = "none"
+
+
+class NoResultError(PocketFLError):
+    """The task has asked nothing yet, or nothing was released."""
 
 
 class MissingSecretError(PocketFLError):
@@ -212,6 +217,33 @@ def resume(
     typer.echo(f"resumed {which or 'every task'}")
     for record in still:
         typer.echo(f"still paused: {record.task or 'every task'} ({record.reason})")
+
+
+@app.command()
+def results(
+    task: Annotated[str, typer.Argument(help="Name of a task that asks queries.")],
+    *,
+    round_number: Annotated[
+        int | None, typer.Option("--round", help="Of which round; the last one by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every value as JSON.")] = False,
+    url: BackEndUrl = "http://127.0.0.1:8000",
+    operator_key_file: OperatorKeyFile = None,
+) -> None:
+    """Print what a fleet answered: the released sums of a task that asks queries."""
+    from pocketfl_server.analytics.printing import print_result
+
+    with _operator(url, operator_key_file) as operator:
+        if round_number is None:
+            known = operator.results(task)
+            if not known:
+                raise NoResultError(f"task {task!r} has no result yet: close a round of it first")
+            round_number = known[-1].round
+        result = operator.result(task, round_number)
+    if as_json:
+        typer.echo(encode_json(result).decode())
+    else:
+        print_result(result)
 
 
 def _which(task: str | None, *, every_task: bool) -> str | None:

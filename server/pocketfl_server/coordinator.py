@@ -1,4 +1,4 @@
-"""Ending a round: hand its sealed reports over, have their sum released, move the model, forget.
+"""Ending a round: hand its sealed reports over, have their sum released, apply it, forget.
 
 Every step is durable before the next begins and may be repeated, so after a crash between any two of
 them :meth:`Coordinator.close` simply continues:
@@ -7,8 +7,8 @@ them :meth:`Coordinator.close` simply continues:
 2. Sealed reports go to the trusted tier in batches, in the order of their random leases and not of
    their arrival. Repeating a batch changes nothing there.
 3. The trusted tier releases. Repeating the request returns the same values and charges nothing.
-4. One transaction stores the new model version, marks the round ``finished``, keeps the counts, and
-   deletes the check-ins and the sealed reports.
+4. One transaction stores the new model version, or the answers to the plan's queries, marks the round
+   ``finished``, keeps the counts, and deletes the check-ins and the sealed reports.
 
 A round that cannot be released goes ``aborting`` -> ``aborted`` instead, with its reason and counts.
 """
@@ -24,10 +24,12 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, select
 
 from pocketfl.plan import Manifest
+from pocketfl_server.analytics.results import Results
 from pocketfl_server.database import Database, check_ins, reports, round_counts, rounds
 from pocketfl_server.errors import Conflict, NotFound
 from pocketfl_server.records import RoundResult
 from pocketfl_server.registry import DivergedError, NextModel, Registry
+from pocketfl_server.releases import check_release
 from pocketfl_server.rounds import RoundFacts, Rounds, count_participants
 from pocketfl_server.tasks import Tasks
 from pocketfl_server.trusted import messages
@@ -105,7 +107,7 @@ class Coordinator:
 
     Parameters
     ----------
-    database, tasks, rounds, registry
+    database, tasks, rounds, registry, results
         Where things are kept.
     trusted : TrustedTier
         Sums, adds noise and releases.
@@ -119,6 +121,7 @@ class Coordinator:
         task_list: Tasks,
         round_list: Rounds,
         registry: Registry,
+        results: Results,
         *,
         trusted: TrustedTier,
         clock: Callable[[], float],
@@ -127,6 +130,7 @@ class Coordinator:
         self._tasks = task_list
         self._rounds = round_list
         self._registry = registry
+        self._results = results
         self._trusted = trusted
         self._clock = clock
         self._put_count = database.insert_or_ignore(round_counts)
@@ -253,6 +257,17 @@ class Coordinator:
         except BudgetExhausted:
             self._start_aborting(facts, BUDGET_EXHAUSTED)
             return
+        if manifest.kind != "training":
+            check_release(
+                release,
+                manifest=manifest,
+                plan_sha256=facts.plan_sha256,
+                task=facts.task,
+                round_number=facts.number,
+                model_version=facts.model_version,
+            )
+            self._keep_result(facts, manifest, release)
+            return
         try:
             following = self._compute_next(facts, manifest, release)
         except DivergedError:
@@ -289,13 +304,15 @@ class Coordinator:
                 connection.execute(_SUBMITTED, [{"its_lease": row.lease} for row in rows])
 
     def _compute_next(self, facts: RoundFacts, manifest: Manifest, release: Release) -> NextModel:
-        record = self._tasks.get(facts.task)
+        optimizer = self._tasks.get(facts.task).optimizer
+        if optimizer is None:
+            raise ValueError(f"task {facts.task!r} trains without an optimizer")
         with self._database.reading() as connection:
             return self._registry.compute_next(
                 connection,
                 manifest=manifest,
                 plan_sha256=facts.plan_sha256,
-                optimizer=record.optimizer,
+                optimizer=optimizer,
                 task=facts.task,
                 round_number=facts.number,
                 model_version=facts.model_version,
@@ -317,6 +334,22 @@ class Coordinator:
             self._forget(connection, facts)
             limit = manifest.aggregation.max_rounds
             if self._registry.releases(connection, facts.task) >= limit:
+                self._tasks.finish(connection, facts.task, "max_rounds_reached")
+        self._database.forget_deleted()
+
+    def _keep_result(self, facts: RoundFacts, manifest: Manifest, release: Release) -> None:
+        now = self._clock()
+        with self._database.writing() as connection:
+            moved = connection.execute(
+                _FINISH, {"this_round": facts.id, "version": None, "now": now}
+            )
+            if moved.rowcount == 0:
+                return  # another gateway kept the same release
+            self._results.store(connection, release, now=now)
+            self._keep_outcome(connection, facts, release.reports, release.rejected)
+            self._forget(connection, facts)
+            limit = manifest.aggregation.max_rounds
+            if self._results.releases(connection, facts.task) >= limit:
                 self._tasks.finish(connection, facts.task, "max_rounds_reached")
         self._database.forget_deleted()
 

@@ -47,7 +47,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from pocketfl_server.errors import DatabaseUnusableError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_TIMEOUT_SECONDS: Final = 20
 
 metadata = MetaData()
@@ -191,8 +191,25 @@ pauses = Table(
     Column("paused_at", Float(53), nullable=False),
 )
 
+# Released answers to queries; those of training are in `models`.
+results = Table(
+    "results",
+    metadata,
+    Column("task", String(128), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("reports", Integer, nullable=False),
+    Column("released", LargeBinary, nullable=False),  # little-endian int64, in grid units
+    Column("noise_multiplier", Float(53)),
+    Column("epsilon", Float(53)),
+    Column("epsilon_against_back_end", Float(53)),
+    Column("delta", Float(53)),
+    Column("budget", Text),
+    Column("created_at", Float(53), nullable=False),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
+)
+
 # What a database of an older version lacks; one that was ever released never changes.
-_ADDED_AFTER: Final[dict[int, tuple[Table, ...]]] = {1: (pauses,)}
+_ADDED_AFTER: Final[dict[int, tuple[Table, ...]]] = {1: (pauses,), 2: (results,)}
 
 
 class Prepared:

@@ -130,7 +130,7 @@ class Intake:
             if is_paused:
                 window = window_of(connection, facts.task)
                 return self._turn_away(connection, facts, "paused", window=window)
-            if not facts.runtimes.intersection(request.runtimes):
+            if facts.runtimes and not facts.runtimes.intersection(request.runtimes):
                 return self._turn_away(connection, facts, "runtime_unsupported")
             if facts.plan_schema not in request.plan_schemas:
                 return self._turn_away(connection, facts, "plan_schema_unsupported")

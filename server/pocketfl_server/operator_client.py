@@ -18,6 +18,7 @@ from pocketfl.errors import DecodeError, TransportError
 from pocketfl.plan.manifest import MAX_PARAMETERS
 from pocketfl.protocol import FEATURES_LIMIT, FeatureRow, Problem, RoundNotice
 from pocketfl.runtimes.interface import FloatVector
+from pocketfl_server.analytics.records import ResultList, ResultSummary, TaskResult
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_server.records import (
     CreateTask,
@@ -92,7 +93,7 @@ class OperatorClient:
         name: str,
         plan_data: bytes,
         *,
-        optimizer: OptimizerSpec,
+        optimizer: OptimizerSpec | None = None,
         seed_model: tuple[str, int] | None = None,
     ) -> TaskRecord:
         """Upload a plan and make a task of it; repeating the same changes nothing."""
@@ -194,6 +195,14 @@ class OperatorClient:
     def funnel(self, task: str, round: int) -> Funnel:
         """Return how many devices got how far in a round."""
         return self._ask(Funnel, "GET", f"{_task(task)}/rounds/{round}/funnel")
+
+    def results(self, task: str) -> tuple[ResultSummary, ...]:
+        """Return every release of a task that asks queries, oldest first, without its values."""
+        return self._ask(ResultList, "GET", _task(task) + "/results").results
+
+    def result(self, task: str, round: int) -> TaskResult:
+        """Return one release of a task that asks queries, in natural units."""
+        return self._ask(TaskResult, "GET", f"{_task(task)}/results/{round}")
 
     def put_features(self, table: str, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> int:
         """Store rows of users' features, many users to a request; returns how many rows.

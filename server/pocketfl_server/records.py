@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pocketfl.plan.manifest import Privacy
+from pocketfl.plan.manifest import Kind, Privacy
 from pocketfl.protocol import AggregatorKey, FeatureRow
 from pocketfl_server.optimizers import OptimizerSpec
 
@@ -26,6 +26,8 @@ class TaskRecord:
 
     Attributes
     ----------
+    kind : {"training", "analytics", "evaluation"}
+        Of the plan.
     privacy : {"gaussian", "none"}
         Of the plan; ``none`` labels every model of the task for life.
     state : {"active", "finished"}
@@ -36,18 +38,21 @@ class TaskRecord:
         Newest model version; 0 is the one that the task started from.
     aggregator : AggregatorKey
         Public key of the trusted tier for this task: what an app pins.
+    optimizer : OptimizerSpec or None
+        The server's; None for a task that trains nothing.
     seed_model : ModelReference or None
         Whose parameters version 0 is, if not the plan's own.
     """
 
     name: str
     plan_sha256: str
+    kind: Kind = "training"
     privacy: Privacy
     state: Literal["active", "finished"]
     finished_reason: str | None = None
     latest_version: int
     aggregator: AggregatorKey
-    optimizer: OptimizerSpec
+    optimizer: OptimizerSpec | None = None
     seed_model: ModelReference | None = None
     created_at: float
 
@@ -145,11 +150,11 @@ class Funnel:
 
 @dataclass(frozen=True, kw_only=True)
 class CreateTask:
-    """Request: make a task of an uploaded plan."""
+    """Request: make a task of an uploaded plan; one that trains needs an optimizer."""
 
     name: str
     plan_sha256: str
-    optimizer: OptimizerSpec
+    optimizer: OptimizerSpec | None = None
     seed_model: ModelReference | None = None
 
 

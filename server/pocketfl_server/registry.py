@@ -17,10 +17,11 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from pocketfl.encoding import Rotation
 from pocketfl.plan import Manifest
+from pocketfl.plan.manifest import Privacy
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.blobs import Blobs
 from pocketfl_server.database import models
-from pocketfl_server.errors import Conflict, NotFound, ReleaseRefusedError
+from pocketfl_server.errors import Conflict, NotFound
 from pocketfl_server.optimizers import (
     OptimizerSpec,
     OptimizerState,
@@ -29,7 +30,8 @@ from pocketfl_server.optimizers import (
     encode_state,
 )
 from pocketfl_server.records import ModelVersion
-from pocketfl_server.trusted.messages import NoisedRelease, Release, UnprotectedRelease
+from pocketfl_server.releases import check_release
+from pocketfl_server.trusted.messages import Release
 
 _INSERT = models.insert()
 _ONE = select(models).where(
@@ -70,18 +72,22 @@ class Registry:
         connection: Connection,
         task: str,
         parameters: bytes,
-        manifest: Manifest,
         *,
+        privacy: Privacy,
         now: float,
     ) -> None:
-        """Store version 0: what the task starts from, labelled as all that will come of it."""
+        """Store version 0: what the task starts from, labelled as all that will come of it.
+
+        A task that asks queries without a model has a version 0 of no parameters, for its rounds to
+        refer to.
+        """
         connection.execute(
             _INSERT,
             {
                 "task": task,
                 "version": 0,
                 "parameters_sha256": self._blobs.put(connection, "parameters", parameters),
-                "privacy": manifest.privacy,
+                "privacy": privacy,
                 "created_at": now,
             },
         )
@@ -118,21 +124,14 @@ class Registry:
         DivergedError
             If the new parameters would not be finite.
         """
-        require_release(release, manifest)
-        expected: Mapping[str, object] = {
-            "task": task,
-            "round": round_number,
-            "model_version": model_version,
-            "plan_sha256": plan_sha256,
-            "policy_hash": manifest.policy_hash,
-            "grid_step": manifest.aggregation.grid_step,
-            "expected_cohort": manifest.aggregation.expected_cohort,
-        }
-        for name, value in expected.items():
-            if getattr(release, name) != value:
-                raise ReleaseRefusedError(
-                    f"the release says {name} {getattr(release, name)!r}; this round has {value!r}"
-                )
+        check_release(
+            release,
+            manifest=manifest,
+            plan_sha256=plan_sha256,
+            task=task,
+            round_number=round_number,
+            model_version=model_version,
+        )
         update = _mean_update(release, manifest)
         row = self._row(connection, task, model_version)
         parameters = np.frombuffer(
@@ -216,29 +215,8 @@ class Registry:
         return dict(row)
 
 
-def require_release(release: object, manifest: Manifest) -> None:
-    """Refuse everything but the one type of release that a plan's privacy calls for.
-
-    Raises
-    ------
-    ReleaseRefusedError
-        It is a ``TypeError`` too.
-    """
-    wanted = UnprotectedRelease if manifest.privacy == "none" else NoisedRelease
-    if type(release) is not wanted:
-        raise ReleaseRefusedError(
-            f"the plan says privacy {manifest.privacy!r}, so its model moves by a {wanted.__name__} "
-            f"only, not by a {type(release).__name__}"
-        )
-
-
 def _mean_update(release: Release, manifest: Manifest) -> NDArray[np.float64]:
     """Return what a release says of the parameters, shape (P,), in the model's own units."""
-    length = manifest.report_length
-    if release.values.shape != (length,):
-        raise ReleaseRefusedError(
-            f"the release has {release.values.size} values; reports of this plan have {length}"
-        )
     total = release.values.astype(np.float64)
     if manifest.aggregation.encoding is not None:
         rotation = Rotation.of_round(
@@ -254,12 +232,17 @@ def _mean_update(release: Release, manifest: Manifest) -> NDArray[np.float64]:
 def check_seed(seed: ModelVersion, *, seed_manifest: Manifest, manifest: Manifest) -> None:
     """Refuse a seed that would smuggle unprotected parameters into a private task, or does not fit.
 
+    To evaluate an unprotected model privately is fine: no model comes of that.
+
     Raises
     ------
     Conflict
         With code ``unprotected_seed`` or ``seed_does_not_fit``.
     """
-    if seed.privacy == "none" and manifest.privacy != "none":
+    if seed_manifest.kind != "training":
+        raise Conflict(f"task {seed.task!r} trains no model", code="seed_does_not_fit")
+    unprotected = seed.privacy == "none" and manifest.privacy != "none"
+    if unprotected and manifest.kind == "training":
         raise Conflict(
             f"{seed.task!r} version {seed.version} was trained without differential privacy and "
             f"cannot seed a task whose plan says privacy {manifest.privacy!r}",

@@ -11,13 +11,14 @@ from sqlalchemy.exc import IntegrityError
 
 from pocketfl.errors import PlanError
 from pocketfl.plan import Manifest, Plan
+from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import AggregatorKey, check_identifier
 from pocketfl_server.blobs import Blobs
 from pocketfl_server.database import Database, models, tasks
 from pocketfl_server.errors import Conflict, Malformed, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
-from pocketfl_server.records import ModelReference, TaskRecord
+from pocketfl_server.records import ModelReference, ModelVersion, TaskRecord
 from pocketfl_server.registry import Registry, check_seed, parameter_bytes
 from pocketfl_server.trusted.client import TrustedTier
 
@@ -90,7 +91,7 @@ class Tasks:
     def add_plan(self, plan_data: bytes) -> Plan:
         """Verify a plan with every part that it starts from, and store it."""
         plan = self.verify(plan_data)
-        self._initial_parameters(plan)
+        _initial_parameters(plan)
         with self._database.writing() as connection:
             self._blobs.put(connection, "plan", plan_data)
         return plan
@@ -100,7 +101,7 @@ class Tasks:
         name: str,
         plan_data: bytes,
         *,
-        optimizer: OptimizerSpec,
+        optimizer: OptimizerSpec | None,
         seed_model: ModelReference | None,
         now: float,
     ) -> TaskRecord:
@@ -109,7 +110,8 @@ class Tasks:
         Raises
         ------
         Malformed
-            If the name or the plan is refused.
+            If the name or the plan is refused, or the plan's kind needs an optimizer or a seed that is
+            missing, or cannot use one that is given.
         Conflict
             If the name has another plan or other settings, the plan another task, or the seed may
             not or cannot be used.
@@ -121,13 +123,17 @@ class Tasks:
         except ValueError as error:
             raise Malformed(str(error)) from None
         plan = self.verify(plan_data)
-        parameters = self._initial_parameters(plan)
+        own = _initial_parameters(plan)
+        _check_settings(plan, optimizer=optimizer, seed_model=seed_model)
         with self._creating:
             existing = self._existing(name, plan, optimizer=optimizer, seed_model=seed_model)
             if existing is not None:
                 return existing
+            parameters, privacy = own, plan.manifest.privacy
             if seed_model is not None:
-                parameters = self._seed(seed_model, plan.manifest)
+                parameters, seed = self._seed(seed_model, plan.manifest)
+                # What is only evaluated keeps its label.
+                privacy = seed.privacy if plan.manifest.kind == "evaluation" else privacy
             # The last step that may refuse; the trusted tier answers a repetition with the same key.
             key = self._trusted.register(name, plan_data)
             if (key.plan_sha256, key.policy_hash) != (plan.sha256, plan.manifest.policy_hash):
@@ -142,7 +148,7 @@ class Tasks:
                             "plan_sha256": plan.sha256,
                             "privacy": plan.manifest.privacy,
                             "state": "active",
-                            "optimizer": optimizer.to_json(),
+                            "optimizer": "" if optimizer is None else optimizer.to_json(),
                             "key_id": key.key_id,
                             "public_key": key.public_key,
                             "seed_task": seed_model.task if seed_model else None,
@@ -150,7 +156,9 @@ class Tasks:
                             "created_at": now,
                         },
                     )
-                    self._registry.add_initial(connection, name, parameters, plan.manifest, now=now)
+                    self._registry.add_initial(
+                        connection, name, parameters or b"", privacy=privacy, now=now
+                    )
             except IntegrityError:
                 raise Conflict(
                     f"task {name!r}, or another task of its plan, was created at the same time",
@@ -170,13 +178,13 @@ class Tasks:
             row = connection.execute(_ONE, {"task": name}).mappings().first()
         if row is None:
             raise NotFound(f"no task {name[:128]!r} here", code="unknown_task")
-        return _record(dict(row))
+        return self._record(dict(row))
 
     def all(self) -> tuple[TaskRecord, ...]:
         """Return every task by name."""
         with self._database.reading() as connection:
             rows = connection.execute(_ALL).mappings().all()
-        return tuple(_record(dict(row)) for row in rows)
+        return tuple(self._record(dict(row)) for row in rows)
 
     def manifest(self, plan_sha256: str) -> Manifest:
         """Return the manifest of a stored plan, verified once for each process."""
@@ -195,7 +203,7 @@ class Tasks:
         name: str,
         plan: Plan,
         *,
-        optimizer: OptimizerSpec,
+        optimizer: OptimizerSpec | None,
         seed_model: ModelReference | None,
     ) -> TaskRecord | None:
         try:
@@ -211,34 +219,55 @@ class Tasks:
             )
         return task
 
-    def _seed(self, seed: ModelReference, manifest: Manifest) -> bytes:
+    def _seed(self, seed: ModelReference, manifest: Manifest) -> tuple[bytes, ModelVersion]:
         seed_task = self.get(seed.task)
         with self._database.reading() as connection:
             version = self._registry.version(connection, seed.task, seed.version)
         check_seed(version, seed_manifest=self.manifest(seed_task.plan_sha256), manifest=manifest)
-        return self._blobs.get("parameters", version.parameters_sha256)
+        return self._blobs.get("parameters", version.parameters_sha256), version
 
-    @staticmethod
-    def _initial_parameters(plan: Plan) -> bytes:
-        try:
-            return parameter_bytes(plan.initial_parameters())
-        except PlanError as error:
-            raise Malformed(f"the plan is refused: {error}", code="plan_refused") from None
+    def _record(self, row: Mapping[str, Any]) -> TaskRecord:
+        seed = None
+        if row["seed_task"] is not None:
+            seed = ModelReference(task=row["seed_task"], version=row["seed_version"])
+        return TaskRecord(
+            name=row["name"],
+            plan_sha256=row["plan_sha256"],
+            kind=self.manifest(row["plan_sha256"]).kind,
+            privacy=row["privacy"],
+            state=row["state"],
+            finished_reason=row["finished_reason"],
+            latest_version=row["latest_version"],
+            aggregator=AggregatorKey(key_id=row["key_id"], public_key=row["public_key"]),
+            optimizer=OptimizerSpec.from_json(row["optimizer"]) if row["optimizer"] else None,
+            seed_model=seed,
+            created_at=row["created_at"],
+        )
 
 
-def _record(row: Mapping[str, Any]) -> TaskRecord:
-    seed = None
-    if row["seed_task"] is not None:
-        seed = ModelReference(task=row["seed_task"], version=row["seed_version"])
-    return TaskRecord(
-        name=row["name"],
-        plan_sha256=row["plan_sha256"],
-        privacy=row["privacy"],
-        state=row["state"],
-        finished_reason=row["finished_reason"],
-        latest_version=row["latest_version"],
-        aggregator=AggregatorKey(key_id=row["key_id"], public_key=row["public_key"]),
-        optimizer=OptimizerSpec.from_json(row["optimizer"]),
-        seed_model=seed,
-        created_at=row["created_at"],
-    )
+def _initial_parameters(plan: Plan) -> bytes | None:
+    """Return the parameters that a plan comes with; None where its kind does without."""
+    manifest = plan.manifest
+    if manifest.kind != "training" and all(p.name != PARAMETERS_PART for p in manifest.parts):
+        return None
+    try:
+        return parameter_bytes(plan.initial_parameters())
+    except PlanError as error:
+        raise Malformed(f"the plan is refused: {error}", code="plan_refused") from None
+
+
+def _check_settings(
+    plan: Plan, *, optimizer: OptimizerSpec | None, seed_model: ModelReference | None
+) -> None:
+    kind = plan.manifest.kind
+    if (optimizer is not None) != (kind == "training"):
+        needs = "needs an optimizer" if optimizer is None else "takes no optimizer"
+        raise Malformed(f"a task of kind {kind!r} {needs}", code="wrong_settings")
+    if kind == "analytics" and seed_model is not None:
+        raise Malformed("a task of kind 'analytics' has no model to seed", code="wrong_settings")
+    if kind == "evaluation" and seed_model is None and _initial_parameters(plan) is None:
+        raise Malformed(
+            "the plan comes without parameters: name the task and the version of the model that is to "
+            "be evaluated as seed_model",
+            code="wrong_settings",
+        )

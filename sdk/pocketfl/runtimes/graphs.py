@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl.errors import PlanError, PlanUnsupportedError, RuntimeUnavailableError
-from pocketfl.plan.manifest import Manifest, TensorSpec
+from pocketfl.plan.manifest import PARAMETERS_PART, Manifest, TensorSpec
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.runtimes.batches import RANDOM, TARGET, WEIGHT, Array, BatchBuffers
 from pocketfl.runtimes.interface import Batch, EvaluationResult, FloatVector, StepResult
@@ -61,7 +61,7 @@ class GraphRuntime(ABC):
     Parameters
     ----------
     plan : PlanContents
-        The plan; its initial parameters are the first ones here.
+        The plan; its initial parameters are the first ones here, zeros where it has none.
 
     Raises
     ------
@@ -93,7 +93,9 @@ class GraphRuntime(ABC):
         self._updated = updated_arrays(minimizer)
         self._optimizer = OptimizerState(minimizer, self._model.parameter_count)
         self._graphs: dict[Task, Graph] = {}
-        self.set_parameters(plan.initial_parameters())
+        # A plan that evaluates may leave the parameters to the model version that it is used for.
+        if any(part.name == PARAMETERS_PART for part in manifest.parts):
+            self.set_parameters(plan.initial_parameters())
         self.start_training()
 
     @abstractmethod

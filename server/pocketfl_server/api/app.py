@@ -22,6 +22,7 @@ from pocketfl.protocol import (
     RoundNotice,
 )
 from pocketfl_server import records
+from pocketfl_server.analytics.records import ResultList, TaskResult
 from pocketfl_server.api.device import DEVICE_TOKEN, ENROLMENT_KEY, device_router
 from pocketfl_server.api.fast_routes import FastRoutes, FastRoutesMiddleware
 from pocketfl_server.api.operator import OPERATOR_KEY, operator_router
@@ -41,8 +42,10 @@ _RECORDS: Final = (
     Notices,
     Problem,
     ReportReceipt,
+    ResultList,
     RoundNotice,
     TaskDescription,
+    TaskResult,
     records.CreateTask,
     records.FeaturesStored,
     records.Funnel,

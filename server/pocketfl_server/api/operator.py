@@ -13,6 +13,7 @@ from starlette.responses import Response
 from pocketfl.plan.archive import PLAN_LIMIT
 from pocketfl.protocol import FEATURES_LIMIT, RoundNotice
 from pocketfl_server import user_features
+from pocketfl_server.analytics.records import ResultList, TaskResult
 from pocketfl_server.api.requests import BearerKey, number, read_body, read_record
 from pocketfl_server.api.routes import Endpoint, PlainRoute, described, in_thread, json_answer
 from pocketfl_server.back_end import BackEnd
@@ -193,6 +194,24 @@ def operator_router(back_end: BackEnd, *, operator_key: str) -> APIRouter:
         name="funnel",
         summary="A round's counts",
         description="Count how many devices got how far.",
+    )
+
+    @router.get(
+        **of_operator(_TASK + "/results", answers=ResultList, refusals=(401, 404)),
+        summary="A task's results",
+    )
+    async def results(request: Request) -> Response:
+        """List every release of a task that asks queries, oldest first, without its values."""
+        found = await in_thread(back_end.results, request.path_params["task"])
+        return json_answer(ResultList(results=found))
+
+    router.add_api_route(
+        **of_operator(_TASK + "/results/{round}", answers=TaskResult, refusals=(401, 404)),
+        endpoint=on_round(back_end.result),
+        methods=["GET"],
+        name="result",
+        summary="A round's result",
+        description="Return the released answers to the task's queries in natural units.",
     )
     router.add_api_route(
         **of_operator(_ROUND + "/close", answers=RoundResult, refusals=_ENDING),
