@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from pocketfl_benchmarks.analytics.command import analytics
 from pocketfl_benchmarks.device.command import device
 from pocketfl_benchmarks.life.command import life
 from pocketfl_benchmarks.step import step
@@ -34,6 +35,7 @@ demo = typer.Typer(
 bench = typer.Typer(help="Measure PocketFL on this machine.", no_args_is_help=True)
 bench.command()(step)
 bench.command()(device)
+bench.command()(analytics)
 bench.command()(life)
 
 

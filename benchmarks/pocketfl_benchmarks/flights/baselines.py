@@ -149,7 +149,9 @@ def pool_flights(table: FlightTable, aircraft: Iterable[str]) -> PooledFlights:
     )
 
 
-def train_central(flights: PooledFlights, *, server_only: bool, seed: int) -> CentralModel:
+def train_central(
+    flights: PooledFlights, *, server_only: bool, seed: int, epochs: int = MAX_EPOCHS
+) -> CentralModel:
     """Train one baseline with Adam, a falling learning rate and early stopping.
 
     Parameters
@@ -160,6 +162,8 @@ def train_central(flights: PooledFlights, *, server_only: bool, seed: int) -> Ce
         Whether to leave the aircraft's own features out.
     seed : int
         Of initial weights and the order of batches.
+    epochs : int
+        Most passes.
 
     Returns
     -------
@@ -175,10 +179,10 @@ def train_central(flights: PooledFlights, *, server_only: bool, seed: int) -> Ce
     torch.manual_seed(seed)
     model = LatenessModel(everything.shape[1])
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    total = MAX_EPOCHS * -(-len(training_rows) // BATCH)
+    total = epochs * -(-len(training_rows) // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total)
     best_auc, best_epoch, best = -1.0, 0, model.state_dict()
-    for epoch in range(1, MAX_EPOCHS + 1):
+    for epoch in range(1, epochs + 1):
         model.train()
         for batch in torch.split(training_rows[torch.randperm(len(training_rows))], BATCH):
             optimizer.zero_grad()

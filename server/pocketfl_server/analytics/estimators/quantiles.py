@@ -133,6 +133,20 @@ def estimate_distribution(
     )
 
 
+def worst_share_noise(*, branching: int, levels: int) -> float:
+    """Return the noise of the least certain share of an evenly spread weight of 1.
+
+    In standard deviations of one coordinate's noise. The last share is always 1, so it is some edge in
+    the middle.
+    """
+    sizes = [branching**level for level in range(1, levels + 1)]
+    pure = np.random.default_rng(_SEED).standard_normal((_DRAWS, sum(sizes)))
+    cuts = np.cumsum(sizes)[:-1]
+    running = np.cumsum(combine_levels(np.split(pure, cuts, axis=-1), branching=branching), axis=-1)
+    even = np.arange(1, sizes[-1] + 1) / sizes[-1]
+    return float((running - even * running[:, -1:]).std(axis=0).max())
+
+
 def combine_levels(levels: Sequence[Vector], *, branching: int) -> Vector:
     """Return the finest counts that fit all levels best.
 

@@ -1,0 +1,1 @@
+"""``pocketfl bench analytics``: how far noised statistics are from the exact ones."""
