@@ -74,6 +74,10 @@ class AggregatorRefusedError(PocketFLError):
     """The key of a trusted tier is not one that this device was told to trust."""
 
 
+class CredentialError(PocketFLError):
+    """An anonymous token, a request for one, or the key that signs them cannot be used."""
+
+
 class LedgerError(PocketFLError):
     """The ledger is asked for something that does not fit what it has recorded."""
 

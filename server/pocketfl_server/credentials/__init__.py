@@ -1,0 +1,1 @@
+"""Anonymous check-in, the back end's half: signing tokens unseen, and taking each once."""
