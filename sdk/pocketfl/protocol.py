@@ -8,13 +8,16 @@
 ``GET /v1/parameters/SHA256``              flat float32 parameters; immutable
 ``PUT /v1/leases/L/report``                sealed report under the lease; idempotent
 ``GET /v1/features/TABLE``                 the user's own server-side features; device token
+``GET /v1/tasks/T/token-keys``             keys for anonymous tokens of rounds to come
+``POST /v1/tasks/T/token-keys/R/token``    device token -> a blinded token is signed (RFC 9578)
 =========================================  ====================================================
 
 An upload carries the ``Content-Digest`` of its body (RFC 9530), so that a report that was changed on
 the way is refused and not kept in its place.
 
-The device token appears at enrolment, check-in and features only. What follows a check-in is known by
-its random lease alone, and the back end keeps no table that joins the two.
+With an anonymous token (``Authorization: PrivateToken token="..."``) a check-in does not say whose it
+is. The device token appears at enrolment, check-in, features and the signing of such tokens only. What
+follows a check-in is known by its random lease alone, and the back end keeps no table that joins them.
 """
 
 from __future__ import annotations
@@ -289,6 +292,30 @@ class RetryWindow:
 
     def __post_init__(self) -> None:
         check_window(self.min_seconds, self.max_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenKey:
+    """The key that signs tokens for one round.
+
+    Attributes
+    ----------
+    round : int
+        Still to come.
+    public_key : str
+        DER in hex, see :func:`pocketfl.credentials.tokens.encode_key`.
+    """
+
+    round: int
+    public_key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenKeys:
+    """For which rounds tokens are to be had: the same answer for everybody."""
+
+    task: str
+    keys: tuple[TokenKey, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from pocketfl.protocol import (
     ReportReceipt,
     RetryWindow,
     RoundNotice,
+    TokenKeys,
 )
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.analytics.records import ResultSummary, TaskResult
@@ -34,6 +35,7 @@ from pocketfl_server.analytics.results import Results
 from pocketfl_server.attestations import Attestations
 from pocketfl_server.blobs import BlobKind, Blobs
 from pocketfl_server.coordinator import Coordinator
+from pocketfl_server.credentials.issuer import TokenIssuer
 from pocketfl_server.database import Database
 from pocketfl_server.enrolment import Enrolments
 from pocketfl_server.errors import NotFound
@@ -70,6 +72,8 @@ class BackEnd:
         Ed25519 public keys of the modellers whose plans are served.
     enrolment_key : str
         The secret that apps enrol with, at least 16 characters.
+    anonymous_only : bool
+        Whether devices have to check in with anonymous tokens.
     clock : callable, optional
         Returns Unix time in seconds.
 
@@ -88,6 +92,7 @@ class BackEnd:
         trusted: TrustedTier,
         plan_keys: Iterable[str | bytes],
         enrolment_key: str,
+        anonymous_only: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -105,11 +110,14 @@ class BackEnd:
             raise
         self._rounds = Rounds(self.database, self._tasks, self._registry)
         self._pauses = Pauses(self.database, self._tasks)
+        self._issuer = TokenIssuer(self.database, self._tasks, self._enrolments)
         self._intake = Intake(
             self.database,
             self._enrolments,
             self._rounds,
             attestations=Attestations(trusted, clock=clock),
+            issuer=self._issuer,
+            anonymous_only=anonymous_only,
             clock=clock,
         )
         self._results = Results(self.database)
@@ -179,6 +187,28 @@ class BackEnd:
     ) -> Callable[[Connection], Assignment | RetryWindow]:
         """Return :meth:`check_in` as an operation for a shared transaction."""
         return self._intake.check_in(token, task, round, request)
+
+    def check_in_anonymously(
+        self, token: bytes, task: str, round: int, request: CheckIn
+    ) -> Assignment | RetryWindow:
+        """Give whoever has a token for the round a lease; each token once."""
+        operation = self.prepare_anonymous_check_in(token, task, round, request)
+        with self.database.writing(durable=False) as connection:
+            return operation(connection)
+
+    def prepare_anonymous_check_in(
+        self, token: bytes, task: str, round: int, request: CheckIn
+    ) -> Callable[[Connection], Assignment | RetryWindow]:
+        """Return :meth:`check_in_anonymously` as an operation for a shared transaction."""
+        return self._intake.check_in_anonymously(token, task, round, request)
+
+    def token_keys(self, task: str) -> TokenKeys:
+        """Return the keys that sign tokens for the task's next rounds; see :class:`.TokenIssuer`."""
+        return self._issuer.keys(task)
+
+    def sign_token(self, token: str, task: str, round: int, request: bytes) -> bytes:
+        """Sign a device's blinded token; see :class:`.TokenIssuer`."""
+        return self._issuer.issue(token, task, round, request)
 
     def plan(self, sha256: str) -> bytes:
         """Return a plan's archive."""

@@ -83,6 +83,9 @@ def run_back_end(
         Path | None,
         typer.Option(help="Holds the trusted tier's token; or POCKETFL_TRUSTED_TOKEN."),
     ] = None,
+    anonymous_only: Annotated[
+        bool, typer.Option(help="Take nothing but anonymous single-use tokens at check-in.")
+    ] = False,
     url_file: UrlFile = None,
     until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
@@ -102,6 +105,7 @@ def run_back_end(
         plan_keys=plan_key,
         enrolment_key=_secret("enrolment-key", enrolment_key_file),
         operator_key=_secret("operator-key", operator_key_file),
+        anonymous_only=anonymous_only,
         host=host,
         port=port,
         announce=_announcer("back end", url_file),

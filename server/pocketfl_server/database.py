@@ -47,7 +47,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from pocketfl_server.errors import DatabaseUnusableError
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 BUSY_TIMEOUT_SECONDS: Final = 20
 
 metadata = MetaData()
@@ -208,8 +208,31 @@ results = Table(
     ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
 )
 
+token_keys = Table(
+    "token_keys",
+    metadata,
+    Column("task", String(128), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("private_key", LargeBinary, nullable=False),
+)
+
+issued_tokens = Table(
+    "issued_tokens",
+    metadata,
+    Column("task", String(128), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("device", LargeBinary(32), primary_key=True),
+    # Of the blinded request: it says nothing about the token.
+    Column("request_sha256", LargeBinary(32), nullable=False),
+)
+
 # What a database of an older version lacks; one that was ever released never changes.
-_ADDED_AFTER: Final[dict[int, tuple[Table, ...]]] = {1: (pauses,), 2: (results,)}
+_ADDED_AFTER: Final[dict[int, tuple[Table, ...]]] = {
+    1: (pauses,),
+    2: (results,),
+    3: (token_keys, issued_tokens),
+}
 
 
 class Prepared:

@@ -18,6 +18,7 @@ from pocketfl.protocol import (
     Notices,
     ReportReceipt,
     RetryWindow,
+    TokenKeys,
 )
 from pocketfl.reports import SealedReport
 from pocketfl.transport import RequestKind, Traffic
@@ -72,6 +73,26 @@ class InProcessTransport:
         answer = self._ask(lambda: self._back_end.check_in(token, task, round, request))
         self._count("check_in", sent=encode_json(request), received=encode_json(answer))
         return answer
+
+    def check_in_anonymously(
+        self, token: bytes, task: str, round: int, request: CheckIn
+    ) -> Assignment | RetryWindow:
+        """Ask for a place in a round with a token that names nobody."""
+        answer = self._ask(lambda: self._back_end.check_in_anonymously(token, task, round, request))
+        self._count("check_in", sent=token + encode_json(request), received=encode_json(answer))
+        return answer
+
+    def token_keys(self, task: str) -> TokenKeys:
+        """Return the keys that sign tokens for rounds to come."""
+        keys = self._ask(lambda: self._back_end.token_keys(task))
+        self._count("tokens", received=encode_json(keys))
+        return keys
+
+    def sign_token(self, token: str, task: str, round: int, request: bytes) -> bytes:
+        """Have a blinded token signed."""
+        response = self._ask(lambda: self._back_end.sign_token(token, task, round, request))
+        self._count("tokens", sent=request, received=response)
+        return response
 
     def plan(self, sha256: str) -> bytes:
         """Return a plan's archive."""

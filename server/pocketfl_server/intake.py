@@ -15,6 +15,7 @@ from sqlalchemy import Connection, bindparam, exists, or_, select
 
 from pocketfl.protocol import Assignment, CheckIn, ReportReceipt, RetryWindow
 from pocketfl_server.attestations import Attestations
+from pocketfl_server.credentials.issuer import TokenIssuer
 from pocketfl_server.database import (
     Database,
     check_ins,
@@ -61,6 +62,10 @@ class Intake:
     ----------
     database, enrolments, rounds
         Where things are kept.
+    issuer : TokenIssuer
+        Recognises anonymous tokens.
+    anonymous_only : bool
+        Whether nothing else is taken at check-in.
     attestations : Attestations
         What vouches for the key that reports are sealed to.
     clock : callable
@@ -74,10 +79,14 @@ class Intake:
         round_list: Rounds,
         *,
         attestations: Attestations,
+        issuer: TokenIssuer,
+        anonymous_only: bool,
         clock: Callable[[], float],
     ) -> None:
         self._enrolments = enrolments
         self._attestations = attestations
+        self._issuer = issuer
+        self._anonymous_only = anonymous_only
         self._rounds = round_list
         self._clock = clock
         self._state_and_device = database.prepare(_STATE_AND_DEVICE)
@@ -110,12 +119,40 @@ class Intake:
             The operation; it raises :class:`NotAuthenticated` or :class:`NotFound` before it writes.
         """
         facts = self._rounds.facts(task, number)
-        device = token_digest(token)
+        return self._check_in_as(token_digest(token), facts, task, number, request, token=token)
+
+    def check_in_anonymously(
+        self, token: bytes, task: str, number: int, request: CheckIn
+    ) -> Callable[[Connection], Assignment | RetryWindow]:
+        """Prepare a check-in with a single-use token: nobody's name appears at all.
+
+        Raises
+        ------
+        NotAuthenticated
+            With code ``wrong_token`` if it is not a token for this round.
+        """
+        facts = self._rounds.facts(task, number)
+        return self._check_in_as(
+            self._issuer.redeem(token, task, number), facts, task, number, request, token=None
+        )
+
+    def _check_in_as(
+        self,
+        device: bytes,
+        facts: RoundFacts | None,
+        task: str,
+        number: int,
+        request: CheckIn,
+        *,
+        token: str | None,
+    ) -> Callable[[Connection], Assignment | RetryWindow]:
+        """Prepare a check-in under a device's hash, or a token's, which no device has."""
         aggregator = None if facts is None else self._attestations.key(facts)
 
         def operation(connection: Connection) -> Assignment | RetryWindow:
             if facts is None:
-                self._enrolments.authenticate(connection, token)
+                if token is not None:
+                    self._enrolments.authenticate(connection, token)
                 raise NotFound(
                     f"no round {number} of a task {task[:128]!r} here", code="unknown_round"
                 )
@@ -123,8 +160,13 @@ class Intake:
             state, known, is_paused = self._state_and_device.one(
                 connection, {"id": facts.id, "device": device}
             )
-            if known is None:
+            if known is None and token is not None:
                 raise unknown_token()
+            if token is not None and self._anonymous_only:
+                raise Malformed(
+                    "this back end takes anonymous tokens at check-in; fetch them ahead of time",
+                    code="anonymous_token_needed",
+                )
             if state != "open" or now >= facts.closes_at:
                 return self._turn_away(connection, facts, "round_closed")
             if is_paused:

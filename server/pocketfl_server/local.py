@@ -42,6 +42,8 @@ class LocalDeployment:
         Ed25519 public keys of modellers, 64 hex digits each.
     database_url : str, optional
         By default a SQLite file in the directory.
+    anonymous_only : bool
+        Whether devices have to check in with anonymous tokens.
 
     Attributes
     ----------
@@ -65,7 +67,9 @@ class LocalDeployment:
         *,
         plan_keys: Iterable[str],
         database_url: str | None = None,
+        anonymous_only: bool = False,
     ) -> None:
+        self._anonymous_only = anonymous_only
         self.directory = Path(directory).resolve()
         self._plan_keys = tuple(plan_keys)
         self._database_url = database_url or f"sqlite:///{self.directory / 'back_end.db'}"
@@ -123,6 +127,7 @@ class LocalDeployment:
             self._database_url,
             "--trusted-url",
             self.trusted_url,
+            *(["--anonymous-only"] if self._anonymous_only else []),
             *self._secret_files("operator-key", "enrolment-key", "trusted-token"),
         )
         self._wait_for("run", self.url + "/v1/health")

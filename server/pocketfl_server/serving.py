@@ -24,6 +24,7 @@ def serve(
     plan_keys: Iterable[str | bytes],
     enrolment_key: str,
     operator_key: str,
+    anonymous_only: bool = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     announce: Callable[[str], None] | None = None,
@@ -43,6 +44,8 @@ def serve(
         Ed25519 public keys of the modellers whose plans are served.
     enrolment_key, operator_key : str
         Secrets of apps and of the operator, at least 16 characters each.
+    anonymous_only : bool
+        Whether devices have to check in with anonymous tokens.
     host, port : str, int
         Where to listen; port 0 is any free one.
     announce : callable, optional
@@ -58,7 +61,11 @@ def serve(
     with (
         HttpTrustedTier(trusted_url, trusted_token) as trusted,
         BackEnd(
-            database_url, trusted=trusted, plan_keys=plan_keys, enrolment_key=enrolment_key
+            database_url,
+            trusted=trusted,
+            plan_keys=plan_keys,
+            enrolment_key=enrolment_key,
+            anonymous_only=anonymous_only,
         ) as back_end,
     ):
         app = create_app(back_end, operator_key=operator_key)

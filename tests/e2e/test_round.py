@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -184,3 +185,48 @@ def test_an_unprotected_model_never_seeds_a_private_task(
         )
     assert refusal.value.status is not None and 400 <= refusal.value.status < 500
     assert [task.name for task in site.operator.tasks()] == ["open"]
+
+
+def test_anonymous_devices_take_part_in_a_round(
+    tmp_path: Path,
+    modeller_key: Ed25519PrivateKey,
+    fleet: list[ExampleStore],
+    plan_with: Callable[..., Plan],
+) -> None:
+    """A back end that insists on anonymous tokens: fetched before the round, spent in it, over HTTP."""
+    keys = [public_key_hex(modeller_key)]
+    plan = plan_with(name="open", privacy="none", dp=None, aggregation=FEW)
+    with (
+        LocalDeployment(tmp_path / "server", plan_keys=keys, anonymous_only=True) as site,
+        contextlib.ExitStack() as stack,
+    ):
+        site.operator.create_task(
+            "open", plan.data, optimizer=OptimizerSpec(kind="sgd", learning_rate=1.0)
+        )
+        devices = [
+            stack.enter_context(
+                Device(
+                    store,
+                    server=site.url,
+                    plan_keys=[plan.signed_by],
+                    aggregator=AttestedAggregator.development(site.attestation_key),
+                    enrolment_key=site.enrolment_key,
+                    user=f"user{number}",
+                    limits=DeviceLimits(allow_unprotected=True),
+                    anonymous=True,
+                )
+            )
+            for number, store in enumerate(fleet[:3])
+        ]
+        assert [device.fetch_tokens("open") for device in devices[:2]] == [8, 8]
+        site.operator.open_round("open", seconds=600)
+        codes = [device.run_once().code for device in devices]
+        assert codes == ["reported", "reported", "no_anonymous_token"]
+        # The third fetches in a run of its own, for rounds to come, and does nothing else in it.
+        assert devices[2].run_due() == ()
+        assert devices[2].fetch_tokens("open") == 0
+        funnel = site.operator.funnel("open", 1)
+        assert (funnel.leases, funnel.uploaded) == (2, 2)
+        named = Device(fleet[3], server=site.url, plan_keys=[plan.signed_by])
+        with named, pytest.raises(ValueError, match="anonymous=True"):
+            named.fetch_tokens("open")

@@ -258,12 +258,18 @@ def open_back_end(
     """Opens back ends over the test's one database, as several gateways or restarts would."""
     opened: list[BackEnd] = []
 
-    def open_one(*, trusted_tier: TrustedTier = trusted, keys: list[str] = plan_keys) -> BackEnd:
+    def open_one(
+        *,
+        trusted_tier: TrustedTier = trusted,
+        keys: list[str] = plan_keys,
+        anonymous_only: bool = False,
+    ) -> BackEnd:
         back_end = BackEnd(
             database_url,
             trusted=trusted_tier,
             plan_keys=keys,
             enrolment_key=ENROLMENT_KEY,
+            anonymous_only=anonymous_only,
             clock=clock,
         )
         opened.append(back_end)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
-from typing import Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,9 @@ from pocketfl.sealing import AggregatorVerifier, RefuseEveryAggregator
 from pocketfl.store import ExampleStore
 from pocketfl.training import CheckpointPolicy
 from pocketfl.transport import HttpTransport, Transport
+
+if TYPE_CHECKING:
+    from pocketfl.credentials.wallet import Wallet
 
 
 class Device:
@@ -96,6 +99,9 @@ class Device:
         Makes the choice and order of training examples reproducible; never the coin or the rounding.
     checkpoints : CheckpointPolicy, optional
         How often training is written down.
+    anonymous : bool
+        Check in with single-use tokens that name nobody. They are fetched by :meth:`run_due` at times
+        of their own, or by :meth:`fetch_tokens`; a round for which there is none is left out.
     hooks : SessionHooks, optional
         What else happens when a session moves on.
     clock : callable, optional
@@ -127,6 +133,7 @@ class Device:
         features_max_age: float = 86_400.0,
         seed: int | None = None,
         checkpoints: CheckpointPolicy | None = None,
+        anonymous: bool = False,
         hooks: SessionHooks | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -162,10 +169,19 @@ class Device:
         participation = Participation(store.database, clock=clock)
         self._sessions = Sessions(store.database)
         self._token = DeviceToken(store, self._transport, enrolment_key=enrolment_key, user=user)
+        self._wallet: Wallet | None = None
+        if anonymous:
+            # Blind signatures are for those who use them; others need not keep their code in memory.
+            from pocketfl.credentials.wallet import Wallet
+
+            self._wallet = Wallet(
+                store.database, self._transport, device_token=self._token.get, clock=clock
+            )
         self._leases = Leases(
             store,
             self._transport,
             token=self._token,
+            wallet=self._wallet,
             runtime=runtime,
             user=user,
             seed=seed,
@@ -223,12 +239,46 @@ class Device:
             clock=self._clock,
         )
 
+    def fetch_tokens(self, task: str) -> int:
+        """Fetch anonymous tokens for a task's next rounds; returns how many came.
+
+        :meth:`run_due` does it by itself. An app that calls this does so at times that have nothing to
+        do with rounds, such as at install: the back end sees who fetches.
+
+        Raises
+        ------
+        TransportError
+            If the server cannot be reached or refuses.
+        CredentialError
+            If what it answers is not what was asked for.
+        ValueError
+            If this device does not check in anonymously.
+        """
+        if self._wallet is None:
+            raise ValueError("this device was not made with anonymous=True; it needs no tokens")
+        return self._wallet.refill(task)
+
+    def _fetch_due_tokens(self) -> bool:
+        """Fetch tokens for every task that has few; if it did, nothing else happens in this run."""
+        if self._wallet is None or not self.scheduler.decide().due:
+            return False
+        fetched = False
+        with suppress(TransportError):
+            for task in sorted({notice.task for notice in self._transport.notices().notices}):
+                if self._wallet.is_due(task):
+                    fetched = True
+                    self._wallet.refill(task)
+        return fetched
+
     def run_due(self) -> tuple[RoundOutcome, ...]:
         """Take part if it is time to, and no other process of this app is at it.
 
         What an app calls whenever the system lets it work in the background; see
         :meth:`~pocketfl.scheduling.Scheduler.run_due`.
         """
+        if self._fetch_due_tokens():
+            self._guardrails.receipts.account()
+            return ()
         outcomes = self.scheduler.run_due()
         if outcomes:
             self._guardrails.receipts.account()

@@ -6,6 +6,7 @@ import random
 import secrets
 from collections.abc import Callable
 from hashlib import sha256
+from typing import TYPE_CHECKING, Final
 
 from pocketfl import __version__
 from pocketfl.device.attempt import RoundEnd
@@ -14,9 +15,15 @@ from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sessions import Session
 from pocketfl.errors import TransportError
 from pocketfl.plan.manifest import READABLE_SCHEMAS, Manifest
-from pocketfl.protocol import CheckIn, RetryWindow, RoundNotice
+from pocketfl.protocol import Assignment, CheckIn, RetryWindow, RoundNotice
 from pocketfl.store import ExampleStore
 from pocketfl.transport import Transport
+
+if TYPE_CHECKING:
+    from pocketfl.credentials.wallet import Wallet
+
+SDK_BUCKET: Final = ".".join(__version__.split(".")[:2])
+"""What an anonymous check-in says of the SDK's version."""
 
 
 class Leases:
@@ -30,6 +37,8 @@ class Leases:
         The line to the back end.
     token : DeviceToken
         What a check-in is authenticated with.
+    wallet : Wallet or None
+        Anonymous tokens to check in with instead; None checks in under the device's token.
     runtime : str
         What would train.
     user : str
@@ -46,6 +55,7 @@ class Leases:
         transport: Transport,
         *,
         token: DeviceToken,
+        wallet: Wallet | None,
         runtime: str,
         user: str,
         seed: int | None,
@@ -54,6 +64,7 @@ class Leases:
         self._store = store
         self._transport = transport
         self._token = token
+        self._wallet = wallet
         self._runtime = runtime
         self._user = user
         self._seed = seed
@@ -69,14 +80,7 @@ class Leases:
         TransportError
             If it cannot be reached, or refuses.
         """
-        request = CheckIn(sdk=__version__, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))
-        token = self._token.get()
-        try:
-            answer = self._transport.check_in(token, notice.task, notice.round, request)
-        except TransportError as error:
-            if error.status == 401:
-                self._token.forget()
-            raise
+        answer = self._check_in(notice) if self._wallet is None else self._anonymously(notice)
         if isinstance(answer, RetryWindow):
             raise RoundEnd(
                 "turned_away",
@@ -97,6 +101,29 @@ class Leases:
             began_at=now,
             upload_after=_draw_upload(opened.plan.manifest, now, answer.expires_at),
         )
+
+    def _check_in(self, notice: RoundNotice) -> Assignment | RetryWindow:
+        request = CheckIn(sdk=__version__, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))
+        token = self._token.get()
+        try:
+            return self._transport.check_in(token, notice.task, notice.round, request)
+        except TransportError as error:
+            if error.status == 401:
+                self._token.forget()
+            raise
+
+    def _anonymously(self, notice: RoundNotice) -> Assignment | RetryWindow:
+        token = None if self._wallet is None else self._wallet.take(notice.task, notice.round)
+        if token is None:
+            raise RoundEnd(
+                "ineligible",
+                "no_anonymous_token",
+                f"there is no anonymous token for round {notice.round}; to fetch one now would tell "
+                "who checks in",
+            )
+        # What a check-in says must not single a device out: one of few buckets, not the exact version.
+        request = CheckIn(sdk=SDK_BUCKET, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))
+        return self._transport.check_in_anonymously(token, notice.task, notice.round, request)
 
     def _training_seed(self, notice: RoundNotice) -> int:
         if self._seed is None:

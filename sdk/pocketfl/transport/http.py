@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -32,6 +32,7 @@ from pocketfl.protocol import (
     Notices,
     ReportReceipt,
     RetryWindow,
+    TokenKeys,
     check_digest,
     check_identifier,
     check_token,
@@ -217,6 +218,52 @@ class HttpTransport:
         )
         return _decode(CheckInReply, body, what="check-in reply").answer
 
+    def check_in_anonymously(
+        self,
+        token: bytes,
+        task: str,
+        round: int,  # noqa: A002
+        request: CheckIn,
+    ) -> Assignment | RetryWindow:
+        """Ask for a place with a single-use token, in the authentication scheme of RFC 9577."""
+        encoded = urlsafe_b64encode(token).decode()
+        body = self._call(
+            "check_in",
+            "POST",
+            f"/v1/tasks/{check_identifier(task, what='task')}/rounds/{int(round)}/check-in",
+            authorization=f'PrivateToken token="{encoded}"',
+            body=encode_json(request),
+            idempotent=False,
+        )
+        return _decode(CheckInReply, body, what="check-in reply").answer
+
+    def token_keys(self, task: str) -> TokenKeys:
+        """Return the keys that sign tokens for rounds to come."""
+        path = f"/v1/tasks/{check_identifier(task, what='task')}/token-keys"
+        body = self._call("tokens", "GET", path, idempotent=True)
+        keys = _decode(TokenKeys, body, what="token keys")
+        if keys.task != task:
+            raise TransportError("the token keys are for another task", code="bad_answer")
+        return keys
+
+    def sign_token(
+        self,
+        token: str,
+        task: str,
+        round: int,  # noqa: A002
+        request: bytes,
+    ) -> bytes:
+        """Have a blinded token signed."""
+        return self._call(
+            "tokens",
+            "POST",
+            f"/v1/tasks/{check_identifier(task, what='task')}/token-keys/{int(round)}/token",
+            token=token,
+            body=request,
+            content_type="application/private-token-request",
+            idempotent=True,
+        )
+
     def plan(self, sha256: str) -> bytes:
         """Return a plan's archive, verified against its hash."""
         return self._content("plan", "plans", sha256)
@@ -272,6 +319,7 @@ class HttpTransport:
         path: str,
         *,
         token: str | None = None,
+        authorization: str | None = None,
         body: bytes | None = None,
         content_type: str = "application/json",
         limit: int = MESSAGE_LIMIT,
@@ -284,7 +332,9 @@ class HttpTransport:
             encoded = b64encode(bytes.fromhex(digest)).decode()
             headers["Content-Digest"] = f"sha-256=:{encoded}:"
         if token is not None:
-            headers["Authorization"] = _bearer(token)
+            authorization = _bearer(token)
+        if authorization is not None:
+            headers["Authorization"] = authorization
         if body is not None:
             headers["Content-Type"] = content_type
 

@@ -15,11 +15,12 @@ from pocketfl.protocol import (
     Notices,
     ReportReceipt,
     RetryWindow,
+    TokenKeys,
 )
 from pocketfl.reports import SealedReport
 
 RequestKind: TypeAlias = Literal[
-    "enrol", "notices", "check_in", "plan", "parameters", "upload", "features"
+    "enrol", "notices", "check_in", "plan", "parameters", "upload", "features", "tokens"
 ]
 """The requests of the device protocol, as traffic is listed."""
 
@@ -31,6 +32,7 @@ REQUEST_KINDS: Final[tuple[RequestKind, ...]] = (
     "parameters",
     "upload",
     "features",
+    "tokens",
 )
 
 
@@ -111,6 +113,27 @@ class Transport(Protocol):
         request: CheckIn,
     ) -> Assignment | RetryWindow:
         """Ask for a place in a round after the coin came up heads."""
+
+    def check_in_anonymously(
+        self,
+        token: bytes,
+        task: str,
+        round: int,  # noqa: A002
+        request: CheckIn,
+    ) -> Assignment | RetryWindow:
+        """Ask for a place in a round with a single-use token that names nobody."""
+
+    def token_keys(self, task: str) -> TokenKeys:
+        """Return the keys that sign tokens for rounds to come."""
+
+    def sign_token(
+        self,
+        token: str,
+        task: str,
+        round: int,  # noqa: A002
+        request: bytes,
+    ) -> bytes:
+        """Have a blinded token signed; doing it again changes nothing."""
 
     def plan(self, sha256: str) -> bytes:
         """Return a plan's archive with this hash."""

@@ -20,6 +20,7 @@ from pocketfl.protocol import (
     Problem,
     ReportReceipt,
     RoundNotice,
+    TokenKeys,
 )
 from pocketfl_server import records
 from pocketfl_server.analytics.records import ResultList, TaskResult
@@ -46,6 +47,7 @@ _RECORDS: Final = (
     RoundNotice,
     TaskDescription,
     TaskResult,
+    TokenKeys,
     records.CreateTask,
     records.FeaturesStored,
     records.Funnel,

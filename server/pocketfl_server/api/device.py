@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pocketfl.credentials.tokens import REQUEST_BYTES
 from pocketfl.decoding import encode_json
 from pocketfl.protocol import (
     PROTOCOL,
@@ -26,6 +27,7 @@ from pocketfl.protocol import (
     Notices,
     ReportReceipt,
     RetryWindow,
+    TokenKeys,
 )
 from pocketfl_server.api.downloads import content, matches, not_modified, unchanged_content
 from pocketfl_server.api.fast_routes import FastRoutes
@@ -34,6 +36,7 @@ from pocketfl_server.api.requests import (
     check_content_digest,
     decode_body,
     number,
+    private_token,
     read_body,
     read_record,
 )
@@ -51,6 +54,8 @@ DEVICE_TOKEN: Final = "device token"  # noqa: S105 - the name of a scheme
 
 _REVALIDATE: Final = "no-cache"
 _BYTES: Final = "application/octet-stream"
+_SIGNING_REQUEST: Final = "application/private-token-request"
+_SIGNING_RESPONSE: Final = "application/private-token-response"
 
 
 _to_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -144,15 +149,51 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
         summary="Check in to a round",
     )
     async def check_in(request: Request) -> Response:
-        """Give a place in the round under a random lease, or a time at which to come back."""
-        token = bearer(request)
+        """Give a place in the round under a random lease, or a time at which to come back.
+
+        Who asks shows the device token, or an anonymous one as ``PrivateToken token="..."`` (RFC 9577).
+        """
+        anonymous = private_token(request)
+        token = bearer(request) if anonymous is None else ""
         body = await read_body(request, limit=RECORD_LIMIT, media_type="application/json")
-        operation = back_end.prepare_check_in(
-            token, request.path_params["task"], number(request, "round"), _check_in(body)
-        )
+        task, this_round = request.path_params["task"], number(request, "round")
+        if anonymous is None:
+            operation = back_end.prepare_check_in(token, task, this_round, _check_in(body))
+        else:
+            operation = back_end.prepare_anonymous_check_in(
+                anonymous, task, this_round, _check_in(body)
+            )
         answer = await group.run(operation, durable=False)
         headers = {"Cache-Control": "no-store"}
         return Response(_reply(answer), 200, headers, media_type="application/json")
+
+    @router.get(
+        **described("/tasks/{task}/token-keys", answers=TokenKeys, refusals=(404,)),
+        summary="Keys of anonymous tokens for rounds to come",
+    )
+    async def token_keys(request: Request) -> Response:
+        """List the keys that sign anonymous tokens, one for each round: the same for everybody."""
+        keys = await in_thread(back_end.token_keys, request.path_params["task"])
+        return json_answer(keys, headers={"Cache-Control": _REVALIDATE})
+
+    @router.post(
+        **described(
+            "/tasks/{task}/token-keys/{round}/token",
+            takes=_SIGNING_REQUEST,
+            answers=_SIGNING_RESPONSE,
+            refusals=(401, 404, 408, 409, 413, 415, 422),
+            secret=DEVICE_TOKEN,
+        ),
+        summary="Have an anonymous token signed",
+    )
+    async def sign_token(request: Request) -> Response:
+        """Sign a blinded token (RFC 9578, type 2): one for each device and round."""
+        token = bearer(request)
+        body = await read_body(request, limit=REQUEST_BYTES, media_type=_SIGNING_REQUEST)
+        task, this_round = request.path_params["task"], number(request, "round")
+        signed = await in_thread(back_end.sign_token, token, task, this_round, body)
+        headers = {"Cache-Control": "no-store"}
+        return Response(signed, 200, headers, media_type=_SIGNING_RESPONSE)
 
     @router.put(
         **described(

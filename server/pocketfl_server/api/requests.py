@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from hashlib import sha256
 from typing import Final, TypeVar
 
@@ -23,6 +23,10 @@ from pocketfl_server.errors import (
 
 T = TypeVar("T")
 
+# Longer than any token, and bounded.
+_PRIVATE_TOKEN: Final = re.compile(
+    r'PrivateToken\s+token="([A-Za-z0-9_=-]{0,1024})"\Z', re.IGNORECASE
+)
 _SHA256_DIGEST: Final = re.compile(r"(?:^|[,\s])sha-256=:([^:]*):")
 
 BODY_SECONDS: Final = 120
@@ -42,6 +46,23 @@ def bearer(request: Request) -> str:
     if scheme.lower() != "bearer" or not token:
         raise NotAuthenticated("the Authorization header with a bearer token is missing")
     return token
+
+
+def private_token(request: Request) -> bytes | None:
+    """Return a request's anonymous token (RFC 9577, section 2.2), or None for another scheme.
+
+    Raises
+    ------
+    NotAuthenticated
+        If the scheme is right and what follows it is no token.
+    """
+    match = _PRIVATE_TOKEN.match(request.headers.get("authorization", ""))
+    if match is None:
+        return None
+    try:
+        return b64decode(match[1], altchars=b"-_", validate=True)
+    except ValueError:
+        raise NotAuthenticated("the anonymous token cannot be read", code="wrong_token") from None
 
 
 class BearerKey:

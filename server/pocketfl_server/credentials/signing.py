@@ -14,10 +14,10 @@ from pocketfl.errors import CredentialError
 def blind_sign(private_key: RSAPrivateKey, blinded: bytes) -> bytes:
     """Sign a blinded message without learning what it is.
 
-    Python's big numbers take a time that depends on their values, and whoever asks chooses the message. So
-    it is blinded once more here, with a factor that nobody outside knows, before the private key
-    touches it (RFC 9474, section 7.1). The result is checked before it leaves: a wrong one, from a fault of
-    the machine, would give the key's factors away.
+    Python's big numbers take a time that depends on their values, and whoever asks chooses the message.
+    So it is blinded once more here, with a factor that nobody outside knows, before the private key
+    touches it (RFC 9474, section 7.1). The result is checked before it leaves: a wrong one, from a
+    fault of the machine, would give the key's factors away.
 
     Parameters
     ----------
