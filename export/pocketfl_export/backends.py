@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.manifest import RUNTIME_NAMES, RuntimeSpec
 from pocketfl_export.errors import ExportError
 from pocketfl_export.problem import TrainingProblem
@@ -24,7 +25,8 @@ class BackEnd:
         The runtime, as devices call it.
     package : str
         The package with ``export_parts(problem) -> {"train": bytes, "evaluate": ..., "predict": ...}``,
-        and for finding faults ``decomposition_table()`` and ``run_graph(traced, arguments)``.
+        for finding faults ``decomposition_table()`` and ``run_graph(traced, arguments)``, and in its
+        module ``quantization`` a function ``quantize``.
     suffix : str
         Of the parts' names.
     minimum_version : str
@@ -49,7 +51,7 @@ class BackEnd:
         """Return a part's name in the plan: ``onnxruntime/train.onnx``."""
         return f"{self.name}/{part}.{self.suffix}"
 
-    def spec(self) -> RuntimeSpec:
+    def spec(self, *, inference: tuple[InferenceSpec, ...] | None = None) -> RuntimeSpec:
         """Return what the manifest says about this runtime."""
         train, evaluate, predict = (self.part_name(part) for part in PARTS)
         return RuntimeSpec(
@@ -58,6 +60,7 @@ class BackEnd:
             predict=predict,
             minimum_version=self.minimum_version,
             opset=self.opset,
+            inference=inference,
         )
 
 

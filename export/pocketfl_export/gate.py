@@ -18,11 +18,12 @@ from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, Labe
 from pocketfl.features.transforms import Tensor as TensorColumn
 from pocketfl.plan.manifest import (
     PARAMETERS_PART,
-    SCHEMA_VERSION,
     AggregationSpec,
     Manifest,
     PartSpec,
+    RuntimeSpec,
 )
+from pocketfl.plan.schemas import SCHEMA_VERSION
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.backends import PARTS, BackEnd, back_ends
 from pocketfl_export.errors import ParityError, Refusal
@@ -180,10 +181,17 @@ class CandidatePlan:
         Whose parts these are.
     parts : mapping of str to bytes
         By their names in a plan.
+    spec : RuntimeSpec, optional
+        What the manifest says about them, if not only what the back end says of every plan.
     """
 
     def __init__(
-        self, problem: TrainingProblem, back_end: BackEnd, parts: Mapping[str, bytes]
+        self,
+        problem: TrainingProblem,
+        back_end: BackEnd,
+        parts: Mapping[str, bytes],
+        *,
+        spec: RuntimeSpec | None = None,
     ) -> None:
         self._parameters: NDArray[np.float32] = problem.initial_parameters().numpy()
         self._parts = {**parts, PARAMETERS_PART: self._parameters.astype("<f4").tobytes()}
@@ -198,7 +206,7 @@ class CandidatePlan:
             aggregation=AggregationSpec(
                 clip_norm=1.0, population=1, cohort_floor=1, max_rounds=1, max_participations=1
             ),
-            runtimes={back_end.name: back_end.spec()},
+            runtimes={back_end.name: spec or back_end.spec()},
             parts=tuple(
                 PartSpec(name=name, sha256=sha256(data).hexdigest(), size=len(data))
                 for name, data in sorted(self._parts.items())

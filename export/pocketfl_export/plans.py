@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from pocketfl.plan.manifest import (
     TensorSpec,
 )
 from pocketfl.plan.training import TrainingSpec
-from pocketfl_export.backends import back_ends
-from pocketfl_export.errors import ExportError
+from pocketfl_export.backends import PARTS, BackEnd, back_ends
+from pocketfl_export.errors import ExportError, ParityError
 from pocketfl_export.gate import run_gate
+from pocketfl_export.inference import Inference, check_precisions, make_inference
 from pocketfl_export.parity import ParitySettings
 from pocketfl_export.preconditions import check_preconditions
-from pocketfl_export.problem import ExampleInputs, Loss, make_problem
+from pocketfl_export.problem import ExampleInputs, Loss, TrainingProblem, make_problem
 
 COLLECTION = "examples"
 """Collection that a plan without features reads."""
@@ -54,6 +55,7 @@ def export_plan(
     features: FeatureSpec | None = None,
     eligibility: EligibilitySpec | None = None,
     runtimes: Iterable[str] = ("onnxruntime", "executorch"),
+    inference: Iterable[str] | Mapping[str, Iterable[str]] = ("float32",),
     batch_size: int | None = None,
     parity: ParitySettings | None = None,
 ) -> Plan:
@@ -97,6 +99,8 @@ def export_plan(
         What a device must have.
     runtimes : iterable of {"onnxruntime", "executorch"}
         What to export for.
+    inference : iterable of {"float32", "int8_static", "int8_dynamic"}, or mapping of runtime to such
+        Ways to predict with this model's own parameters; see :mod:`pocketfl_export.inference`.
     batch_size : int, optional
         Rows of the graphs' batch, if not those of the example: the example is repeated or cut.
     parity : ParitySettings, optional
@@ -112,7 +116,8 @@ def export_plan(
     ExportError
         If an argument cannot be used; the message names it.
     ParityError
-        If a runtime would not train as torch does; names the operator and a rewrite.
+        If a runtime would not train as torch does, or not predict well enough in a precision that was
+        asked for; names the operator and a rewrite.
     pocketfl.errors.PlanError
         If what the manifest would say is not sound.
     """
@@ -130,6 +135,7 @@ def export_plan(
     result.report.require()
     if encoding is not None:
         aggregation = aggregation.encoded(encoding, parameters=problem.spec.parameter_count)
+    predictions = _make_inference(problem, chosen, result.parts, inference, seed=settings.seed)
     parameters = problem.initial_parameters().numpy().astype("<f4").tobytes()
     plan = build_plan(
         name=name,
@@ -141,12 +147,48 @@ def export_plan(
         aggregation=aggregation,
         dp=dp,
         eligibility=eligibility,
-        runtimes={back_end.name: back_end.spec() for back_end in chosen},
-        parts={**result.parts, PARAMETERS_PART: parameters},
+        runtimes={
+            back_end.name: back_end.spec(
+                inference=made.ways if (made := predictions.get(back_end.name)) else None
+            )
+            for back_end in chosen
+        },
+        parts={
+            **result.parts,
+            **{name: data for made in predictions.values() for name, data in made.parts.items()},
+            PARAMETERS_PART: parameters,
+        },
         signing_key=signing_key,
     )
     write_plan(plan, target_path)
     return plan
+
+
+def _make_inference(
+    problem: TrainingProblem,
+    chosen: Iterable[BackEnd],
+    parts: Mapping[str, bytes],
+    wanted: Iterable[str] | Mapping[str, Iterable[str]],
+    *,
+    seed: int,
+) -> dict[str, Inference]:
+    chosen = tuple(chosen)
+    names = [back_end.name for back_end in chosen]
+    if not isinstance(wanted, Mapping):
+        wanted = dict.fromkeys(names, tuple(wanted))
+    for name in set(wanted) - set(names):
+        raise ExportError(f"inference names the runtime {name!r}; this plan is for {names}")
+    made = {}
+    for back_end in chosen:
+        precisions = check_precisions(wanted.get(back_end.name, ()))
+        if len(precisions) == 1:  # The graph that takes any parameters, which every plan has.
+            continue
+        own = {name: parts[name] for name in map(back_end.part_name, PARTS)}
+        made[back_end.name] = make_inference(problem, back_end, own, precisions, seed=seed)
+    refused = [refusal for each in made.values() for refusal in each.refused]
+    if refused:
+        raise ParityError(refused)
+    return made
 
 
 def default_features(model: ModelSpec) -> FeatureSpec:

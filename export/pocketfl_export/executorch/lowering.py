@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from collections.abc import Iterator
 from unittest import mock
 
@@ -14,6 +12,7 @@ from torch import fx
 from pocketfl.runtimes.executorch import load_library
 from pocketfl_export.errors import UnsupportedModelError
 from pocketfl_export.executorch.preparation import prepare
+from pocketfl_export.quiet import quiet
 from pocketfl_export.rewrites import rewrite_for
 from pocketfl_export.tracing import TracedGraph
 
@@ -40,7 +39,7 @@ def lower(traced: TracedGraph, *, delegate: bool = True) -> bytes:
         Naming the operator that ExecuTorch does not have.
     """
     library = load_library()
-    with _quiet():
+    with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge
 
@@ -126,16 +125,3 @@ def _passes_that_apply() -> Iterator[None]:
         lambda program, passes=None: _passes.XNNPACKPassManager(program, passes or chosen),
     ):
         yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the compiler's remarks to itself: it logs and warns about its own inner workings."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

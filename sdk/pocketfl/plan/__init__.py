@@ -2,6 +2,7 @@
 
 from pocketfl.encoding import EncodingSpec
 from pocketfl.plan.archive import Plan, build_plan, write_plan
+from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.manifest import (
     AggregationSpec,
     BudgetSpec,
@@ -28,6 +29,7 @@ __all__ = [
     "DifferentialPrivacySpec",
     "EligibilitySpec",
     "EncodingSpec",
+    "InferenceSpec",
     "LocalOptimizerSpec",
     "Manifest",
     "ModelSpec",

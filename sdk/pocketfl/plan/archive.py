@@ -27,7 +27,6 @@ from pocketfl.plan.manifest import (
     MANIFEST_LIMIT,
     MAX_PARTS,
     PARAMETERS_PART,
-    SCHEMA_VERSION,
     AggregationSpec,
     BudgetSpec,
     DifferentialPrivacySpec,
@@ -40,6 +39,7 @@ from pocketfl.plan.manifest import (
     Privacy,
     RuntimeSpec,
 )
+from pocketfl.plan.schemas import SCHEMA_VERSION
 from pocketfl.plan.signing import (
     PUBLIC_KEY_BYTES,
     SIGNATURE_BYTES,

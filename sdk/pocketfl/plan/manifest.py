@@ -15,18 +15,15 @@ from typing import Final, Literal
 
 from pocketfl.budgets.limits import Budgets
 from pocketfl.conditions.spec import ConditionSpec
-from pocketfl.decoding import decode_json, encode_json
+from pocketfl.decoding import decode, encode_json, parse_json
 from pocketfl.encoding.spec import EncodingSpec, padded_length
 from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec
+from pocketfl.plan.inference import InferenceSpec
+from pocketfl.plan.schemas import READABLE_SCHEMAS, check_schema
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.queries import QuerySet
 
-SCHEMA_VERSION: Final = 2
-"""Version of the format that plans are written in."""
-READABLE_SCHEMAS: Final = (1, 2)
-"""Versions that are read. What was added to a version's records since is ``None`` in it, so that the
-manifest of an older plan keeps its bytes, and with them its identity and its policy."""
 MANIFEST_LIMIT: Final = 4 * 2**20
 """Largest manifest in bytes: vocabularies live in it, weights do not."""
 MAX_PARAMETERS: Final = 50_000_000
@@ -363,6 +360,8 @@ class RuntimeSpec:
         Oldest version of the runtime that the parts were checked against.
     opset : int or None
         ONNX operator set, for ONNX Runtime.
+    inference : tuple of InferenceSpec or None
+        Ways to predict, best first; None where ``predict`` is the only one.
     """
 
     train: str | None = None
@@ -370,8 +369,19 @@ class RuntimeSpec:
     predict: str
     minimum_version: str
     opset: int | None = None
+    inference: tuple[InferenceSpec, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.inference is not None:
+            kinds = [way.precision for way in self.inference]
+            _require(
+                len(set(kinds)) == len(kinds) and "float32" in kinds,
+                "the ways to predict need 'float32', and each precision once at most",
+            )
+            (plain,) = (way for way in self.inference if way.precision == "float32")
+            _require(
+                plain.part == self.predict, f"the part of 'float32' has to be {self.predict!r}"
+            )
         _require(
             bool(re.match(r"\d{1,4}(\.\d{1,4}){1,3}\Z", self.minimum_version)),
             f"minimum_version {self.minimum_version!r} is not a version such as 1.22.0",
@@ -441,6 +451,10 @@ class Manifest:
             _require(
                 self.kind == "training" and newer == (None, None, None),
                 "a plan of schema 1 trains, and has no queries, no shared budget and no encoding",
+            )
+            _require(
+                all(runtime.inference is None for runtime in self.runtimes.values()),
+                "a plan of schema 1 has one way to predict",
             )
             plain = self.training is None or self.training == replace(
                 self.training, clipping=None, optimizer=None
@@ -527,6 +541,7 @@ class Manifest:
         for name, runtime in self.runtimes.items():
             _require(name in RUNTIME_NAMES, f"unknown runtime {name!r}; known: {RUNTIME_NAMES}")
             needed = [runtime.evaluate, runtime.predict]
+            needed += [way.part for way in runtime.inference or ()]
             if runtime.train is not None:
                 needed.append(runtime.train)
             _require(
@@ -630,5 +645,9 @@ class Manifest:
         ------
         DecodeError
             Naming the field that is missing, unknown or out of bounds.
+        PlanUnsupportedError
+            If it has a version of the format that is not read here.
         """
-        return decode_json(cls, data, what="manifest", limit=MANIFEST_LIMIT)
+        value = parse_json(data, what="manifest", limit=MANIFEST_LIMIT)
+        check_schema(value)
+        return decode(cls, value, what="manifest")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl.errors import PlanError, PlanUnsupportedError, RuntimeUnavailableError
+from pocketfl.plan.inference import Precision
 from pocketfl.plan.manifest import PARAMETERS_PART, Manifest, TensorSpec
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.runtimes.batches import RANDOM, TARGET, WEIGHT, Array, BatchBuffers
@@ -93,6 +94,11 @@ class GraphRuntime(ABC):
         self._updated = updated_arrays(minimizer)
         self._optimizer = OptimizerState(minimizer, self._model.parameter_count)
         self._graphs: dict[Task, Graph] = {}
+        # Ways to predict with the plan's own parameters only, by the name of their part.
+        self._fixed: dict[str, Graph] = {}
+        self._unusable: set[str] = set()
+        self._is_initial: bool | None = None
+        self.precision: Precision = "float32"
         # A plan that evaluates may leave the parameters to the model version that it is used for.
         if any(part.name == PARAMETERS_PART for part in manifest.parts):
             self.set_parameters(plan.initial_parameters())
@@ -136,6 +142,7 @@ class GraphRuntime(ABC):
         if not np.isfinite(vector).all():
             raise ValueError("the parameters are not all finite")
         self._parameters[:] = vector
+        self._is_initial = None
 
     def parameters(self) -> FloatVector:
         """Return a copy of all parameters, shape (P,)."""
@@ -205,6 +212,7 @@ class GraphRuntime(ABC):
         parameters, *updated, loss, gradient_norm = graph.run()
         self._parameters[:] = parameters
         self._optimizer.after_step(updated)
+        self._is_initial = None
         return StepResult(loss=float(loss), gradient_norm=float(gradient_norm))
 
     def evaluate(self, batch: Batch) -> EvaluationResult:
@@ -229,12 +237,15 @@ class GraphRuntime(ABC):
     def predict(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Return the outputs for any number of rows; parameters stay.
 
+        Of the plan's ways to predict the best is taken that this runtime loads and that holds the
+        current parameters; ``precision`` then says which it was.
+
         Raises
         ------
         ValueError
             Naming the array that does not fit.
         """
-        graph = self._graphs.get("predict") or self._open("predict")
+        graph = self._open_best()
         rows = self._buffers.check_inputs(inputs)
         results: dict[str, Array] = {
             spec.name: np.empty((rows, *spec.shape), spec.dtype) for spec in self._model.outputs
@@ -254,6 +265,7 @@ class GraphRuntime(ABC):
         """Free the runtime's memory; further calls raise ``RuntimeError``."""
         self._plan = None
         self._graphs.clear()
+        self._fixed.clear()
         self._parameters = np.zeros(0, np.float32)
 
     def _contents(self) -> PlanContents:
@@ -269,8 +281,38 @@ class GraphRuntime(ABC):
                 f"the plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}: it has no part to "
                 f"{task}"
             )
-        arrays = self._arrays(task)
-        graph = self._load(plan.part(name), arrays)
+        graph = self._load_part(name, task, self._arrays(task))
+        self._graphs[task] = graph
+        return graph
+
+    def _open_best(self) -> Graph:
+        """Return the best graph to predict with that holds the current parameters and loads here."""
+        for way in self._spec.inference or ():
+            if way.precision == "float32" or not self._has_initial_parameters():
+                break
+            if way.part in self._unusable:
+                continue
+            try:
+                graph = self._fixed.get(way.part) or self._load_part(
+                    way.part, "predict", self._inputs()
+                )
+            except PlanError:  # A build without these kernels: the next best will do.
+                self._unusable.add(way.part)
+                continue
+            self._fixed[way.part] = graph
+            self.precision = way.precision
+            return graph
+        self.precision = "float32"
+        return self._graphs.get("predict") or self._open("predict")
+
+    def _has_initial_parameters(self) -> bool:
+        if self._is_initial is None:
+            initial = self._contents().initial_parameters()
+            self._is_initial = bool(np.array_equal(self._parameters, initial))
+        return self._is_initial
+
+    def _load_part(self, name: str, task: Task, arrays: Mapping[str, Array]) -> Graph:
+        graph = self._load(self._contents().part(name), arrays)
         expected_inputs = tuple((a.dtype.name, a.shape) for a in arrays.values())
         for what, found, expected in (
             ("takes", graph.inputs, expected_inputs),
@@ -281,13 +323,14 @@ class GraphRuntime(ABC):
                     f"the part {name!r} does not fit the manifest: it {what} {_describe(found)}, not "
                     f"{_describe(expected)}"
                 )
-        self._graphs[task] = graph
         return graph
+
+    def _inputs(self) -> dict[str, Array]:
+        return {spec.name: self._buffers.arrays[spec.name] for spec in self._model.inputs}
 
     def _arrays(self, task: Task) -> dict[str, Array]:
         buffers = self._buffers.arrays
-        arrays: dict[str, Array] = {PARAMETERS: self._parameters}
-        arrays.update((spec.name, buffers[spec.name]) for spec in self._model.inputs)
+        arrays: dict[str, Array] = {PARAMETERS: self._parameters, **self._inputs()}
         if task != "predict":
             arrays[TARGET] = buffers[TARGET]
             arrays[WEIGHT] = buffers[WEIGHT]
