@@ -14,7 +14,8 @@ from pocketfl.device.enrolment import DeviceToken
 from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sessions import Session
 from pocketfl.errors import TransportError
-from pocketfl.plan.manifest import READABLE_SCHEMAS, Manifest
+from pocketfl.plan.manifest import Manifest
+from pocketfl.plan.schemas import READABLE_SCHEMAS
 from pocketfl.protocol import Assignment, CheckIn, RetryWindow, RoundNotice
 from pocketfl.store import ExampleStore
 from pocketfl.transport import Transport
