@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from pocketfl_benchmarks.analytics.command import analytics
+from pocketfl_benchmarks.balancing.command import balancing
 from pocketfl_benchmarks.device.command import device
 from pocketfl_benchmarks.life.command import life
 from pocketfl_benchmarks.step import step
@@ -36,6 +37,7 @@ bench = typer.Typer(help="Measure PocketFL on this machine.", no_args_is_help=Tr
 bench.command()(step)
 bench.command()(device)
 bench.command()(analytics)
+bench.command()(balancing)
 bench.command()(life)
 
 

@@ -1,0 +1,1 @@
+"""``pocketfl bench balancing``: what label balancing does to a private model of a rare label."""
