@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo app test check clean
 
 install: $(VENV)/.installed
 
@@ -16,6 +16,11 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	$(BIN)/pocketfl demo
 
+# A window needs OpenGL; on a bare Debian: apt-get install libgl1 libegl1.
+app: install
+	$(BIN)/pocketfl app build
+	$(BIN)/pocketfl app run
+
 test: install
 	$(BIN)/pytest
 
@@ -25,6 +30,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	cd mobile_app && ../$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -10,6 +11,7 @@ from typer.core import TyperGroup
 from pocketfl_benchmarks.analytics.command import analytics
 from pocketfl_benchmarks.balancing.command import balancing
 from pocketfl_benchmarks.device.command import device
+from pocketfl_benchmarks.digits.command import app
 from pocketfl_benchmarks.life.command import life
 from pocketfl_benchmarks.step import step
 
@@ -21,12 +23,22 @@ class _DemoWhenAsked(TyperGroup):
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
         """Hand the arguments to the command itself."""
-        from pocketfl_benchmarks.flights.command import demo as command
+        command: Callable[..., None]
+        if "--app" in args:
+            from pocketfl_benchmarks.digits.command import demo_app
 
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(command)
-        return typer.main.get_command(app).make_context(info_name, args, parent, **extra)
+            command = demo_app
+        else:
+            from pocketfl_benchmarks.flights.command import demo
 
+            command = demo
+
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command()(command)
+        return typer.main.get_command(single).make_context(info_name, args, parent, **extra)
+
+
+__all__ = ["app", "bench", "demo"]
 
 demo = typer.Typer(
     cls=_DemoWhenAsked,

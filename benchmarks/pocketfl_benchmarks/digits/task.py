@@ -7,6 +7,7 @@ not drown it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +17,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from torch import nn
 
-from pocketfl.budgets import Budgets
-from pocketfl.conditions import ConditionSpec
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec
 from pocketfl.features.transforms import Tensor as TensorColumn
 from pocketfl.plan import (
@@ -50,6 +49,8 @@ OPTIMIZER: Final = OptimizerSpec(kind="sgd", learning_rate=1.0)
 WRITERS: Final = 50
 """Simulated writers of the demo; the app is one device more."""
 ROUNDS: Final = 20
+MIN_DRAWINGS: Final = 5
+"""Drawings that a device needs to take part."""
 PRIVACY: Final = DifferentialPrivacySpec(noise_multiplier=2.0, epsilon=16.0, delta=1e-5)
 
 FEATURES: Final = FeatureSpec(
@@ -161,7 +162,7 @@ def export_task(
     digits: Digits,
     signing_key: Ed25519PrivateKey,
     writers: int = WRITERS,
-    conditions: ConditionSpec | None = None,
+    runtimes: Iterable[str] = RUNTIME_NAMES,
 ) -> Plan:
     """Train the bundled model and export it into a signed plan, for both runtimes.
 
@@ -175,8 +176,8 @@ def export_task(
         The modeller's.
     writers : int
         Devices that take part beside the app; all of them in every round.
-    conditions : ConditionSpec, optional
-        In which state a device must be; the SDK's defaults without.
+    runtimes : iterable of str
+        What to export for.
 
     Returns
     -------
@@ -208,10 +209,6 @@ def export_task(
             max_participations=ROUNDS,
         ),
         dp=PRIVACY,
-        eligibility=EligibilitySpec(
-            min_examples=5,
-            conditions=conditions if conditions is not None else ConditionSpec(),
-            budgets=Budgets(),
-        ),
-        runtimes=RUNTIME_NAMES,
+        eligibility=EligibilitySpec(min_examples=MIN_DRAWINGS),
+        runtimes=runtimes,
     )

@@ -102,11 +102,15 @@ def demo(
     report: Annotated[Path, typer.Option(help="Where to write the HTML report.")] = Path(
         "demo-report/index.html"
     ),
+    with_app: Annotated[
+        bool, typer.Option("--app", help="Another demo: see 'pocketfl demo --app --help'.")
+    ] = False,
     open_report: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the report in a browser.")
     ] = True,
 ) -> None:
     """Train privately on aircraft that keep their data; compare with a server that has it all."""
+    del with_app  # Handled before this command is even loaded.
     began = time.perf_counter()
     console = Console()
     settings = DemoSettings(

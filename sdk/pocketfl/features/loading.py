@@ -71,7 +71,7 @@ def load_examples(
     """
     spec = pipeline.spec
     name = spec.collection if collection is None else collection
-    pipeline.check(store.collection(name))
+    pipeline.check(store.collection(name), name=name)
     examples = store.select(name, limit=limit, seed=seed, up_to=up_to)
     table = spec.server_table
     if table is None:

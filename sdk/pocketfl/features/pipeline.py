@@ -110,17 +110,25 @@ class FeaturePipeline:
             field = fields["device", spec.label.field]
             self._target = _Target(spec.label, field, None if model is None else model.target)
 
-    def check(self, collection: Collection) -> None:
+    def check(self, collection: Collection, *, name: str | None = None) -> None:
         """Refuse a collection that does not hold what the plan reads.
+
+        Parameters
+        ----------
+        collection : Collection
+            As it was declared.
+        name : str, optional
+            Of another collection that is read instead of the plan's.
 
         Raises
         ------
         FeatureError
             Naming the field that is missing or of another type.
         """
-        if collection.name != self.spec.collection:
+        wanted_name = self.spec.collection if name is None else name
+        if collection.name != wanted_name:
             raise FeatureError(
-                f"the plan reads the collection {self.spec.collection!r}, not {collection.name!r}"
+                f"the plan reads the collection {wanted_name!r}, not {collection.name!r}"
             )
         for wanted in self.spec.fields:
             what = f"collection {collection.name!r}, field {wanted.name!r}"

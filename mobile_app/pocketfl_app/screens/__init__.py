@@ -1,0 +1,1 @@
+"""How the app looks: the theme and one ``.kv`` file per screen."""

@@ -1,0 +1,1 @@
+"""What the screens show, as properties; what a person does, as methods. Nothing here draws."""
