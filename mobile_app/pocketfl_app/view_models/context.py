@@ -101,11 +101,6 @@ class AppContext(EventDispatcher):
         """Have the model in use look at an image."""
         self._oracle.run(lambda: self._predictor.predict(image) if self._predictor else None, then)
 
-    @property
-    def predicting(self) -> bool:
-        """Whether the model is busy."""
-        return not self._oracle.idle
-
     # Settings and state.
 
     def change(self, **changes: Any) -> None:

@@ -37,7 +37,7 @@ class DrawModel(EventDispatcher):
         self._context = context
         self._strokes: list[list[tuple[float, float]]] = []
         self._saved: Saved | None = None
-        self._outdated = False
+        self._looking = self._outdated = False
         context.bind(
             on_model=lambda *_: self._look(), drawn=lambda *_: self._count(), notice=self._complain
         )
@@ -117,13 +117,14 @@ class DrawModel(EventDispatcher):
         if not self._strokes:
             self.chances, self.best = [0.0] * DIGITS, -1
             self._describe()
-        elif self._context.predicting:
+        elif self._looking:
             self._outdated = True
         elif self._context.model_ready:
-            self._outdated = False
+            self._looking, self._outdated = True, False
             self._context.predict(rasterize(self._strokes), self._guessed)
 
     def _guessed(self, chances: Any) -> None:
+        self._looking = False
         if chances is not None and self._strokes:
             self.chances = [float(chance) for chance in chances]
             self.best = int(chances.argmax())
