@@ -1,0 +1,1 @@
+"""``pocketfl bench encoding``: what compact updates save and what they cost."""
