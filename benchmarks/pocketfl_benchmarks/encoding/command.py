@@ -6,11 +6,13 @@ import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-PARAMETERS = 50_000
+from pocketfl.plan import EncodingSpec
+
+PARAMETERS: Final = 50_000
 
 
 class BitsChoice(StrEnum):
@@ -18,6 +20,11 @@ class BitsChoice(StrEnum):
 
     FOUR = "4"
     EIGHT = "8"
+
+    @property
+    def spec(self) -> EncodingSpec:
+        """The encoding that has them."""
+        return EncodingSpec(bits=4 if self is BitsChoice.FOUR else 8)
 
 
 def encoding(
@@ -50,13 +57,13 @@ def encoding(
     from pocketfl_benchmarks.machine import describe_machine
 
     rounds, cohort = rounds or ROUNDS, cohort or COHORT
-    report = measure_report(parameters, int(bits))
+    report = measure_report(parameters, bits.spec)
     table = read_flights(locate_archive(cache_directory(cache), local=data))
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("Train with and without an encoding", total=4 * seeds * rounds)
         accuracy = measure_accuracy(
             table,
-            bits=int(bits),
+            encoding=bits.spec,
             seeds=seeds,
             rounds=rounds,
             cohort=cohort,

@@ -63,9 +63,8 @@ class ReportFigures:
     milliseconds_plain: float
 
 
-def measure_report(parameters: int, bits: int) -> ReportFigures:
+def measure_report(parameters: int, encoding: EncodingSpec) -> ReportFigures:
     """Make reports of updates that are dense, sparse and in one layer, and look at them."""
-    encoding = EncodingSpec(bits=4 if bits == 4 else 8)
     plain = AggregationSpec(
         clip_norm=1.0, population=1, cohort_floor=1, max_rounds=1, max_participations=1
     )
@@ -119,7 +118,7 @@ def _least_milliseconds(work: Callable[[], object]) -> float:
 def measure_accuracy(
     table: FlightTable,
     *,
-    bits: int,
+    encoding: EncodingSpec,
     seeds: int,
     rounds: int,
     cohort: int,
@@ -131,8 +130,8 @@ def measure_accuracy(
     ----------
     table : FlightTable
         All flights.
-    bits : {4, 8}
-        Of the encoding.
+    encoding : EncodingSpec
+        Of reports.
     seeds : int
         Pairs of runs that differ in their encoding only.
     rounds, cohort : int
@@ -149,7 +148,6 @@ def measure_accuracy(
     flights = FleetFlights.of(table)
     schedule = Schedule(rounds=rounds, cohort=cohort, population=len(flights.spans))
     multiplier = schedule.privacy().noise_multiplier
-    encoding = EncodingSpec(bits=4 if bits == 4 else 8)
     figures: dict[str, Any] = {"seeds": seeds, "rounds": rounds, "noise_multiplier": multiplier}
     for suffix, noise in (("", multiplier), ("_without_noise", 0.0)):
         aucs: dict[bool, list[float]] = {False: [], True: []}

@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pocketfl_benchmarks.encoding.command import BitsChoice
 from pocketfl_benchmarks.flights.cache import CACHE_VARIABLE, cache_directory
 from pocketfl_benchmarks.flights.data import locate_archive, read_flights
 from pocketfl_benchmarks.flights.report import summary_rows, write_report
@@ -95,6 +96,10 @@ def demo(
     no_comparison: Annotated[
         bool, typer.Option("--no-comparison", help="Leave out the federated run without noise.")
     ] = False,
+    encoding: Annotated[
+        BitsChoice | None,
+        typer.Option(help="Bits of a report for each coordinate, in all arms; 16 by default."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Local copy of the data archive, for lack of a network.")
     ] = None,
@@ -120,6 +125,7 @@ def demo(
         seed=seed,
         private=not no_dp,
         unprotected=no_dp or not no_comparison,
+        encoding=None if encoding is None else encoding.spec,
     )
     for path in (report, json_file):
         if path is not None:

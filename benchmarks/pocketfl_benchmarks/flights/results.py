@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketfl.plan.manifest import AggregationSpec
+from pocketfl.plan.manifest import PLAIN_BITS, AggregationSpec
 from pocketfl.runtimes import FloatVector
 from pocketfl_benchmarks.flights.fleet import FleetRound
 from pocketfl_benchmarks.flights.footprint import Footprint
@@ -140,6 +140,7 @@ class DemoResult:
     def to_json(self) -> dict[str, Any]:
         """Return the figures under the names that scripts rely on; times in seconds."""
         arm = self.main.arm
+        encoding = self.aggregation.encoding
         return {
             "auc": {
                 "server_only": self.server_only,
@@ -176,6 +177,7 @@ class DemoResult:
                 "private": self.private.curve if self.private else None,
             },
             "parameters": self.parameters,
+            "bits_per_coordinate": PLAIN_BITS if encoding is None else encoding.bits,
             "plan_bytes": self.plan_bytes,
             "seed": self.seed,
             "machine": {

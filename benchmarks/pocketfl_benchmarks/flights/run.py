@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import torch
 
 from pocketfl.errors import PocketFLError
-from pocketfl.plan import Plan, generate_signing_key, public_key_hex
+from pocketfl.plan import EncodingSpec, Plan, generate_signing_key, public_key_hex
 from pocketfl.plan.manifest import RuntimeName
 from pocketfl.protocol import FeatureRow
 from pocketfl_benchmarks.flights.baselines import train_baselines
@@ -90,6 +90,8 @@ class DemoSettings:
         Of initial weights, batches and baselines; never of coins or noise.
     private, unprotected : bool
         Which arms to run; at least one.
+    encoding : EncodingSpec or None
+        Of the reports of all arms.
     """
 
     runtime: RuntimeName = "onnxruntime"
@@ -98,6 +100,7 @@ class DemoSettings:
     seed: int = 0
     private: bool = True
     unprotected: bool = True
+    encoding: EncodingSpec | None = None
 
     def __post_init__(self) -> None:
         if not (self.private or self.unprotected):
@@ -159,7 +162,11 @@ def run_demo(
         with stages.stage("Export the model and check parity"):
             key = generate_signing_key()
             plan = export_task(
-                Path(folder, "flights.plan"), schedule=schedule, signing_key=key, seed=settings.seed
+                Path(folder, "flights.plan"),
+                schedule=schedule,
+                signing_key=key,
+                seed=settings.seed,
+                encoding=settings.encoding,
             )
             unprotected = without_privacy(plan, signing_key=key)
         with stages.stage("Start back end and trusted tier"):

@@ -28,7 +28,7 @@ from pocketfl.features.transforms import (
     ServerTable,
     Transform,
 )
-from pocketfl.plan import Plan, build_plan
+from pocketfl.plan import EncodingSpec, Plan, build_plan
 from pocketfl.plan.manifest import (
     RUNTIME_NAMES,
     AggregationSpec,
@@ -272,7 +272,12 @@ class Schedule:
 
 
 def export_task(
-    path: Path, *, schedule: Schedule, signing_key: Ed25519PrivateKey, seed: int
+    path: Path,
+    *,
+    schedule: Schedule,
+    signing_key: Ed25519PrivateKey,
+    seed: int,
+    encoding: EncodingSpec | None = None,
 ) -> Plan:
     """Export the model into the signed plan of the private run, for both runtimes.
 
@@ -286,6 +291,8 @@ def export_task(
         The modeller's.
     seed : int
         Of the initial parameters.
+    encoding : EncodingSpec, optional
+        Of reports.
 
     Returns
     -------
@@ -307,6 +314,7 @@ def export_task(
         version="1",
         signing_key=signing_key,
         aggregation=schedule.aggregation(),
+        encoding=encoding,
         dp=schedule.privacy(),
         training=TRAINING,
         features=FEATURES,
