@@ -93,8 +93,9 @@ def _check_mean(problem: TrainingProblem, batch: RandomBatch, outputs: object) -
     if not _close(loss, losses.mean()):
         raise UnsupportedModelError(
             operator="loss that is not a mean over examples",
-            rewrite="return the mean of one number per example (reduction='mean'): no class weights in "
-            "the denominator, no ignored targets, no terms across examples",
+            rewrite="return the mean of one number per example (reduction='mean'); for class weights "
+            "or ignored targets use class_weighted_cross_entropy or ignoring_cross_entropy of "
+            "pocketfl_export.rewrites; no terms across examples",
             reason=f"the loss of a batch is {float(loss):.6g}, the mean of its examples' losses "
             f"{float(losses.mean()):.6g}",
         )

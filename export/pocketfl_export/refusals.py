@@ -83,8 +83,9 @@ def refuse_stateful_modules(model: nn.Module) -> None:
         if isinstance(module, _BatchNorm):
             raise UnsupportedModelError(
                 operator=f"{label} in train mode",
-                rewrite="use torch.nn.GroupNorm or LayerNorm, or freeze it: call .eval() on this "
-                "module before the export, so that it normalises with its stored statistics",
+                rewrite="use torch.nn.GroupNorm or LayerNorm (pocketfl_export.rewrites.fix does), "
+                "or freeze it: call .eval() on this module before the export, so that it "
+                "normalises with its stored statistics",
                 reason="batch statistics mix the examples of a batch and its running statistics are "
                 "state outside the parameters; padding rows would change both",
             )

@@ -9,6 +9,7 @@ the model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,7 +94,7 @@ def mean_gradient(problem: TrainingProblem, given: Tensors) -> tuple[torch.Tenso
     inputs = {name: given[name] for name in problem.inputs}
 
     def mean_loss(tensors: Tensors) -> torch.Tensor:
-        outputs = functional_call(problem.model, tensors, (), inputs)
+        outputs = call_model(problem.model, tensors, inputs)
         losses = per_example_losses(problem, outputs, given[TARGET])
         return weighted_mean(losses, given[WEIGHT])
 
@@ -117,7 +118,7 @@ def clipped_mean_of_examples(problem: TrainingProblem, given: Tensors) -> tuple[
     ) -> tuple[Tensors, torch.Tensor]:
         def example_loss(tensors: Tensors) -> torch.Tensor:
             single = {name: value.unsqueeze(0) for name, value in inputs.items()}
-            outputs = functional_call(problem.model, tensors, (), single)
+            outputs = call_model(problem.model, tensors, single)
             return problem.loss(outputs, target.unsqueeze(0)).reshape(())
 
         return grad_and_value(example_loss)(tensors)
@@ -182,9 +183,25 @@ def _call(
     inputs = dict(zip(names, values, strict=True))
 
     def forward(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, object]:
-        outputs = functional_call(model, tensors, (), inputs)
+        outputs = call_model(model, tensors, inputs)
         return next(iter(flatten_outputs(outputs).values())), outputs
 
     # Nothing is differentiated here. Under the transform torch's recurrent cells take the kernels of
     # training, which are the same arithmetic without changes in place.
     return vjp(forward, unflatten(parameters, problem.spec), has_aux=True)[-1]
+
+
+def call_model(model: nn.Module, tensors: Tensors, inputs: Tensors) -> Any:
+    """Call a model with these tensors in place of its trainable parameters.
+
+    A parameter that several modules share is replaced in all of them. ``functional_call`` does that by
+    itself, but leaves its tensors behind in a module that has two names.
+    """
+    places = {id(p): name for name, p in model.named_parameters()}
+    everywhere: Tensors = {}
+    for prefix, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            name = places.get(id(parameter), "")
+            if name in tensors:
+                everywhere[f"{prefix}.{own}" if prefix else own] = tensors[name]
+    return functional_call(model, everywhere, (), inputs, tie_weights=False)

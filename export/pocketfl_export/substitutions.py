@@ -7,13 +7,15 @@ for at every step though nobody asked for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
+from pocketfl_export.distances import cdist
+from pocketfl_export.embedding_bags import embedding_bag
 from pocketfl_export.errors import UnsupportedModelError
 
 _NOT_IGNORED = -100
@@ -21,7 +23,7 @@ _NOT_IGNORED = -100
 
 
 class Substitutions(TorchFunctionMode):
-    """Within this context ``one_hot`` and ``cross_entropy`` take the forms below."""
+    """Within this context some functions take other forms of the same value."""
 
     def __torch_function__(
         self,
@@ -37,7 +39,25 @@ class Substitutions(TorchFunctionMode):
             result = cross_entropy_of_one(*args, **keywords)
             if result is not None:
                 return result
+        if func is F.pad and _is_circular(*args, **keywords):
+            return circular_pad(args[0], args[1] if len(args) > 1 else keywords["pad"])
+        if func in _ADAPTIVE_MEANS and _is_one(args, keywords):
+            return args[0].mean(_ADAPTIVE_MEANS[func], keepdim=True)
+        if func in _REPLACED:
+            return _REPLACED[func](*args, **keywords)
         return func(*args, **keywords)
+
+
+_ADAPTIVE_MEANS: Final[dict[Callable[..., Any], tuple[int, ...]]] = {
+    F.adaptive_avg_pool1d: (-1,),
+    F.adaptive_avg_pool2d: (-2, -1),
+}
+"""Averages over all of these axes; torch changes the strides of an image of one pixel in place."""
+
+_REPLACED: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    F.embedding_bag: embedding_bag,
+    torch.cdist: cdist,
+}
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
@@ -80,3 +100,27 @@ def cross_entropy_of_one(  # noqa: PLR0917 - torch's own signature
         return None
     likelihood = F.log_softmax(logits, 1).gather(1, target.unsqueeze(1))
     return -likelihood.reshape(())
+
+
+def _is_circular(
+    input: Tensor,  # noqa: A002 - torch's own name
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: float | None = None,
+) -> bool:
+    return mode == "circular"
+
+
+def circular_pad(x: Tensor, pad: Sequence[int]) -> Tensor:
+    """Pad with the other end of each axis; torch writes into slices of a new tensor instead."""
+    for number in range(len(pad) // 2):
+        axis = x.dim() - 1 - number
+        before, after, length = pad[2 * number], pad[2 * number + 1], x.shape[axis]
+        parts = [x.narrow(axis, length - before, before), x, x.narrow(axis, 0, after)]
+        x = torch.cat([part for part in parts if part.shape[axis]], axis)
+    return x
+
+
+def _is_one(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> bool:
+    size = args[1] if len(args) > 1 else keywords.get("output_size")
+    return size == 1 or (isinstance(size, (tuple, list)) and all(n == 1 for n in size))

@@ -73,6 +73,46 @@ def _max_pool_tiles(grad_output: Tensor, x: Tensor, kernel: list[int]) -> Tensor
     return _pad_end(result, height, width)
 
 
+def avg_pool2d(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Average pooling as ``A x B^T`` where runtimes divide by another number than torch.
+
+    ONNX Runtime's operator counts elements beyond the image where ``ceil_mode`` lets a window reach
+    there, and knows no divisor of the caller's own.
+    """
+    if not ceil_mode and divisor_override is None:
+        return NotImplemented  # type: ignore[no-any-return] # torch then keeps the operator
+    kernel, offset = _pair(kernel_size), _pair(padding)
+    step = _pair(stride, kernel)
+    sizes = [int(x.shape[-2]), int(x.shape[-1])]
+    windows = [
+        _window_count(n, k, s, p, ceil_mode)
+        for n, k, s, p in zip(sizes, kernel, step, offset, strict=True)
+    ]
+    (vertical, tall), (horizontal, wide) = (
+        _window_matrix(n, w, k, s, p, count_include_pad, x.dtype)
+        for n, w, k, s, p in zip(sizes, windows, kernel, step, offset, strict=True)
+    )
+    divisors = tall.unsqueeze(1) * wide.unsqueeze(0)
+    if divisor_override is not None:
+        divisors = torch.full(windows, float(divisor_override), dtype=x.dtype)
+    return vertical @ x @ horizontal.t() / divisors
+
+
+def _window_count(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
+    room = size + 2 * padding - kernel
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    # A window that begins in the padding at the end is left out.
+    return count - 1 if (count - 1) * stride >= size + padding else count
+
+
 def avg_pool2d_backward(
     grad_output: Tensor,
     x: Tensor,

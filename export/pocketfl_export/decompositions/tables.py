@@ -11,13 +11,22 @@ from torch._decomp import core_aten_decompositions
 
 from pocketfl_export.decompositions import (
     activations,
+    adaptive_max_pool,
+    arithmetic,
+    boundaries,
     convolution,
+    diagonals,
     embedding,
     normalization,
     norms,
     pooling,
+    replication,
+    resampling,
     slices,
+    strides,
     sums,
+    trilinear,
+    unfolding,
 )
 
 aten = torch.ops.aten
@@ -46,6 +55,33 @@ def shared_table() -> Table:
             aten.linalg_vector_norm.default: norms.linalg_vector_norm,
             aten.slice_backward.default: slices.slice_backward,
             aten.slice_scatter.default: slices.slice_scatter,
+            aten.adaptive_max_pool2d.default: adaptive_max_pool.adaptive_max_pool2d,
+            aten.adaptive_max_pool2d_backward.default: (
+                adaptive_max_pool.adaptive_max_pool2d_backward
+            ),
+            aten.upsample_nearest1d.default: resampling.upsample_nearest1d,
+            aten.upsample_nearest1d_backward.default: resampling.upsample_nearest1d_backward,
+            aten.upsample_nearest2d.default: resampling.upsample_nearest2d,
+            aten.upsample_nearest2d_backward.default: resampling.upsample_nearest2d_backward,
+            aten.upsample_linear1d.default: resampling.upsample_linear1d,
+            aten.upsample_linear1d_backward.default: resampling.upsample_linear1d_backward,
+            aten.upsample_bilinear2d.default: resampling.upsample_bilinear2d,
+            aten.upsample_bilinear2d_backward.default: resampling.upsample_bilinear2d_backward,
+            aten.replication_pad1d_backward.default: replication.replication_pad_backward,
+            aten.replication_pad2d_backward.default: replication.replication_pad_backward,
+            aten.unfold.default: unfolding.unfold,
+            aten.unfold_backward.default: unfolding.unfold_backward,
+            aten.im2col.default: unfolding.im2col,
+            aten.col2im.default: unfolding.col2im,
+            aten.diagonal.default: diagonals.diagonal,
+            aten.diagonal_backward.default: diagonals.diagonal_backward,
+            aten._trilinear.default: trilinear.trilinear,
+            aten.as_strided_scatter.default: strides.as_strided_scatter,
+            aten.bucketize.Tensor: boundaries.bucketize,
+            aten.softshrink_backward.default: activations.shrink_backward,
+            aten.hardshrink_backward.default: activations.shrink_backward,
+            aten.hypot.default: arithmetic.hypot,
+            aten.copy.default: arithmetic.copy,
         }
     )
     return table
@@ -53,7 +89,7 @@ def shared_table() -> Table:
 
 def onnx_table() -> Table:
     """Return the decompositions for ONNX Runtime."""
-    return shared_table()
+    return {**shared_table(), aten.avg_pool2d.default: pooling.avg_pool2d}
 
 
 def executorch_table() -> Table:

@@ -11,6 +11,7 @@ from pocketfl_export.onnx.operators import (
     pooling,
     reduction,
     shape,
+    sorting,
 )
 from pocketfl_export.onnx.registry import TRANSLATORS
 
@@ -26,4 +27,5 @@ __all__ = [
     "pooling",
     "reduction",
     "shape",
+    "sorting",
 ]

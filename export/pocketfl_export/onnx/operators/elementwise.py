@@ -94,6 +94,9 @@ _UNARY = {
     "atan": "Atan",
     "sinh": "Sinh",
     "cosh": "Cosh",
+    "asinh": "Asinh",
+    "acosh": "Acosh",
+    "atanh": "Atanh",
     "floor": "Floor",
     "ceil": "Ceil",
     "round": "Round",
@@ -104,6 +107,48 @@ _UNARY = {
 def unary(call: Call) -> str:
     """One operand, the same function on both sides."""
     return call.add(_UNARY[call.overload], call.input("self", call.dtype))
+
+
+@translates(aten.trunc.default)
+def truncate(call: Call) -> str:
+    """Rounded toward zero."""
+    x = call.input("self", call.dtype)
+    return call.add("Mul", call.add("Sign", x), call.add("Floor", call.add("Abs", x)))
+
+
+@translates(aten.fmod.Scalar, aten.fmod.Tensor)
+def truncated_remainder(call: Call) -> str:
+    """Remainder with the sign of the dividend."""
+    return _remainder(call)[0]
+
+
+@translates(aten.remainder.Scalar, aten.remainder.Tensor)
+def floored_remainder(call: Call) -> str:
+    """Remainder with the sign of the divisor."""
+    rest, divisor = _remainder(call)
+    opposite = call.add("Less", call.add("Mul", rest, divisor), call.scalar(0))
+    return call.add("Where", opposite, call.add("Add", rest, divisor), rest)
+
+
+def _remainder(call: Call) -> tuple[str, str]:
+    divisor = call.input("other", call.dtype)
+    return call.add("Mod", call.input("self", call.dtype), divisor, fmod=1), divisor
+
+
+@translates(aten.atan2.default)
+def angle(call: Call) -> str:
+    """Angle of the point (other, self), by quadrant."""
+    y, x = call.input("self", call.dtype), call.input("other", call.dtype)
+    zero = call.scalar(0)
+    below = call.add("Less", y, zero)
+    # On the vertical axis the quotient would be 0 / 0 at the origin, where the angle is 0.
+    upright = call.add("Equal", x, zero)
+    quotient = call.add("Div", y, call.add("Where", upright, call.scalar(1), x))
+    half = call.add("Mul", call.add("Sign", y), call.scalar(math.pi / 2))
+    right = call.add("Where", upright, half, call.add("Atan", quotient))
+    turn = call.add("Where", below, call.scalar(-math.pi), call.scalar(math.pi))
+    left = call.add("Add", right, turn)
+    return call.add("Where", call.add("Less", x, zero), left, right)
 
 
 @translates(aten.rsqrt.default)

@@ -34,6 +34,7 @@ _REWRITES: Final[tuple[tuple[str, str], ...]] = (
         r"scaled_dot_product|attention",
         "write it out: softmax(q @ k.transpose(-2, -1) / sqrt(d)) @ v",
     ),
+    (r"embedding_renorm", "leave max_norm out and normalise the rows in forward with F.normalize"),
     (r"embedding_bag", "use torch.nn.Embedding and sum or average its rows"),
     (r"fft|stft", "compute spectra in the features before the model"),
     (r"linalg|inverse|cholesky|svd|eig|det", "write it out in products and sums of matrices"),
