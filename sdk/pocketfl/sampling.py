@@ -28,12 +28,13 @@ from pocketfl.plan.manifest import AggregationSpec
 SECRET_BYTES: Final = 32
 
 ParticipationState: TypeAlias = Literal[
-    "tails", "capped", "tossed", "training", "uploaded", "abandoned"
+    "tails", "capped", "separated", "tossed", "training", "uploaded", "abandoned"
 ]
 """Where a device stands in a round.
 
-``tails`` and ``capped`` are no participation. ``tossed`` is heads with nothing sent yet, ``training``
-holds a lease, ``uploaded`` and ``abandoned`` are over: from neither does the device report again.
+``tails``, ``capped`` and ``separated`` (too soon after the last) are no participation. ``tossed`` is
+heads with nothing sent yet, ``training`` holds a lease, ``uploaded`` and ``abandoned`` are over: from
+neither does the device report again.
 """
 
 _NEXT: Final[dict[str, frozenset[str]]] = {
@@ -125,6 +126,7 @@ class Participation:
         round: int,  # noqa: A002
         manifest_sha256: str,
         aggregation: AggregationSpec,
+        separation: int = 1,
     ) -> Toss:
         """Toss the coin of a round, or return the answer that was given before.
 
@@ -138,6 +140,8 @@ class Participation:
             The verified plan: SHA-256 (hex) of its signed manifest.
         aggregation : AggregationSpec
             The plan's sampling probability and cap.
+        separation : int
+            Fewest rounds from one participation to the next, of the task or under the plan.
 
         Returns
         -------
@@ -167,6 +171,10 @@ class Participation:
             state: ParticipationState = "tails"
             if value < aggregation.sampling_probability:
                 state = "tossed" if heads < aggregation.max_participations else "capped"
+                if state == "tossed" and self._took_part_since(
+                    task, manifest_sha256, round, separation
+                ):
+                    state = "separated"
             connection.execute(
                 "INSERT INTO participations(task, round, plan_sha256, tossed_at, state) "
                 "VALUES(?, ?, ?, ?, ?)",
@@ -221,7 +229,24 @@ class Participation:
         """Return the participations that count against the cap, of this task or under this plan."""
         rows = self._database.query(
             "SELECT count(*) FROM participations WHERE (task = ? OR plan_sha256 = ?) "
-            "AND state NOT IN ('tails', 'capped')",
+            "AND state NOT IN ('tails', 'capped', 'separated')",
             (task, manifest_sha256),
         )
         return int(rows[0][0])
+
+    def _took_part_since(
+        self,
+        task: str,
+        manifest_sha256: str,
+        round: int,  # noqa: A002
+        separation: int,
+    ) -> bool:
+        """Return whether a participation lies closer to a round than the separation, on either side."""
+        if separation <= 1:
+            return False
+        rows = self._database.query(
+            "SELECT count(*) FROM participations WHERE (task = ? OR plan_sha256 = ?) "
+            "AND abs(round - ?) < ? AND state NOT IN ('tails', 'capped', 'separated')",
+            (task, manifest_sha256, round, separation),
+        )
+        return int(rows[0][0]) > 0

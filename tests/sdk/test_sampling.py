@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -217,3 +218,35 @@ def test_installs_have_different_secrets(tmp_path) -> None:
             states.append(database.read_state("participation.secret"))
     assert states[0] != states[1]
     assert all(len(secret) == 32 for secret in states)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(1, 21)), st.integers(1, 7))
+def test_participations_keep_their_separation(order, separation) -> None:
+    """In whatever order rounds are announced, no two participations lie closer than the plan says."""
+    with Database(":memory:") as database:
+        participation = Participation(database)
+        taken = [
+            number
+            for number in order
+            if participation.toss(
+                task="t",
+                round=number,
+                manifest_sha256=PLAN,
+                aggregation=make_aggregation(1.0),
+                separation=separation,
+            ).state
+            == "tossed"
+        ]
+        gaps = [b - a for a, b in pairwise(sorted(taken))]
+        assert all(gap >= separation for gap in gaps)
+        assert participation.heads(task="t", manifest_sha256=PLAN) == len(taken)
+        # A round that came too soon stays left out, and the answer is the same when asked again.
+        again = participation.toss(
+            task="t",
+            round=order[-1],
+            manifest_sha256=PLAN,
+            aggregation=make_aggregation(1.0),
+            separation=separation,
+        )
+        assert again.state == ("tossed" if order[-1] in taken else "separated")

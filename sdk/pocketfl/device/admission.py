@@ -248,7 +248,7 @@ def _agreed_budgets(app: Budgets, plan: Budgets | None) -> Budgets:
 
 def noise_of(manifest: Manifest | None) -> float | None:
     """Return a plan's noise multiplier; None without a plan, or without differential privacy."""
-    return None if manifest is None or manifest.dp is None else manifest.dp.noise_multiplier
+    return None if manifest is None else manifest.contribution_noise_multiplier
 
 
 def adds_up(manifest: Manifest | None) -> bool:

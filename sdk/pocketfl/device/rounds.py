@@ -156,15 +156,23 @@ class RoundChoice:
 
     def _toss(self, notice: RoundNotice, opened: OpenPlan) -> None:
         aggregation = opened.plan.manifest.aggregation
+        dp = opened.plan.manifest.dp
         toss = self._participation.toss(
             task=notice.task,
             round=notice.round,
             manifest_sha256=opened.manifest_sha256,
             aggregation=aggregation,
+            separation=1 if dp is None or dp.tree is None else dp.tree.min_separation,
         )
         what = f"round {notice.round} of {notice.task!r}"
         if toss.state == "tails":
             raise RoundEnd("not_sampled", "tails", f"the coin for {what} came up tails")
+        if toss.state == "separated":
+            raise RoundEnd(
+                "not_sampled",
+                "separated",
+                f"{what} comes too soon after one that this device was in",
+            )
         if toss.state == "capped":
             raise RoundEnd(
                 "cap_reached",

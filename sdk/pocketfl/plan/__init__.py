@@ -39,6 +39,7 @@ __all__ = [
     "RuntimeSpec",
     "TensorSpec",
     "TrainingSpec",
+    "TreeNoiseSpec",
     "build_plan",
     "generate_signing_key",
     "load_signing_key",

@@ -23,6 +23,7 @@ from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.schemas import READABLE_SCHEMAS, check_schema
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.queries import QuerySet
+from pocketfl.tree_noise import squared_sensitivity
 
 MANIFEST_LIMIT: Final = 4 * 2**20
 """Largest manifest in bytes: vocabularies live in it, weights do not."""
@@ -254,6 +255,22 @@ class AggregationSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TreeNoiseSpec:
+    """Noise that the releases of a task share, for training without assumptions on who takes part.
+
+    Attributes
+    ----------
+    min_separation : int
+        Fewest rounds from one participation of a device to its next, kept by the device itself.
+    """
+
+    min_separation: int = 1
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.min_separation <= 1_000_000, "min_separation must be 1 to 1,000,000")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DifferentialPrivacySpec:
     """How much noise a release carries, and how much may be learnt over the task's whole life.
 
@@ -265,11 +282,16 @@ class DifferentialPrivacySpec:
         Budget against someone who sees only the released models.
     delta : float
         Its delta.
+    tree : TreeNoiseSpec or None
+        None gives each release noise of its own. With a tree, ``noise_multiplier`` is that of each
+        node, nothing is amplified by sampling, and round numbers end at ``max_rounds``; see
+        :mod:`pocketfl.tree_noise`.
     """
 
     noise_multiplier: float
     epsilon: float
     delta: float
+    tree: TreeNoiseSpec | None = None
 
     def __post_init__(self) -> None:
         _require(0.01 <= self.noise_multiplier <= 1000, "noise_multiplier must be 0.01 to 1000")
@@ -471,6 +493,10 @@ class Manifest:
             (self.dp is None) == (self.privacy == "none"),
             "dp bounds go with privacy 'gaussian', and only with it",
         )
+        _require(
+            self.dp is None or self.dp.tree is None or self.kind == "training",
+            "a tree's noise is for training: other tasks are released once",
+        )
         self._check_kind()
         self._check_parts()
         self._check_budget()
@@ -620,6 +646,25 @@ class Manifest:
         """Bits of a report for each coordinate."""
         encoding = self.aggregation.encoding
         return PLAIN_BITS if encoding is None else encoding.bits
+
+    @property
+    def contribution_noise_multiplier(self) -> float | None:
+        """Noise multiplier that one contribution counts with, as if each release had its own noise.
+
+        With a tree, the price of all of a device's participations is shared out among them: what a
+        tree's contributions cost together grows faster than their number.
+        """
+        if self.dp is None:
+            return None
+        if self.dp.tree is None:
+            return self.dp.noise_multiplier
+        bound = squared_sensitivity(
+            rounds=self.aggregation.max_rounds,
+            participations=self.aggregation.max_participations,
+            separation=self.dp.tree.min_separation,
+        )
+        share = max(1.0, bound / self.aggregation.max_participations)
+        return self.dp.noise_multiplier / math.sqrt(share)
 
     @property
     def policy_hash(self) -> str:

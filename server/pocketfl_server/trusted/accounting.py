@@ -16,6 +16,13 @@ makes one direction the worse one, maps whole numbers to whole numbers. Hence in
 something is sampled; without sampling that proposition gives ``a |shift|^2 / (2 sigma^2)`` at every
 order.
 
+With a tree (:mod:`pocketfl.tree_noise`) every round ends one node, whose sum gets noise of its own,
+and all that is released is computed from these noised sums. A device shifts the sum of a node by as
+many norm bounds as it has participations in it. Which those are may depend on what was released before: the
+squares of the shifts never add up to more than :func:`~pocketfl.tree_noise.squared_sensitivity`, and
+Gaussian releases whose squared shifts are bounded in advance compose to the Gaussian with that bound
+(Feldman and Zrnic 2021, arXiv 2008.11193; Denisov et al. 2022, arXiv 2202.08312).
+
 Why a device's cap on participations needs no price of its own: a round's coin is independent of all
 earlier rounds, so given everything released before, the device takes part with the coin's probability
 times the probability that its cap has not bound yet. That is at most the coin's, the divergence of the
@@ -32,6 +39,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from pocketfl.plan.manifest import Manifest
+from pocketfl.tree_noise import squared_sensitivity
 from pocketfl_server.trusted.messages import BudgetStatement, PlanRefused, PrivacyStatement
 
 if TYPE_CHECKING:
@@ -47,6 +55,9 @@ NEIGHBOURING_RELATION: Final = (
 )
 SAMPLING: Final = (
     "Poisson: a device takes part in a round by its own secret coin, tossed for it alone"
+)
+TREE: Final = (
+    "none assumed: releases share a tree's noise; a device keeps its participations apart by itself"
 )
 NO_SAMPLING: Final = "none: every device may take part in every round, so nothing is amplified"
 
@@ -113,10 +124,24 @@ class Spending:
     def of(cls, manifest: Manifest, releases: int) -> Spending:
         """Return what a number of a private plan's releases spends.
 
-        A day of a device's log is reported once, so of any number of releases one touches it.
+        A day of a device's log is reported once, so of any number of releases one touches it. With a
+        tree, ``releases`` is the last round's number, and what the nodes of its rounds reveal together
+        costs as much as so many Gaussian releases without sampling.
         """
         if manifest.dp is None:
             raise ValueError("a plan without differential privacy has nothing to spend")
+        if manifest.dp.tree is not None:
+            cost = squared_sensitivity(
+                rounds=releases,
+                participations=manifest.aggregation.max_participations,
+                separation=manifest.dp.tree.min_separation,
+            )
+            return cls(
+                sampling_probability=1.0,
+                noise_multiplier=manifest.dp.noise_multiplier,
+                releases=cost,
+                participations=cost,
+            )
         touching = min(releases, 1) if manifest.is_daily else releases
         return cls(
             sampling_probability=manifest.aggregation.sampling_probability,
@@ -214,8 +239,13 @@ def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
         max_participations=spec.max_participations,
         unit="device-day" if manifest.is_daily else "device",
         neighbouring_relation=NEIGHBOURING_RELATION,
-        sampling=NO_SAMPLING if unsampled else SAMPLING,
+        sampling=TREE if manifest.dp.tree else NO_SAMPLING if unsampled else SAMPLING,
     )
+
+
+def progress(manifest: Manifest, *, releases: int, last_round: int) -> int:
+    """Return how far a task has come as the accountant counts it: releases, or a tree's last round."""
+    return last_round if manifest.dp is not None and manifest.dp.tree is not None else releases
 
 
 def budget_statement(releases: Mapping[str, tuple[Manifest, int]]) -> BudgetStatement:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ from pocketfl_server.trusted.accounting import (
     budget_statement,
     check_claims,
     planned_privacy,
+    progress,
     spent_privacy,
 )
 from pocketfl_server.trusted.attesters import AttestationError, Attester
@@ -69,6 +71,7 @@ from pocketfl_server.trusted.messages import (
     encode_release,
 )
 from pocketfl_server.trusted.noise import SUM_BOUND, add_noise
+from pocketfl_server.trusted.tree import advance
 from pocketfl_server.trusted.witness import Witness, WitnessError, check_against
 
 WRONG_LENGTH: Final = "wrong_length"
@@ -217,8 +220,10 @@ class Aggregator:
             key=state.key,
             last_released_round=last,
             planned=planned_privacy(state.manifest),
-            spent=spent_privacy(state.manifest, count),
-            budget=self._budget(state, more=0),
+            spent=spent_privacy(
+                state.manifest, progress(state.manifest, releases=count, last_round=last)
+            ),
+            budget=self._budget(state, releasing=None),
         )
 
     def attest(self, task: str) -> Attestation | None:
@@ -290,8 +295,9 @@ class Aggregator:
                 return earlier
             self._check_open(task, round, model_version)
             releases, _ = self._ledger.releases(task)
-            spent = self._check_budget(state, releases + 1)
-            budget = self._check_account(state)
+            number = progress(state.manifest, releases=releases + 1, last_round=round)
+            spent = self._check_budget(state, number)
+            budget = self._check_account(state, round)
             result = self._sum(state, round, model_version)
             floor = state.manifest.aggregation.cohort_floor
             if result.accepted < floor:
@@ -300,7 +306,10 @@ class Aggregator:
                     "nothing was released or charged",
                     details={"accepted": result.accepted, "floor": floor, **result.rejected},
                 )
-            release = _make_release(state, round, model_version, result, spent=spent, budget=budget)
+            noise, nodes = self._draw_noise(state, round)
+            release = _make_release(
+                state, round, model_version, result, spent=spent, budget=budget, noise=noise
+            )
             dp = state.manifest.dp
             self._ledger.commit_release(
                 task,
@@ -310,6 +319,7 @@ class Aggregator:
                     sampling_probability=state.manifest.aggregation.sampling_probability,
                     noise_multiplier=0.0 if dp is None else dp.noise_multiplier,
                 ),
+                tree_nodes=nodes,
             )
             self._tell_witness()
             return release
@@ -324,6 +334,24 @@ class Aggregator:
                     f"task {task!r}: round {round} has been released", code="round_released"
                 )
             self._ledger.abandon(task, round)
+
+    def _draw_noise(
+        self, state: _Task, round: int
+    ) -> tuple[IntegerVector | None, dict[int, IntegerVector]]:
+        """Return a release's noise, and the nodes of a tree that go on record with it."""
+        manifest = state.manifest
+        if manifest.dp is None:
+            return None, {}
+        zeros = np.zeros(manifest.report_length, dtype=np.int64)
+        draw = partial(
+            add_noise,
+            zeros,
+            noise_multiplier=manifest.dp.noise_multiplier,
+            norm_bound=manifest.aggregation.norm_bound,
+        )
+        if manifest.dp.tree is None:
+            return draw(), {}
+        return advance(self._ledger.tree_nodes(state.name), number=round, draw=draw)
 
     def _tell_witness(self) -> None:
         """Have the witness know of a release before anybody sees it; a retry comes here again."""
@@ -402,20 +430,23 @@ class Aggregator:
             details={"releases": releases - 1},
         )
 
-    def _budget(self, state: _Task, *, more: int) -> BudgetStatement | None:
-        """Return where the task's shared account stands, with so many more releases of the task."""
+    def _budget(self, state: _Task, *, releasing: int | None) -> BudgetStatement | None:
+        """Return where the task's shared account stands, once a round of the task is released too."""
         budget = state.manifest.budget
         if budget is None:
             return None
         counts = {}
         for name in self._ledger.tasks_of_budget(budget.name):
-            count, _ = self._ledger.releases(name)
-            counts[name] = (self._task(name).manifest, count + (more if name == state.name else 0))
+            count, last = self._ledger.releases(name)
+            if releasing is not None and name == state.name:
+                count, last = count + 1, releasing
+            manifest = self._task(name).manifest
+            counts[name] = (manifest, progress(manifest, releases=count, last_round=last))
         return budget_statement(counts)
 
-    def _check_account(self, state: _Task) -> BudgetStatement | None:
+    def _check_account(self, state: _Task, round: int) -> BudgetStatement | None:
         """Return what the shared account comes to with one more release, if it affords that."""
-        account = self._budget(state, more=1)
+        account = self._budget(state, releasing=round)
         if account is None or account.spent <= account.epsilon:
             return account
         others = sum(account.releases.values()) - account.releases[state.name]
@@ -507,6 +538,7 @@ def _make_release(
     *,
     spent: PrivacyStatement,
     budget: BudgetStatement | None,
+    noise: IntegerVector | None,
 ) -> Release:
     """Add the noise that the plan asks for; the only way from a sum to a release."""
     aggregation = state.manifest.aggregation
@@ -530,12 +562,9 @@ def _make_release(
     )
     if unprotected:
         return UnprotectedRelease(summary=summary, values=result.total)
-    noised = add_noise(
-        result.total,
-        noise_multiplier=spent.noise_multiplier,
-        norm_bound=aggregation.norm_bound,
-    )
-    return NoisedRelease(summary=summary, values=noised)
+    if noise is None:
+        raise RuntimeError("a private release needs noise")
+    return NoisedRelease(summary=summary, values=result.total + noise)
 
 
 def _check_name(task: str) -> None:

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,14 +22,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
+import numpy as np
+
 from pocketfl.decoding import encode_json
 from pocketfl.errors import PocketFLError
 from pocketfl.plan.manifest import BudgetSpec
 from pocketfl.protocol import LedgerHead
+from pocketfl_server.trusted.messages import IntegerVector
 
 _APPLICATION_ID: Final = 0x504B544C
 """Marks the file as a ledger in SQLite's header ("PKTL")."""
-_SCHEMA_VERSION: Final = 3
+_SCHEMA_VERSION: Final = 4
 
 # One row for each release in the order of release; what a rolled-back ledger cannot bring forth again.
 _CHAIN_TABLE: Final = """
@@ -58,6 +61,16 @@ _BUDGET_TABLES: Final = (
     ) WITHOUT ROWID
     """,
 )
+
+# Noise that later releases of a task take back; as secret as the private key.
+_TREE_TABLE: Final = """
+    CREATE TABLE tree_noise(
+        task TEXT NOT NULL REFERENCES tasks(task),
+        node INTEGER NOT NULL,
+        noise BLOB NOT NULL,
+        PRIMARY KEY(task, node)
+    ) WITHOUT ROWID
+    """
 
 # A sealed report is NULL where it was refused on arrival: its hash still guards the lease.
 _SCHEMA: Final = (
@@ -104,6 +117,7 @@ _SCHEMA: Final = (
     """,
     _CHAIN_TABLE,
     *_BUDGET_TABLES,
+    _TREE_TABLE,
 )
 
 _NO_RELEASE: Final = sha256(b"pocketfl ledger 1").hexdigest()
@@ -232,7 +246,7 @@ class Ledger:
             self._forget()
 
     def _upgrade(self, version: int) -> None:
-        """Bring an older ledger to this version: chain its releases, make room for shared accounts."""
+        """Bring an older ledger to this version: chain its releases, make the tables that it lacks."""
         with self._transaction() as connection:
             if version == 1:
                 connection.execute(_CHAIN_TABLE)
@@ -243,8 +257,9 @@ class Ledger:
                 for task, number, probability, multiplier, release in releases:
                     charge = Charge(sampling_probability=probability, noise_multiplier=multiplier)
                     _extend_chain(connection, task, number, release=release, charge=charge)
-            for statement in _BUDGET_TABLES:
+            for statement in _BUDGET_TABLES if version < 3 else ():
                 connection.execute(statement)
+            connection.execute(_TREE_TABLE)
             connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
@@ -452,14 +467,37 @@ class Ledger:
             if held > capacity:
                 raise RoundFullError(f"{held} reports, {capacity} at most")
 
-    def commit_release(self, task: str, number: int, *, release: bytes, charge: Charge) -> None:
-        """Store a release with its charge and delete its reports, all or nothing."""
+    def tree_nodes(self, task: str) -> dict[int, IntegerVector]:
+        """Return the nodes of a task's tree that make up what was released last."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT node, noise FROM tree_noise WHERE task = ?", (task,)
+            ).fetchall()
+        return {
+            int(node): np.frombuffer(noise, dtype="<i8").astype(np.int64) for node, noise in rows
+        }
+
+    def commit_release(
+        self,
+        task: str,
+        number: int,
+        *,
+        release: bytes,
+        charge: Charge,
+        tree_nodes: Mapping[int, IntegerVector] | None = None,
+    ) -> None:
+        """Store a release with its charge and its tree, and delete its reports: all or nothing."""
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO releases VALUES (?, ?, ?, ?, ?)",
                 (task, number, charge.sampling_probability, charge.noise_multiplier, release),
             )
             _extend_chain(connection, task, number, release=release, charge=charge)
+            connection.execute("DELETE FROM tree_noise WHERE task = ?", (task,))
+            connection.executemany(
+                "INSERT INTO tree_noise VALUES (?, ?, ?)",
+                [(task, node, v.astype("<i8").tobytes()) for node, v in (tree_nodes or {}).items()],
+            )
             self._close_round(connection, task, number, "released")
         self._forget()
 

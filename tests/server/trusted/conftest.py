@@ -26,7 +26,7 @@ from pocketfl.plan import (
     generate_signing_key,
     public_key_hex,
 )
-from pocketfl.plan.manifest import PARAMETERS_PART
+from pocketfl.plan.manifest import PARAMETERS_PART, TreeNoiseSpec
 from pocketfl.reports import encode_vector
 from pocketfl.sealing import ReportContext, seal
 from pocketfl_server.trusted.aggregator import Aggregator
@@ -42,6 +42,7 @@ def build(
     noise_multiplier: float = 1.0,
     epsilon: float = 50.0,
     delta: float = 1e-5,
+    tree: TreeNoiseSpec | None = None,
     name: str = "tiny",
     signing_key: object = SIGNING_KEY,
     budget: BudgetSpec | None = None,
@@ -83,7 +84,7 @@ def build(
         dp=None
         if privacy == "none"
         else DifferentialPrivacySpec(
-            noise_multiplier=noise_multiplier, epsilon=epsilon, delta=delta
+            noise_multiplier=noise_multiplier, epsilon=epsilon, delta=delta, tree=tree
         ),
         budget=budget,
         runtimes={"onnxruntime": RuntimeSpec(**runtime, minimum_version="1.22.0", opset=17)},
