@@ -14,6 +14,7 @@ from pocketfl.plan.manifest import (
     PartSpec,
     RuntimeSpec,
     TensorSpec,
+    TreeNoiseSpec,
 )
 from pocketfl.plan.signing import (
     generate_signing_key,

@@ -18,10 +18,11 @@ order.
 
 With a tree (:mod:`pocketfl.tree_noise`) every round ends one node, whose sum gets noise of its own,
 and all that is released is computed from these noised sums. A device shifts the sum of a node by as
-many norm bounds as it has participations in it. Which those are may depend on what was released before: the
-squares of the shifts never add up to more than :func:`~pocketfl.tree_noise.squared_sensitivity`, and
-Gaussian releases whose squared shifts are bounded in advance compose to the Gaussian with that bound
-(Feldman and Zrnic 2021, arXiv 2008.11193; Denisov et al. 2022, arXiv 2202.08312).
+many norm bounds as it has participations in it. Which those are may depend on what was released
+before: the squares of the shifts never add up to more than
+:func:`~pocketfl.tree_noise.squared_sensitivity`, and Gaussian releases whose squared shifts are
+bounded in advance compose to the Gaussian with that bound (Feldman and Zrnic 2021, arXiv
+2008.11193; Denisov et al. 2022, arXiv 2202.08312).
 
 Why a device's cap on participations needs no price of its own: a round's coin is independent of all
 earlier rounds, so given everything released before, the device takes part with the coin's probability
