@@ -1,4 +1,4 @@
-"""Single requests to one server over HTTP, with urllib3.
+"""Single requests to one server over HTTP, with Python's own client: others cost every app memory.
 
 Every answer is bounded in size while it streams, in time as a whole, and read only as far as that;
 redirects are never followed; nothing is decompressed. What became of a request is either its answer
@@ -7,26 +7,23 @@ or an error that says whether it may be asked again.
 
 from __future__ import annotations
 
+import http.client
+import select
+import socket
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
-
-import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NewConnectionError,
-    SSLError,
-)
+from urllib.parse import SplitResult, urlsplit
 
 from pocketfl import __version__
 from pocketfl.decoding import decode_json
 from pocketfl.errors import DecodeError, TransportError
 from pocketfl.protocol import Problem
-from pocketfl.transport.metering import MeteredPool, MeteredSecurePool
+from pocketfl.transport.metering import MeteredConnection, MeteredSecureConnection
 from pocketfl.transport.retrying import FailedAttemptError, parse_retry_after
 
 _CHUNK: Final = 64 * 2**10
@@ -94,17 +91,22 @@ class ServerConnection:
     ) -> None:
         self._timeouts = timeouts
         self._clock = clock
-        self._prefix, self._pool = _open_pool(
-            url,
-            timeouts=timeouts,
-            connections=connections,
-            ca_certs=ca_certs,
-            allow_plain_http=allow_plain_http,
-        )
+        self._connections = connections
+        parts = _split(url, allow_plain_http=allow_plain_http)
+        self._prefix = parts.path.rstrip("/")
+        self._host = str(parts.hostname)
+        self._tls = _tls(ca_certs) if parts.scheme == "https" else None
+        self._port = parts.port or (80 if self._tls is None else 443)
+        self._lock = threading.Lock()
+        self._idle: list[MeteredConnection] = []
+        self._is_closed = False
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.close()
+        with self._lock:
+            idle, self._idle, self._is_closed = self._idle, [], True
+        for connection in idle:
+            connection.close()
 
     @contextmanager
     def request(
@@ -114,38 +116,63 @@ class ServerConnection:
         *,
         headers: Mapping[str, str],
         body: bytes | None = None,
-    ) -> Iterator[urllib3.BaseHTTPResponse]:
-        """Send one request; give its connection back, or close it if its answer was not read."""
-        response = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send one request; keep its connection, or close it if its answer was not read."""
+        connection = self._take()
+        response: http.client.HTTPResponse | None = None
         try:
-            response = self._pool.urlopen(
-                method,
-                self._prefix + path,
-                body=body,
-                headers={**_HEADERS, **headers},
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
+            response = connection.exchange(
+                method, self._prefix + path, headers={**_HEADERS, **headers}, body=body
             )
             yield response
-        except (NewConnectionError, ConnectTimeoutError) as error:
-            raise FailedAttemptError(self._unreachable(error), unprocessed=True) from None
-        except SSLError as error:
-            raise TransportError(
-                f"no secure connection to {self._pool.host} ({error}); check its certificate "
-                "and this device's clock",
-                code="tls",
-            ) from None
-        except (HTTPError, OSError) as error:
+        except ssl.SSLError as error:
+            raise self._insecure(error) from None
+        except (http.client.HTTPException, OSError) as error:
             raise FailedAttemptError(self._unreachable(error)) from None
         finally:
-            if response is not None and not response.closed:
-                response.close()
+            self._give_back(connection, is_usable=response is not None and _is_whole(response))
+
+    def _take(self) -> MeteredConnection:
+        """Return a connection that is open: one that is idle, or a new one."""
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self._connect()
+            if not _was_dropped(connection.sock):
+                return connection
+            connection.close()
+
+    def _connect(self) -> MeteredConnection:
+        connect = self._timeouts.connect
+        connection: MeteredConnection
+        if self._tls is None:
+            connection = MeteredConnection(self._host, self._port, timeout=connect)
+        else:
+            connection = MeteredSecureConnection(
+                self._host, self._port, timeout=connect, context=self._tls
+            )
+        try:
+            connection.connect()
+        except ssl.SSLError as error:
+            connection.close()
+            raise self._insecure(error) from None
+        except OSError as error:
+            connection.close()
+            raise FailedAttemptError(self._unreachable(error), unprocessed=True) from None
+        connection.sock.settimeout(self._timeouts.read)
+        return connection
+
+    def _give_back(self, connection: MeteredConnection, *, is_usable: bool) -> None:
+        with self._lock:
+            if is_usable and not self._is_closed and len(self._idle) < self._connections:
+                self._idle.append(connection)
+                return
+        connection.close()
 
     def answer(
         self,
-        response: urllib3.BaseHTTPResponse,
+        response: http.client.HTTPResponse,
         *,
         limit: int,
         into: bytearray | None = None,
@@ -157,7 +184,7 @@ class ServerConnection:
 
     def read(
         self,
-        response: urllib3.BaseHTTPResponse,
+        response: http.client.HTTPResponse,
         *,
         limit: int,
         into: bytearray | None = None,
@@ -172,9 +199,12 @@ class ServerConnection:
             try:
                 # One arrival at a time, so that a server which drips is noticed.
                 chunk = response.read1(_CHUNK)
-            except (HTTPError, OSError) as error:
+            except (http.client.HTTPException, OSError) as error:
                 raise FailedAttemptError(self._unreachable(error)) from None
             if not chunk:
+                if response.length:
+                    missing = http.client.IncompleteRead(b"", response.length)
+                    raise FailedAttemptError(self._unreachable(missing))
                 return content
             if len(content) + len(chunk) > limit:
                 raise _too_large(limit)
@@ -184,7 +214,7 @@ class ServerConnection:
                     f"the answer took longer than {self._timeouts.answer:g} s", code="too_slow"
                 )
 
-    def _refusal(self, response: urllib3.BaseHTTPResponse) -> Exception:
+    def _refusal(self, response: http.client.HTTPResponse) -> Exception:
         status = response.status
         if 300 <= status < 400:
             return TransportError(
@@ -201,7 +231,7 @@ class ServerConnection:
                 what="problem",
                 limit=_PROBLEM_LIMIT,
             )
-        except (DecodeError, TransportError, FailedAttemptError, HTTPError, OSError):
+        except (DecodeError, TransportError, FailedAttemptError):
             problem = None
         busy = status in (429, 503)
         error = TransportError(
@@ -214,47 +244,56 @@ class ServerConnection:
         )
         return FailedAttemptError(error, unprocessed=busy)
 
+    def _insecure(self, error: ssl.SSLError) -> TransportError:
+        return TransportError(
+            f"no secure connection to {self._host} ({error}); check its certificate and this "
+            "device's clock",
+            code="tls",
+        )
+
     def _unreachable(self, error: Exception) -> TransportError:
         return TransportError(
-            f"the exchange with {self._pool.host}:{self._pool.port} broke off "
-            f"({type(error).__name__})",
+            f"the exchange with {self._host}:{self._port} broke off ({type(error).__name__})",
             code="unreachable",
             retryable=True,
         )
 
 
-def _open_pool(
-    url: str,
-    *,
-    timeouts: Timeouts,
-    connections: int,
-    ca_certs: str | None,
-    allow_plain_http: bool,
-) -> tuple[str, urllib3.HTTPConnectionPool]:
+def _split(url: str, *, allow_plain_http: bool) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not a URL such as https://fl.example.com")
     if parts.username or parts.query or parts.fragment:
         raise ValueError("the server's URL takes no user name, query or fragment")
-    prefix = parts.path.rstrip("/")
-    timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
-    if parts.scheme == "https":
-        return prefix, MeteredSecurePool(
-            parts.hostname,
-            parts.port or 443,
-            timeout=timeout,
-            maxsize=connections,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=ca_certs,
-        )
-    if parts.hostname not in _LOOPBACK and not allow_plain_http:
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not allow_plain_http:
         raise ValueError(
             f"{url!r} is plain http to another machine, where anybody on the way can read device "
             "tokens: use https, or say allow_plain_http=True on a network that you trust"
         )
-    return prefix, MeteredPool(
-        parts.hostname, parts.port or 80, timeout=timeout, maxsize=connections
-    )
+    return parts
+
+
+def _tls(ca_certs: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_certs)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _is_whole(response: http.client.HTTPResponse) -> bool:
+    """Return whether all of an answer was read, and close it: another may come after it."""
+    # What is left unread would be taken for the beginning of the next answer.
+    is_whole = not response.will_close and (response.isclosed() or response.length == 0)
+    response.close()
+    return is_whole
+
+
+def _was_dropped(sock: socket.socket) -> bool:
+    """Return whether an idle connection was closed, or says something that nobody asked for."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([sock], [], [], 0)[0])  # Windows
 
 
 def _too_large(limit: int) -> TransportError:

@@ -13,10 +13,9 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+from http.client import HTTPResponse
 from typing import Final, TypeVar
 from urllib.parse import quote
-
-import urllib3
 
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, TransportError
@@ -403,7 +402,7 @@ class HttpTransport:
         *,
         headers: Mapping[str, str],
         body: bytes | None = None,
-    ) -> Iterator[tuple[urllib3.BaseHTTPResponse, Exchange]]:
+    ) -> Iterator[tuple[HTTPResponse, Exchange]]:
         """Send one request, and count what it took once its answer is read."""
         with metered() as exchange:
             try:
@@ -413,7 +412,7 @@ class HttpTransport:
                 self._meter.add(kind, up=exchange.up, down=exchange.down)
 
 
-def _continues(response: urllib3.BaseHTTPResponse, start: int) -> bool:
+def _continues(response: HTTPResponse, start: int) -> bool:
     match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
     return response.status == 206 and match is not None and int(match[1]) == start
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import http.client
 import io
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
-
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from pocketfl.transport.interface import RequestKind, Traffic
 
@@ -87,36 +85,48 @@ class _MeteredResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_MeteredSocketFile(self.fp.detach()))
 
 
-class _MeteredConnection(HTTPConnection):
+class MeteredConnection(http.client.HTTPConnection):
+    """A connection over plain HTTP that counts, and sends a request as a whole."""
+
     response_class = _MeteredResponse
+    # Whoever connects says when; a request on a connection that was closed is an error.
+    auto_open = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._unsent: list[bytes] = []
+
+    def exchange(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: bytes | None
+    ) -> http.client.HTTPResponse:
+        """Send a request and return its answer, of which only the head is read."""
+        self._unsent.clear()
+        self.request(method, path, body=body, headers=headers)
+        # A server that refuses may answer before it has read everything, and what it says is heard.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            # Headers and body in one piece: a server that gets them apart is woken up twice.
+            _send(self.sock, b"".join(self._unsent))
+        self._unsent.clear()
+        return self.getresponse()
 
     def send(self, data: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        exchange = getattr(_current, "exchange", None)
-        # Piece by piece, so that what left before a connection broke off is known to the byte.
-        unsent = memoryview(data)
-        while unsent:
-            count = self.sock.send(unsent)
-            if exchange is not None:
-                exchange.up += count
-            unsent = unsent[count:]
+        """Keep a piece of a request until all of it is there."""
+        self._unsent.append(data)
 
 
-class _MeteredSecureConnection(_MeteredConnection, HTTPSConnection):
-    pass
+class MeteredSecureConnection(MeteredConnection, http.client.HTTPSConnection):
+    """The same over TLS."""
 
 
-class MeteredPool(urllib3.HTTPConnectionPool):
-    """Keep-alive connections over plain HTTP that count."""
-
-    ConnectionCls = _MeteredConnection
-
-
-class MeteredSecurePool(urllib3.HTTPSConnectionPool):
-    """Keep-alive connections over TLS that count."""
-
-    ConnectionCls = _MeteredSecureConnection
+def _send(sock: socket.socket, data: bytes) -> None:
+    exchange = getattr(_current, "exchange", None)
+    # Piece by piece, so that what left before a connection broke off is known to the byte.
+    unsent = memoryview(data)
+    while unsent:
+        count = sock.send(unsent)
+        if exchange is not None:
+            exchange.up += count
+        unsent = unsent[count:]
 
 
 class Meter:

@@ -146,6 +146,7 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
         answer(CONTENT),
         answer({"answer": ASSIGNMENT}),
         answer({"table": "weather", "rows": []}),
+        answer({"task": "clicks", "keys": []}),
         answer(status=503),
         answer({"lease": LEASE, "sha256": report.sha256}),
     ]
@@ -155,6 +156,7 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
     transport.parameters(DIGEST)
     transport.check_in(TOKEN, "clicks", 3, CHECK_IN)
     transport.features(TOKEN, "weather", None)
+    transport.token_keys("clicks")
     transport.upload(LEASE, report)
     traffic = transport.traffic
     assert set(traffic.by_kind) == set(REQUEST_KINDS)
@@ -163,7 +165,7 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
     kinds = traffic.by_kind.values()
     assert sum(kind.bytes_up for kind in kinds) == traffic.bytes_up == server.bytes_received
     assert sum(kind.bytes_down for kind in kinds) == traffic.bytes_down == server.bytes_sent
-    assert sum(kind.requests for kind in kinds) == traffic.requests == 8
+    assert sum(kind.requests for kind in kinds) == traffic.requests == 9
 
 
 def test_a_kind_without_new_requests_is_no_part_of_a_difference(server, transport) -> None:
