@@ -79,6 +79,8 @@ def serve(
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                # Nothing here asks for an address.
+                proxy_headers=False,
                 limit_concurrency=MAX_CONCURRENCY,
                 timeout_keep_alive=30,
             )

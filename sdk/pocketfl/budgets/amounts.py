@@ -65,11 +65,7 @@ class Amounts:
     storage_bytes: int = 0
 
     def __post_init__(self) -> None:
-        # A session makes one after every batch, so the sound case is one pass; NaN fails both bounds.
-        if not all(0 <= value < math.inf for value in _VALUES(self)):
-            for name, value in zip(MEASURES, _VALUES(self), strict=True):
-                if not 0 <= value < math.inf:
-                    raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
+        _check(_VALUES(self))
 
     def __add__(self, other: Amounts) -> Amounts:
         """Add what flows; take the higher of each level."""
@@ -94,7 +90,20 @@ class Amounts:
     @classmethod
     def of(cls, values: tuple[float, ...]) -> Amounts:
         """Return amounts from values in the order of :data:`MEASURES`."""
-        return cls(**dict(zip(MEASURES, values, strict=True)))  # type: ignore[arg-type]
+        _check(values)
+        # A session makes several after every batch: a third of the time that the constructor takes.
+        amounts = object.__new__(cls)
+        amounts.__dict__.update(zip(MEASURES, values, strict=True))
+        return amounts
+
+
+def _check(values: tuple[float, ...]) -> None:
+    # The sound case is three looks; a NaN makes the sum one.
+    if min(values) >= 0 and sum(values) < math.inf:
+        return
+    for name, value in zip(MEASURES, values, strict=True):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
 
 
 NOTHING: Final = Amounts()

@@ -15,6 +15,9 @@ from pocketfl.reasons import Reason
 
 OPEN: Final = "open"
 _COUNT: Final = len(MEASURES)
+_KINDS: Final = tuple(
+    float if name in ("cpu_seconds", "wall_seconds", "joules") else int for name in MEASURES
+)
 _CONTRIBUTIONS: Final = MEASURES.index("contributions")
 _ENTRY: Final = (
     f"SELECT id, task, round, holder, outcome, crashes, expires_at, {names('granted')}, "  # noqa: S608
@@ -46,12 +49,7 @@ def with_contributions(amounts: Amounts, *, contributions: int) -> Amounts:
 def amounts_of(values: tuple[Any, ...]) -> Amounts:
     """Return amounts from a row's columns, in the order of MEASURES."""
     # SQLite hands out every column as a float; counts are whole.
-    return Amounts(
-        **{
-            name: value if name in ("cpu_seconds", "wall_seconds", "joules") else int(value)
-            for name, value in zip(MEASURES, values, strict=True)
-        }
-    )
+    return Amounts.of(tuple(kind(value) for kind, value in zip(_KINDS, values, strict=True)))
 
 
 def reservation_of(row: tuple[Any, ...]) -> Reservation:

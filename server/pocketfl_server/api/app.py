@@ -25,7 +25,7 @@ from pocketfl.protocol import (
 from pocketfl_server import records
 from pocketfl_server.analytics.records import ResultList, TaskResult
 from pocketfl_server.api.device import DEVICE_TOKEN, ENROLMENT_KEY, device_router
-from pocketfl_server.api.fast_routes import FastRoutes, FastRoutesMiddleware
+from pocketfl_server.api.fast_routes import FastRoutesApp
 from pocketfl_server.api.operator import OPERATOR_KEY, operator_router
 from pocketfl_server.api.routes import document, handle_unrouted, in_thread
 from pocketfl_server.back_end import BackEnd
@@ -105,7 +105,7 @@ def create_app(
                     await ending
             await in_thread(group.close)
 
-    app = FastAPI(
+    app = FastRoutesApp(
         title="PocketFL back end",
         version=__version__,
         summary="Federated rounds for devices, and what their operator needs.",
@@ -115,9 +115,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    fast_routes = FastRoutes()
-    app.include_router(device_router(back_end, group, fast_routes))
-    app.add_middleware(FastRoutesMiddleware, routes=fast_routes)
+    app.include_router(device_router(back_end, group, app.fast_routes))
     app.include_router(operator_router(back_end, operator_key=operator_key))
     handle_unrouted(app)
     document(
