@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -293,6 +294,10 @@ class Fleet:
         except BaseException:
             self.close()
             raise
+        # A phone has one device: looking through thousands of others for garbage is no cost of its own.
+        gc.collect()
+        gc.freeze()
+        self._stack.callback(gc.unfreeze)
 
     def enrol(self, *, threads: int, progress: Callable[[int], None] | None = None) -> None:
         """Give every device its token, as apps do at install: before the first round, not in it."""

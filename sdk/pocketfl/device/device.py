@@ -439,13 +439,14 @@ class Device:
     def enrol(self) -> None:
         """Get this device's token now, as an app does at install, not at the first check-in.
 
-        Does nothing when the device has one.
+        Does nothing when the device has one. Makes the tables that rounds will need, too.
 
         Raises
         ------
         TransportError
             If the server cannot be reached or refuses, or there is no enrolment key.
         """
+        self._guardrails.prepare_tables()
         try:
             self._token.get()
         except RoundEnd as end:

@@ -18,11 +18,14 @@ from pocketfl.device.admission import Admission, is_past_asking, retry_after
 from pocketfl.device.attempt import RoundEnd
 from pocketfl.device.hooks import SessionEnd, SessionHooks
 from pocketfl.device.recovery import settle_orphans
+from pocketfl.device.sessions import TABLES as SESSION_TABLES
 from pocketfl.device.sessions import Session
 from pocketfl.ledger import Ledger, Outcome
+from pocketfl.ledger.tables import LEDGER as LEDGER_TABLES
 from pocketfl.plan.manifest import Manifest
 from pocketfl.reasons import Reason
 from pocketfl.receipts import REPORT_KINDS, Contribution, Receipts
+from pocketfl.receipts.tables import TABLES as RECEIPT_TABLES
 from pocketfl.reports import SealedReport
 from pocketfl.training import TrainingState
 from pocketfl.transport import Transport
@@ -105,6 +108,12 @@ class Guardrails(SessionHooks):
     def stop(self) -> None:
         """Have the session under way stop at its next batch."""
         self._stopped.set()
+
+    def prepare_tables(self) -> None:
+        """Make the tables that a session writes to, rather than in the first one."""
+        with self._database.transaction():
+            for tables in (SESSION_TABLES, LEDGER_TABLES, RECEIPT_TABLES):
+                self._database.ensure(tables)
 
     @property
     def has_receipts(self) -> bool:

@@ -91,17 +91,19 @@ class Leases:
             )
         now = self._clock()
         collection = opened.plan.manifest.features.collection
-        names = {known.name for known in self._store.collections()}
         return Session(
             notice=notice,
             assignment=answer,
             collection=collection,
             seed=self._training_seed(notice),
             # A question is answered without a collection, too.
-            examples_up_to=self._store.last_id(collection) if collection in names else 0,
+            examples_up_to=self._last_id(collection),
             began_at=now,
             upload_after=_draw_upload(opened.plan.manifest, now, answer.expires_at),
         )
+
+    def _last_id(self, collection: str) -> int:
+        return self._store.last_id(collection) if self._store.has_collection(collection) else 0
 
     def _check_in(self, notice: RoundNotice) -> Assignment | RetryWindow:
         request = CheckIn(sdk=__version__, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))

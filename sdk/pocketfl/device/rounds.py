@@ -136,13 +136,13 @@ class RoundChoice:
                 f"the plan has no parts for {self._runtime}, only for {sorted(manifest.runtimes)}",
             )
         name = manifest.features.collection
-        collections = {collection.name: collection for collection in self._store.collections()}
-        if manifest.kind != "training" and name not in collections:
+        has_collection = self._store.has_collection(name)
+        if manifest.kind != "training" and not has_collection:
             return
-        if name not in collections:
+        if not has_collection:
             raise RoundEnd("ineligible", "no_collection", f"this device has no collection {name!r}")
         try:
-            opened.pipeline.check(collections[name])
+            opened.pipeline.check(self._store.collection(name))
         except FeatureError as error:
             raise RoundEnd("ineligible", "features", str(error)) from None
         # To have no data is no reason to stay away from a question: who answers would tell.

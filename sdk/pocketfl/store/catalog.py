@@ -107,6 +107,10 @@ class Catalog:
         """Return the names of all collections, sorted."""
         return [n for (n,) in self._database.query("SELECT name FROM collections ORDER BY name")]
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a collection of that name."""
+        return bool(self._database.query("SELECT 1 FROM collections WHERE name = ?", (name,)))
+
     def entry(self, name: str) -> CatalogEntry:
         """Return what was found at the last look, or look.
 

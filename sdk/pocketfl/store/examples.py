@@ -117,6 +117,10 @@ class ExampleStore:
         """Return all collections, by name."""
         return tuple(self.collection(name) for name in self._catalog.names())
 
+    def has_collection(self, name: str) -> bool:
+        """Return whether there is a collection of that name."""
+        return self._catalog.has(name)
+
     def collection(self, name: str) -> Collection:
         """Return a collection as it was declared.
 
