@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,8 +29,11 @@ from pocketfl.plan import (
     TrainingSpec,
     build_plan,
     generate_signing_key,
+    public_key_hex,
 )
 from pocketfl.store import Collection, ExampleStore, Field
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.trusted.aggregator import Aggregator
 
 
 class WireTap:
@@ -162,6 +166,39 @@ def memory_search() -> Callable[[int, Iterable[bytes]], set[bytes]]:
 def search() -> Callable[[bytes, Iterable[bytes]], set[bytes]]:
     """The same search over bytes at hand."""
     return lambda content, needles: Needles(needles).within(content)
+
+
+class Clock:
+    """The system's clock, set ahead by a test."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of a test in one process."""
+    return Clock()
+
+
+@pytest.fixture
+def back_end(tmp_path: Path, modeller_key: Ed25519PrivateKey, clock: Clock) -> Iterator[BackEnd]:
+    """Back end and trusted tier in this process, for tests that are not about what separates them."""
+    keys = [public_key_hex(modeller_key)]
+    with (
+        Aggregator(tmp_path / "ledger.db", plan_keys=keys) as trusted,
+        BackEnd(
+            f"sqlite:///{tmp_path / 'back_end.db'}",
+            trusted=trusted,
+            plan_keys=keys,
+            enrolment_key="an-enrolment-key-of-the-app",
+            clock=clock,
+        ) as running,
+    ):
+        yield running
 
 
 @pytest.fixture(scope="session")

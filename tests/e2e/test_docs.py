@@ -109,10 +109,13 @@ def test_the_guides_run_from_key_to_closed_round(tmp_path: Path) -> None:
     assert (tmp_path / "audit.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("page", ["budgets.md", "conditions.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["budgets.md", "conditions.md", pytest.param("analytics.md", marks=pytest.mark.slow)],
+)
 def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
     """Pages without a server around them: what they show is what a reader can run."""
-    assert_prints(run_script(script_of(page, tmp_path), tmp_path, seconds=60), page)
+    assert_prints(run_script(script_of(page, tmp_path), tmp_path, seconds=300), page)
 
 
 def test_what_an_app_pins_can_be_written_as_shown(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from pocketfl.device.session_training import SessionTraining
 from pocketfl.device.sessions import ASK_SECONDS, PendingSession, Session, Sessions
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PocketFLError, ReportError, StoreError, TransportError
+from pocketfl.funnel.log import DayLog
 from pocketfl.plan.manifest import Manifest
 from pocketfl.reports import SealedReport, make_report
 from pocketfl.runtimes import FloatVector
@@ -87,6 +88,8 @@ class Contribution:
         How often training is written down.
     hooks : SessionHooks
         What else happens.
+    log : DayLog
+        What happened on the days before, for plans that ask.
     clock : callable
         Unix time in seconds.
     """
@@ -105,6 +108,7 @@ class Contribution:
         runtime: str,
         checkpoints: CheckpointPolicy,
         hooks: SessionHooks,
+        log: DayLog,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
@@ -119,7 +123,7 @@ class Contribution:
         self._training = SessionTraining(
             store, sessions, runtime=runtime, checkpoints=checkpoints, hooks=hooks
         )
-        self._queries = SessionQueries(store, runtime=runtime, hooks=hooks)
+        self._queries = SessionQueries(store, runtime=runtime, hooks=hooks, log=log)
         self._revoked = threading.Event()
         self._clock = clock
 

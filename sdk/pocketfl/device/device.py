@@ -39,6 +39,8 @@ from pocketfl.device.rounds import RoundChoice
 from pocketfl.device.sessions import PendingSession, Session, Sessions
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PlanError, PocketFLError, StoreError, TransportError
+from pocketfl.funnel import DayLog
+from pocketfl.funnel.hooks import FunnelHooks
 from pocketfl.ledger import Ledger
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
@@ -155,6 +157,8 @@ class Device:
             budgets=budgets,
             clock=clock,
         )
+        log = DayLog(store.database, clock=clock)
+        self._funnel = FunnelHooks(log, inner=hooks if hooks is not None else SessionHooks())
         self._guardrails = Guardrails(
             store.database,
             transport=self._transport,
@@ -163,7 +167,7 @@ class Device:
             meter=meter,
             hard_stop_seconds=hard_stop_seconds,
             evidence=aggregator.evidence,
-            inner=hooks if hooks is not None else SessionHooks(),
+            inner=self._funnel,
             clock=clock,
         )
         participation = Participation(store.database, clock=clock)
@@ -224,6 +228,7 @@ class Device:
             runtime=runtime,
             checkpoints=checkpoints if checkpoints is not None else CheckpointPolicy(),
             hooks=self._guardrails,
+            log=log,
             clock=clock,
         )
 
@@ -371,17 +376,28 @@ class Device:
         attempt = Attempt(self._transport)
         if not self._running.acquire(blocking=False):
             return attempt.outcome(RoundEnd("failed", "busy", "a round is under way already"))
-        self._guardrails.begin_run()
         try:
-            self._take_part(attempt, task)
-        except RoundEnd as end:
-            self._guardrails.say_why(end)
-            return attempt.outcome(end)
-        except PocketFLError as error:
-            return attempt.outcome(RoundEnd.of(error))
+            return self._run(attempt, task)
         finally:
             self._running.release()
-        return attempt.outcome(RoundEnd("completed", "reported", "the report was uploaded"))
+
+    def _run(self, attempt: Attempt, task: str | None) -> RoundOutcome:
+        self._guardrails.begin_run()
+        self._funnel.run_began()
+        end = RoundEnd("completed", "reported", "the report was uploaded")
+        try:
+            self._take_part(attempt, task)
+        except RoundEnd as ended:
+            self._guardrails.say_why(ended)
+            end = ended
+        except PocketFLError as error:
+            end = RoundEnd.of(error)
+        except Exception as error:
+            self._funnel.run_crashed(error)
+            raise
+        outcome = attempt.outcome(end)
+        self._funnel.run_ended(outcome, reasons=self._guardrails.stop_reasons)
+        return outcome
 
     def _take_part(self, attempt: Attempt, task: str | None) -> None:
         self._admission.require_allowed()

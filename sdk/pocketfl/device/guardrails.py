@@ -169,6 +169,11 @@ class Guardrails(SessionHooks):
             self._may_have_orphans = False
         self._admission.require(manifest, task=task, round=round)
 
+    @property
+    def stop_reasons(self) -> tuple[Reason, ...]:
+        """What stopped the run; empty where nothing did, or the app told it to."""
+        return self._stop_reasons
+
     def say_why(self, end: RoundEnd) -> None:
         """Add to the end of a session that was stopped what stopped it, and when to go on."""
         if end.code != "stopped":

@@ -34,6 +34,8 @@ _MEMORY: Final = frozenset(
         "ledger_entries",
         "ledger_clock",
         "ledger_tasks",
+        # Which days' logs were reported.
+        "funnel_days",
     }
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -15,8 +15,10 @@ from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sessions import Session
 from pocketfl.features.loading import load_examples
 from pocketfl.features.pipeline import Selection
+from pocketfl.funnel.log import DayLog
 from pocketfl.queries.evaluation import evaluate_queries
 from pocketfl.queries.reading import QueryColumns
+from pocketfl.queries.spec import FunnelEvent
 from pocketfl.runtimes import FloatVector, Runtime
 from pocketfl.store import Examples, ExampleStore
 
@@ -35,12 +37,17 @@ class SessionQueries:
         What scores them, where the plan has a model.
     hooks : SessionHooks
         Counts what is spent.
+    log : DayLog
+        What happened on the days before.
     """
 
-    def __init__(self, store: ExampleStore, *, runtime: str, hooks: SessionHooks) -> None:
+    def __init__(
+        self, store: ExampleStore, *, runtime: str, hooks: SessionHooks, log: DayLog
+    ) -> None:
         self._store = store
         self._runtime = runtime
         self._hooks = hooks
+        self._log = log
 
     def run(
         self,
@@ -94,10 +101,20 @@ class SessionQueries:
                 # What is judged is what inference would say.
                 outputs = correct_outputs(raw, opened.balancing)
             columns = opened.query_reader.read(examples, selection, outputs=outputs)
-        return evaluate_queries(queries, columns, seed=session.seed)
+        events = self._day_before(session) if queries.asks_for_logs else None
+        return evaluate_queries(queries, columns, seed=session.seed, events=events)
+
+    def _day_before(self, session: Session) -> Mapping[FunnelEvent, int]:
+        """Return the log of the last full day; nothing if that was reported for another round."""
+        day = DayLog.day_of(session.began_at) - 1
+        if not self._log.claim(day, task=session.task, round=session.round):
+            return {}
+        return self._log.counts(day)
 
     def _load(self, session: Session, opened: OpenPlan) -> tuple[Examples, Selection] | None:
         manifest = opened.plan.manifest
+        if manifest.required_queries.daily:
+            return None
         names = {collection.name for collection in self._store.collections()}
         if session.collection not in names:
             return None

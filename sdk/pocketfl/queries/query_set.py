@@ -101,6 +101,11 @@ class QuerySet:
         """Whether all that is asked for is a day's log, each day of which is reported once."""
         return all(isinstance(query, Funnel) for query in self.queries)
 
+    @property
+    def asks_for_logs(self) -> bool:
+        """Whether any query asks for a day's log."""
+        return any(isinstance(query, Funnel) for query in self.queries)
+
     def find(self, name: str) -> Query:
         """Return a query by name, or raise ``KeyError`` with the names that there are."""
         for query in self.queries:
