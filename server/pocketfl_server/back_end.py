@@ -41,6 +41,7 @@ from pocketfl_server.enrolment import Enrolments
 from pocketfl_server.errors import NotFound
 from pocketfl_server.intake import Intake
 from pocketfl_server.optimizers import OptimizerSpec
+from pocketfl_server.pacing import DEFAULT_PER_SECOND, Arrivals
 from pocketfl_server.pauses import Pauses
 from pocketfl_server.records import (
     Funnel,
@@ -74,6 +75,8 @@ class BackEnd:
         The secret that apps enrol with, at least 16 characters.
     anonymous_only : bool
         Whether devices have to check in with anonymous tokens.
+    arrivals_per_second : float
+        Check-ins that devices which are turned away are spread to.
     clock : callable, optional
         Returns Unix time in seconds.
 
@@ -93,6 +96,7 @@ class BackEnd:
         plan_keys: Iterable[str | bytes],
         enrolment_key: str,
         anonymous_only: bool = False,
+        arrivals_per_second: float = DEFAULT_PER_SECOND,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -118,6 +122,7 @@ class BackEnd:
             attestations=Attestations(trusted, clock=clock),
             issuer=self._issuer,
             anonymous_only=anonymous_only,
+            arrivals=Arrivals(per_second=arrivals_per_second),
             clock=clock,
         )
         self._results = Results(self.database)

@@ -86,6 +86,10 @@ def run_back_end(
     anonymous_only: Annotated[
         bool, typer.Option(help="Take nothing but anonymous single-use tokens at check-in.")
     ] = False,
+    arrivals_per_second: Annotated[
+        float,
+        typer.Option(min=0.01, help="Devices that are turned away come back at this rate."),
+    ] = 100.0,
     url_file: UrlFile = None,
     until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
@@ -106,6 +110,7 @@ def run_back_end(
         enrolment_key=_secret("enrolment-key", enrolment_key_file),
         operator_key=_secret("operator-key", operator_key_file),
         anonymous_only=anonymous_only,
+        arrivals_per_second=arrivals_per_second,
         host=host,
         port=port,
         announce=_announcer("back end", url_file),

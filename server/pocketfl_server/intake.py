@@ -28,6 +28,7 @@ from pocketfl_server.database import (
 from pocketfl_server.enrolment import Enrolments, token_digest, unknown_token
 from pocketfl_server.errors import Conflict, Gone, Malformed, NotFound, TooLarge
 from pocketfl_server.leases import is_genuine, new_lease, round_of
+from pocketfl_server.pacing import Arrivals
 from pocketfl_server.pauses import NO_TASK, window_of
 from pocketfl_server.rounds import RoundFacts, Rounds
 
@@ -66,6 +67,8 @@ class Intake:
         Recognises anonymous tokens.
     anonymous_only : bool
         Whether nothing else is taken at check-in.
+    arrivals : Arrivals
+        Spreads those that are turned away.
     attestations : Attestations
         What vouches for the key that reports are sealed to.
     clock : callable
@@ -81,12 +84,14 @@ class Intake:
         attestations: Attestations,
         issuer: TokenIssuer,
         anonymous_only: bool,
+        arrivals: Arrivals,
         clock: Callable[[], float],
     ) -> None:
         self._enrolments = enrolments
         self._attestations = attestations
         self._issuer = issuer
         self._anonymous_only = anonymous_only
+        self._arrivals = arrivals
         self._rounds = round_list
         self._clock = clock
         self._state_and_device = database.prepare(_STATE_AND_DEVICE)
@@ -298,5 +303,7 @@ class Intake:
             },
         )
         start, width = window[0], window[1] - window[0]
-        earliest = min(max(after, 0.0) + start, _MAX_RETRY_SECONDS - width)
+        wanted = min(max(after, 0.0) + start, _MAX_RETRY_SECONDS - width)
+        spread = self._arrivals.delay(now=self._clock(), after=wanted)
+        earliest = min(spread, _MAX_RETRY_SECONDS - width)
         return RetryWindow(reason=reason, min_seconds=earliest, max_seconds=earliest + width)

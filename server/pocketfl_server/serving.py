@@ -10,6 +10,7 @@ import uvicorn
 
 from pocketfl_server.api import create_app
 from pocketfl_server.back_end import BackEnd
+from pocketfl_server.pacing import DEFAULT_PER_SECOND
 from pocketfl_server.trusted.client import HttpTrustedTier
 
 MAX_CONCURRENCY: Final = 2048
@@ -25,6 +26,7 @@ def serve(
     enrolment_key: str,
     operator_key: str,
     anonymous_only: bool = False,
+    arrivals_per_second: float = DEFAULT_PER_SECOND,
     host: str = "127.0.0.1",
     port: int = 8000,
     announce: Callable[[str], None] | None = None,
@@ -46,6 +48,8 @@ def serve(
         Secrets of apps and of the operator, at least 16 characters each.
     anonymous_only : bool
         Whether devices have to check in with anonymous tokens.
+    arrivals_per_second : float
+        Check-ins that devices which are turned away are spread to.
     host, port : str, int
         Where to listen; port 0 is any free one.
     announce : callable, optional
@@ -66,6 +70,7 @@ def serve(
             plan_keys=plan_keys,
             enrolment_key=enrolment_key,
             anonymous_only=anonymous_only,
+            arrivals_per_second=arrivals_per_second,
         ) as back_end,
     ):
         app = create_app(back_end, operator_key=operator_key)
