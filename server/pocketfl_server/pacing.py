@@ -1,9 +1,10 @@
 """Pace steering: devices that are told to come back are spread so that arrivals stay flat.
 
-A closed round or a pause turns many devices away at once, and windows that all begin at the same time
-would bring them all back at once (Bonawitz et al. 2019, arXiv 1902.01046, section 2.3). Each minute takes
-as many returns as the operator wants check-ins; who does not fit is sent to a later one. This is a
-gateway's own memory and forgets with it: after a restart the spreading starts afresh.
+A closed round or a pause turns many devices away at once, and windows that all begin at the same
+time would bring them all back at once (Bonawitz et al. 2019, arXiv 1902.01046, section 2.3). Each
+minute takes as many returns as the operator wants check-ins; who does not fit is sent to a later
+one. This is a gateway's own memory and forgets with it: after a restart the spreading starts
+afresh.
 """
 
 from __future__ import annotations
