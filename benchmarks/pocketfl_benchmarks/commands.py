@@ -15,6 +15,7 @@ from pocketfl_benchmarks.digits.command import app
 from pocketfl_benchmarks.encoding.command import encoding
 from pocketfl_benchmarks.life.command import life
 from pocketfl_benchmarks.step import step
+from pocketfl_benchmarks.zoo.command import compare, zoo
 
 
 class _DemoWhenAsked(TyperGroup):
@@ -52,6 +53,8 @@ bench.command()(device)
 bench.command()(analytics)
 bench.command()(balancing)
 bench.command()(life)
+bench.command()(zoo)
+bench.command()(compare)
 bench.command()(encoding)
 
 

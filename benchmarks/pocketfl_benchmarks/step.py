@@ -12,7 +12,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -106,10 +106,10 @@ def measure_model(
 
     problem = make_problem(model, loss, inputs, target)
     batch = {name: value.numpy() for name, value in {**inputs, "target": target}.items()}
-    steps: dict[str, Step] = {"torch": _torch_step(model, loss, inputs, target)}
+    steps: dict[str, Step] = {"torch": torch_step(model, loss, inputs, target)}
     refused: dict[str, dict[str, str]] = {}
     opened = []
-    with _one_thread():
+    with one_thread():
         for name, back_end in BACK_ENDS.items():
             gate = run_gate(problem, [back_end], ParitySettings(steps=_PARITY_STEPS))
             if not gate.report.ok:
@@ -121,7 +121,7 @@ def measure_model(
                 refused[name] = {"refused": str(error)}
                 continue
             opened.append(runtime)
-            steps[name] = _runtime_step(runtime, batch)
+            steps[name] = runtime_step(runtime, batch)
         times = time_in_turns(steps, repeats=repeats)
     for runtime in opened:
         runtime.close()
@@ -176,7 +176,8 @@ def _seconds(call: Step, times: int) -> float:
     return time.perf_counter() - began
 
 
-def _torch_step(model: nn.Module, loss: Loss, inputs: dict[str, Tensor], target: Tensor) -> Step:
+def torch_step(model: nn.Module, loss: Loss, inputs: dict[str, Tensor], target: Tensor) -> Step:
+    """Return a function that takes one step in eager torch: gradient, clipping by norm, SGD."""
     import torch
 
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
@@ -190,7 +191,9 @@ def _torch_step(model: nn.Module, loss: Loss, inputs: dict[str, Tensor], target:
     return call
 
 
-def _runtime_step(runtime: Any, batch: dict[str, Any]) -> Step:
+def runtime_step(runtime: Any, batch: Mapping[str, Any]) -> Step:
+    """Return a function that takes the same step in a runtime, with all checks and copies."""
+
     def call() -> None:
         runtime.train_step(batch, learning_rate=LEARNING_RATE, clip_norm=CLIP_NORM)
 
@@ -198,7 +201,8 @@ def _runtime_step(runtime: Any, batch: dict[str, Any]) -> Step:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread."""
     import torch
 
     before = torch.get_num_threads()

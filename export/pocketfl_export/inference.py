@@ -27,8 +27,8 @@ from pocketfl_export.gate import CandidatePlan
 from pocketfl_export.problem import TrainingProblem
 from pocketfl_export.reference import EagerReference
 
-CALIBRATION_BATCHES: Final = 16
-MEASURED_BATCHES: Final = 16
+BATCHES: Final = 32
+"""Batches that are drawn where no examples are given; every other one is for calibration."""
 MINIMUM_AGREEMENT: Final = 0.95
 _REPEATS: Final = 15
 
@@ -74,14 +74,14 @@ def make_inference(
     parts: Mapping[str, bytes],
     precisions: Sequence[Precision],
     *,
+    examples: Mapping[str, torch.Tensor] | None = None,
     seed: int = 0,
     minimum_agreement: float = MINIMUM_AGREEMENT,
 ) -> Inference:
     """Make and measure one runtime's ways to predict.
 
-    Ranges come from batches like the example, so its values should be realistic. The agreement is
-    measured on other such batches, at the parameters that the model has now: export a trained model if
-    8 bits are to be used.
+    Ranges come from half of the examples and the agreement from the other half, at the parameters that
+    the model has now: export a trained model if 8 bits are to be used.
 
     Parameters
     ----------
@@ -93,15 +93,16 @@ def make_inference(
         Its parts that passed the gate.
     precisions : sequence of {"float32", "int8_static", "int8_dynamic"}
         From :func:`check_precisions`.
+    examples : mapping of str to Tensor, optional
+        Inputs by name, two batches of rows at least. Without them batches are drawn that are like the
+        problem's example, with elements of several rows in one, which is harder than life.
     seed : int
-        Of the batches.
+        Of those batches.
     minimum_agreement : float
         Share of rows below which a way is left out.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rows = problem.batch_size
-    calibration = [random_batch(problem, generator, rows=rows) for _ in range(CALIBRATION_BATCHES)]
-    measured = [random_batch(problem, generator, rows=rows) for _ in range(MEASURED_BATCHES)]
+    batches = _batches(problem, examples, seed=seed)
+    calibration, measured = batches[::2], batches[1::2]
     spec = back_end.spec()
     quantize: Quantize = importlib.import_module(f"{back_end.package}.quantization").quantize
     made: dict[str, bytes] = {}
@@ -140,6 +141,33 @@ def make_inference(
         parts={name: content for name, content in made.items() if name in kept},
         refused=tuple(refused),
     )
+
+
+def _batches(
+    problem: TrainingProblem, examples: Mapping[str, torch.Tensor] | None, *, seed: int
+) -> list[RandomBatch]:
+    rows = problem.batch_size
+    if examples is None:
+        generator = torch.Generator().manual_seed(seed)
+        return [random_batch(problem, generator, rows=rows) for _ in range(BATCHES)]
+    if set(examples) != set(problem.inputs):
+        raise ExportError(
+            f"the examples for predictions have the inputs {sorted(examples)}, the model "
+            f"{sorted(problem.inputs)}"
+        )
+    count = min(len(value) for value in examples.values()) // rows
+    if count < 2:
+        raise ExportError(
+            f"examples for predictions need at least {2 * rows} rows, two batches of this model"
+        )
+    return [
+        RandomBatch(
+            {name: examples[name][i * rows : (i + 1) * rows] for name in problem.inputs},
+            problem.target,
+            torch.ones(rows),
+        )
+        for i in range(count)
+    ]
 
 
 def _part_name(back_end: BackEnd, precision: Precision) -> str:

@@ -56,6 +56,7 @@ def export_plan(
     eligibility: EligibilitySpec | None = None,
     runtimes: Iterable[str] = ("onnxruntime", "executorch"),
     inference: Iterable[str] | Mapping[str, Iterable[str]] = ("float32",),
+    inference_examples: Mapping[str, torch.Tensor] | None = None,
     batch_size: int | None = None,
     parity: ParitySettings | None = None,
 ) -> Plan:
@@ -101,6 +102,8 @@ def export_plan(
         What to export for.
     inference : iterable of {"float32", "int8_static", "int8_dynamic"}, or mapping of runtime to such
         Ways to predict with this model's own parameters; see :mod:`pocketfl_export.inference`.
+    inference_examples : mapping of str to Tensor, optional
+        Inputs that 8 bits are calibrated and measured on; without them, mixtures of the example's rows.
     batch_size : int, optional
         Rows of the graphs' batch, if not those of the example: the example is repeated or cut.
     parity : ParitySettings, optional
@@ -135,7 +138,9 @@ def export_plan(
     result.report.require()
     if encoding is not None:
         aggregation = aggregation.encoded(encoding, parameters=problem.spec.parameter_count)
-    predictions = _make_inference(problem, chosen, result.parts, inference, seed=settings.seed)
+    predictions = _make_inference(
+        problem, chosen, result.parts, inference, inference_examples, seed=settings.seed
+    )
     parameters = problem.initial_parameters().numpy().astype("<f4").tobytes()
     plan = build_plan(
         name=name,
@@ -169,6 +174,7 @@ def _make_inference(
     chosen: Iterable[BackEnd],
     parts: Mapping[str, bytes],
     wanted: Iterable[str] | Mapping[str, Iterable[str]],
+    examples: Mapping[str, torch.Tensor] | None,
     *,
     seed: int,
 ) -> dict[str, Inference]:
@@ -184,7 +190,9 @@ def _make_inference(
         if len(precisions) == 1:  # The graph that takes any parameters, which every plan has.
             continue
         own = {name: parts[name] for name in map(back_end.part_name, PARTS)}
-        made[back_end.name] = make_inference(problem, back_end, own, precisions, seed=seed)
+        made[back_end.name] = make_inference(
+            problem, back_end, own, precisions, examples=examples, seed=seed
+        )
     refused = [refusal for each in made.values() for refusal in each.refused]
     if refused:
         raise ParityError(refused)

@@ -124,7 +124,9 @@ def test_what_an_app_pins_can_be_written_as_shown(tmp_path: Path) -> None:
     run_script(script_of("threats.md", tmp_path), tmp_path, seconds=60)
 
 
-@pytest.mark.parametrize("page", ["docs/benchmarks.md", "docs/embed.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/benchmarks.md", "docs/embed.md", "docs/zoo.md", "README.md"]
+)
 def test_commands_have_the_options_that_a_page_shows(page: str) -> None:
     """Every `pocketfl` line parses, short of being run: some take minutes."""
     text = (ROOT / page).read_text()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import re
 from typing import Any, Final
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pocketfl_benchmarks.drawing import inline_svg
 from pocketfl_benchmarks.flights.results import NO_PRIVACY, DemoResult
 
 _SIZE: Final = (6.4, 3.4)
@@ -32,7 +31,7 @@ def plot_auc(result: DemoResult) -> str:
     best = max(curve[-1] for curve in curves)
     axes.set_ylim(bottom=min(best, result.server_only) - 0.1)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
-    return _svg(figure, "AUC by round")
+    return inline_svg(figure, "AUC by round")
 
 
 def plot_epsilon(result: DemoResult) -> str:
@@ -46,7 +45,7 @@ def plot_epsilon(result: DemoResult) -> str:
     axes.plot(rounds, back_end, color=_MUTED, linestyle="--", label="the back end")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9, loc="center right")
-    return _svg(figure, "epsilon by round")
+    return inline_svg(figure, "epsilon by round")
 
 
 def plot_funnel(result: DemoResult) -> str:
@@ -70,7 +69,7 @@ def plot_funnel(result: DemoResult) -> str:
         axes.annotate(text, (last, height), ha="right", va="bottom", fontsize=8, color=_MUTED)
     axes.set_ylim(0, 1.2 * max(axes.get_ylim()))
     axes.legend(frameon=False, fontsize=9, loc="lower left")
-    return _svg(figure, "funnel by round")
+    return inline_svg(figure, "funnel by round")
 
 
 def _blank(x: str, y: str) -> tuple[Figure, Any]:
@@ -82,21 +81,3 @@ def _blank(x: str, y: str) -> tuple[Figure, Any]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
     return figure, axes
-
-
-def _svg(figure: Figure, title: str) -> str:
-    import matplotlib as mpl
-
-    stream = io.StringIO()
-    # Text stays text, in the page's own font; a fixed salt makes the same run the same page.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    drawing = stream.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    # Inside HTML these need no namespaces, and without a fixed size the drawing fits its column.
-    drawing = re.sub(r'\s(xmlns(:\w+)?|version|width|height)="[^"]*"', "", drawing, count=5)
-    # Names inside a drawing must differ from those of the next one on the page.
-    prefix = re.sub(r"\W", "-", title)
-    drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", drawing)
-    return drawing.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -18,6 +18,17 @@ from pocketfl.runtimes.onnx import load_library
 from pocketfl_export.batches import RandomBatch
 from pocketfl_export.problem import TrainingProblem
 from pocketfl_export.quiet import quiet
+
+_STATIC: Final = (
+    *("Conv", "Gemm", "MatMul", "Gather"),
+    *("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool"),
+    *("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"),
+)
+"""What holds weights, and what may stand between two of them without going back to float32.
+
+The cells of an unrolled recurrent net are long chains of sums, products and sigmoids: in 8 bits they
+lose what they should remember, and their pairs of conversions outweigh the weights.
+"""
 
 
 def quantize(
@@ -59,6 +70,7 @@ def quantize(
                     made,
                     _Calibration(calibration),
                     quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=list(_STATIC),
                     per_channel=True,
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,

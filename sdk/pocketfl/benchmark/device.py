@@ -150,7 +150,7 @@ def run_device_benchmark(
         raise ValueError(f"repeats must be at least {MIN_REPEATS}, not {repeats}")
     manifest = plan.manifest
     model, training = manifest.required_model, manifest.required_training
-    batch = _made_up_batch(model)
+    batch = made_up_batch(model)
     reference = reference_step(model)
     gc.collect()
     # Memory is looked at after every step, because a small plan is through in a moment.
@@ -259,7 +259,8 @@ def _step_of(runtime: Runtime, batch: Batch, clip_norm: float) -> Callable[[], o
     return lambda: runtime.train_step(batch, learning_rate=1e-6, clip_norm=clip_norm)
 
 
-def _made_up_batch(model: ModelSpec) -> Batch:
+def made_up_batch(model: ModelSpec) -> Batch:
+    """Return a full batch of random floats; indices and classes are 0, which every vocabulary has."""
     chances = np.random.default_rng(0)
 
     def array(spec: TensorSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
