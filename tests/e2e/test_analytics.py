@@ -42,11 +42,18 @@ FIELDS = (
     FieldSpec(name="rating", type="float"),
 )
 PERSON = BudgetSpec(name="person", epsilon=2.5, delta=1e-5)
+LABELS = BudgetSpec(name="labels", epsilon=2.5, delta=1e-5)
 
 
-@pytest.fixture
-def site(tmp_path: Path, modeller_key: Ed25519PrivateKey) -> Iterator[LocalDeployment]:
-    with LocalDeployment(tmp_path / "server", plan_keys=[public_key_hex(modeller_key)]) as running:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that the servers write; one deployment serves every test, each with tasks of its own."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path, modeller_key: Ed25519PrivateKey) -> Iterator[LocalDeployment]:
+    with LocalDeployment(folder, plan_keys=[public_key_hex(modeller_key)]) as running:
         yield running
 
 
@@ -95,6 +102,7 @@ def test_a_fleet_counts_its_labels_and_nobody_is_told_apart(
     open_store: Callable[..., ExampleStore],
     wire_tap: Callable[[str], object],
     search: Callable[[bytes, set[bytes]], set[bytes]],
+    folder: Path,
     tmp_path: Path,
 ) -> None:
     """Twelve devices, three of them without an example and one without the collection.
@@ -108,7 +116,7 @@ def test_a_fleet_counts_its_labels_and_nobody_is_told_apart(
     places = Histogram(
         name="places", share=0.8, field="place", categories=("home", "shop"), other=True
     )
-    plan = ask("labels", label_histogram(label, share=0.6), places, budget=PERSON)
+    plan = ask("labels", label_histogram(label, share=0.6), places, budget=LABELS)
     markers: set[bytes] = set()
     stores = []
     for number in range(DEVICES - 4):
@@ -145,9 +153,7 @@ def test_a_fleet_counts_its_labels_and_nobody_is_told_apart(
     assert np.abs(np.array(found.values) - [4.5, 0, 3.5]).max() < 6 * found.noise_std
     assert np.abs(np.array(found.values) - [4.5, 0, 3.5]).max() > 1e-3
     assert site.operator.privacy("labels").budget == result.budget
-    files = b"\n".join(
-        path.read_bytes() for path in (tmp_path / "server").rglob("*") if path.is_file()
-    )
+    files = b"\n".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert site.operator_key.encode() in files
     assert not search(files, markers)
     assert not search(tap.recorded(), markers)
