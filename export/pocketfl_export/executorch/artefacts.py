@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pocketfl.runtimes.executorch import METHOD, load_library
 from pocketfl_export.executorch.decompositions import decomposition_table
-from pocketfl_export.executorch.lowering import lower
+from pocketfl_export.executorch.lowering import as_bytes, lower
 from pocketfl_export.problem import TrainingProblem
 from pocketfl_export.tracing import TracedGraph, trace_problem
 
@@ -36,4 +36,4 @@ def run_graph(traced: TracedGraph, arguments: Sequence[Tensor]) -> tuple[Tensor,
     # Kept in variables: the method reads from the program, and the program from its bytes.
     program = load_library()._load_program_from_buffer(program_data)
     method = program.load_method(METHOD)
-    return tuple(method([argument.contiguous() for argument in arguments]))
+    return tuple(method([argument.contiguous() for argument in as_bytes(arguments)]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
 import torch
@@ -11,7 +11,7 @@ from torch import fx
 
 from pocketfl.runtimes.executorch import load_library
 from pocketfl_export.errors import UnsupportedModelError
-from pocketfl_export.executorch.preparation import prepare
+from pocketfl_export.executorch.preparation import prepare, take_bytes_for_booleans
 from pocketfl_export.quiet import quiet
 from pocketfl_export.rewrites import rewrite_for
 from pocketfl_export.tracing import TracedGraph
@@ -19,6 +19,8 @@ from pocketfl_export.tracing import TracedGraph
 
 def lower(traced: TracedGraph, *, delegate: bool = True) -> bytes:
     """Compile a graph to a program whose method ``forward`` takes the graph's inputs by position.
+
+    Booleans come in as bytes.
 
     Parameters
     ----------
@@ -43,7 +45,8 @@ def lower(traced: TracedGraph, *, delegate: bool = True) -> bytes:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge
 
-        program = torch.export.export(prepare(traced.graph_module), traced.example, strict=False)
+        graph_module = take_bytes_for_booleans(prepare(traced.graph_module))
+        program = torch.export.export(graph_module, as_bytes(traced.example), strict=False)
         _forget_history(program.graph_module)
         # The graph is in core ATen by construction and the gate runs what comes out; the verifier
         # would check every node again after each of some hundred passes.
@@ -57,6 +60,11 @@ def lower(traced: TracedGraph, *, delegate: bool = True) -> bytes:
         kernels = frozenset(library._get_operator_names())
         _refuse_missing_kernels(edge.exported_program().graph_module, kernels)
         return bytes(edge.to_executorch().buffer)
+
+
+def as_bytes(arguments: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Return a graph's arguments as its program takes them."""
+    return tuple(a.to(torch.uint8) if a.dtype == torch.bool else a for a in arguments)
 
 
 def _forget_history(graph_module: fx.GraphModule) -> None:

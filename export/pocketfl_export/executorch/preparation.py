@@ -32,6 +32,24 @@ def prepare(graph_module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(graph_module, graph)
 
 
+def take_bytes_for_booleans(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Make each boolean input a byte that is 0 or not, in place.
+
+    ExecuTorch's library for Android has tensors of bytes, and none of booleans.
+    """
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.op != "placeholder" or node.meta["val"].dtype != torch.bool:
+            continue
+        with graph.inserting_after(node):
+            boolean = graph.call_function(aten.ne.Scalar, (node, 0))
+        node.replace_all_uses_with(boolean, delete_user_cb=lambda user, b=boolean: user is not b)
+        boolean.meta["val"] = node.meta["val"]
+        node.meta["val"] = node.meta["val"].to(torch.uint8)
+    graph_module.recompile()
+    return graph_module
+
+
 def split_into_slices(graph: fx.Graph) -> None:
     """Write ``split_with_sizes`` as slices, which XNNPACK has.
 

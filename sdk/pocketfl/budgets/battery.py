@@ -7,11 +7,16 @@ a session.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pocketfl.errors import SignalsUnavailableError
+from pocketfl.java import load_java, on_android, running_context
+
+if TYPE_CHECKING:
+    from android.os import BatteryManager
 
 _JOULES_PER_WATT_HOUR: Final = 3600.0
 
@@ -96,6 +101,7 @@ def _energy_of(supply: Path) -> float | None:
     return charge * 1e-6 * volts * 1e-6 * _JOULES_PER_WATT_HOUR
 
 
+# Values of BatteryManager.BATTERY_PROPERTY_CHARGE_COUNTER and BATTERY_PROPERTY_ENERGY_COUNTER.
 _CHARGE_COUNTER: Final = 1
 _ENERGY_COUNTER: Final = 5
 _NOMINAL_VOLTS: Final = 3.85
@@ -105,13 +111,21 @@ _NOMINAL_VOLTS: Final = 3.85
 class AndroidBattery:
     """Android's ``BatteryManager``, through pyjnius.
 
+    Types are those of the framework at API 36 (``chaquopy-stubs-android``), so that mypy checks every
+    call against it.
+
     Parameters
     ----------
-    manager : object, optional
-        A ``BatteryManager``; by default the one of the running activity or service.
+    manager : android.os.BatteryManager, optional
+        A pyjnius object; by default the one of the running activity or service.
+
+    Raises
+    ------
+    SignalsUnavailableError
+        If there is no activity or service.
     """
 
-    def __init__(self, manager: Any = None) -> None:
+    def __init__(self, manager: BatteryManager | None = None) -> None:
         self._manager = manager if manager is not None else _battery_manager()
 
     def read(self) -> BatteryReading | None:
@@ -129,20 +143,23 @@ class AndroidBattery:
         return BatteryReading(joules=joules, discharging=not self._manager.isCharging())
 
 
-def _battery_manager() -> Any:
-    from jnius import autoclass
-
-    # A service runs in a process of its own, which has no activity.
-    if "PYTHON_SERVICE_ARGUMENT" in os.environ:
-        context = autoclass("org.kivy.android.PythonService").mService
-    else:
-        context = autoclass("org.kivy.android.PythonActivity").mActivity
-    return context.getSystemService("batterymanager")
+def _battery_manager() -> BatteryManager:
+    java = load_java()
+    context = running_context(java.autoclass)
+    if context is None:
+        raise SignalsUnavailableError(
+            "no activity or service of the app is running: make AndroidBattery after it has started, "
+            "or pass its BatteryManager"
+        )
+    manager: BatteryManager = java.cast(
+        "android.os.BatteryManager", context.getSystemService("batterymanager")
+    )
+    return manager
 
 
 def default_battery() -> BatteryCounter | None:
     """Return this platform's counter, or None where it has none that we can read."""
-    if "ANDROID_ARGUMENT" in os.environ or hasattr(sys, "getandroidapilevel"):
+    if on_android():
         return AndroidBattery()
     if sys.platform == "linux":
         battery = SysfsBattery()

@@ -6,12 +6,12 @@ against it. pyjnius detaches its threads from Java by itself on Android.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pocketfl.conditions.signals import Signals, Thermal
 from pocketfl.errors import SignalsUnavailableError
+from pocketfl.java import ClassFinder, load_java, running_context
 
 if TYPE_CHECKING:
     from android.app import ActivityManager
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _THERMAL_SINCE: Final = 29
-# Set in the processes of services by python-for-android, which have no activity.
-_SERVICE_VARIABLE: Final = "PYTHON_SERVICE_ARGUMENT"
 
 
 class AndroidSignals:
@@ -45,7 +43,7 @@ class AndroidSignals:
 
     def __init__(self, *, context: Any = None) -> None:
         try:
-            from jnius import JavaException, autoclass, cast
+            java = load_java()
         except (
             Exception
         ) as error:  # Without a Java machine, its import raises errors of many kinds.
@@ -53,17 +51,15 @@ class AndroidSignals:
                 f"pyjnius cannot be used ({error}): add pyjnius to the requirements of the app, or "
                 "give the device a signal provider of your own"
             ) from error
-        self._java_exception: type[Exception] = JavaException
+        self._java_exception = java.exception
         try:
-            self._find(autoclass, cast, context)
-        except JavaException as error:
+            self._find(java.autoclass, java.cast, context)
+        except java.exception as error:
             raise SignalsUnavailableError(
                 f"Android's services cannot be reached: {error}"
             ) from error
 
-    def _find(
-        self, autoclass: Callable[[str], Any], cast: Callable[[str, Any], Any], given: Any
-    ) -> None:
+    def _find(self, autoclass: ClassFinder, cast: Callable[[str, Any], Any], given: Any) -> None:
         self._context: Context = given if given is not None else _running_context(autoclass)
         context: type[Context] = autoclass("android.content.Context")
         self._intent: type[Intent] = autoclass("android.content.Intent")
@@ -147,11 +143,8 @@ class AndroidSignals:
         return max(0, info.availMem - info.threshold)
 
 
-def _running_context(autoclass: Callable[[str], Any]) -> Any:
-    if _SERVICE_VARIABLE in os.environ:
-        context = autoclass("org.kivy.android.PythonService").mService
-    else:
-        context = autoclass("org.kivy.android.PythonActivity").mActivity
+def _running_context(autoclass: ClassFinder) -> Any:
+    context = running_context(autoclass)
     if context is None:
         raise SignalsUnavailableError(
             "no activity or service of the app is running: make AndroidSignals after it has started, "

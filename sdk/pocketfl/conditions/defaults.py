@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from pocketfl.conditions.signals import SignalProvider, Signals
+from pocketfl.java import on_android
 
 
 class PlatformSignals:
@@ -47,8 +47,7 @@ def default_signals(path: str | Path) -> SignalProvider:
     SignalsUnavailableError
         If the library that the platform needs is missing.
     """
-    # Interpreters built for Android have this, whichever `sys.platform` they report.
-    if hasattr(sys, "getandroidapilevel"):
+    if on_android():
         from pocketfl.conditions.android import AndroidSignals
 
         return AndroidSignals()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pocketfl.errors import RuntimeUnavailableError
+from pocketfl.java import on_android
 from pocketfl.plan.manifest import RUNTIME_NAMES
 from pocketfl.runtimes.graphs import PlanContents
 from pocketfl.runtimes.interface import Batch, EvaluationResult, FloatVector, Runtime, StepResult
@@ -21,8 +22,9 @@ __all__ = [
 def open_runtime(plan: PlanContents, name: str) -> Runtime:
     """Open a plan in a runtime; it starts with the plan's initial parameters.
 
-    Nothing is loaded yet: each graph is loaded when it is first used, so a device that only trains
-    never pays for inference.
+    On Android these are the libraries that the app bundles, elsewhere Python packages. Nothing is
+    loaded yet: each graph is loaded when it is first used, so a device that only trains never pays for
+    inference.
 
     Parameters
     ----------
@@ -45,10 +47,18 @@ def open_runtime(plan: PlanContents, name: str) -> Runtime:
     """
     # Imported here: each pulls in its library, and a device has only one of them.
     if name == "onnxruntime":
+        if on_android():
+            from pocketfl.runtimes.android_onnx import AndroidOnnxRuntime
+
+            return AndroidOnnxRuntime(plan)
         from pocketfl.runtimes.onnx import OnnxRuntime
 
         return OnnxRuntime(plan)
     if name == "executorch":
+        if on_android():
+            from pocketfl.runtimes.android_executorch import AndroidExecutorchRuntime
+
+            return AndroidExecutorchRuntime(plan)
         from pocketfl.runtimes.executorch import ExecutorchRuntime
 
         return ExecutorchRuntime(plan)

@@ -15,6 +15,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from pocketfl.errors import PlanError, RuntimeUnavailableError
 from pocketfl.runtimes.batches import Array
 from pocketfl.runtimes.graphs import Graph, GraphRuntime, PlanContents, Signature
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 
 METHOD: Final = "forward"
 
-# torch's ScalarType numbers, which a program's metadata uses.
-_DTYPES: Final = {4: "int64", 6: "float32", 11: "bool"}
+# torch's ScalarType numbers, which a program's metadata uses. Programs take booleans as bytes.
+_BYTE: Final = 0
+_DTYPES: Final = {_BYTE: "bool", 4: "int64", 6: "float32", 11: "bool"}
 
 
 class ExecutorchRuntime(GraphRuntime):
@@ -70,11 +73,17 @@ class _Method:
         meta = self._method.method_meta()
         self.inputs = _signature(meta.input_tensor_meta, meta.num_inputs())
         self.outputs = _signature(meta.output_tensor_meta, meta.num_outputs())
-        self._tensors = [torch.from_numpy(array) for array in arrays.values()]
+        self._tensors = [
+            torch.from_numpy(array.view(np.uint8) if is_byte and array.dtype == np.bool_ else array)
+            for array, is_byte in zip(arrays.values(), _bytes_for_booleans(meta), strict=False)
+        ]
 
     def run(self) -> Sequence[Array]:
         outputs = self._method(self._tensors, clone_outputs=False)
         return [output.numpy() for output in outputs]
+
+    def close(self) -> None:
+        """Leave it to Python."""
 
 
 @cache
@@ -129,6 +138,11 @@ def _quiet_standard_error() -> Iterator[None]:
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+
+
+def _bytes_for_booleans(meta: Any) -> Iterator[bool]:
+    for index in range(meta.num_inputs()):
+        yield meta.input_tensor_meta(index).dtype() == _BYTE
 
 
 def _signature(tensor_meta: Any, count: int) -> Signature:

@@ -1,7 +1,8 @@
 """What is the same in every runtime: parameters, batches, and the order of a graph's arguments.
 
 A back end adds one thing, :class:`Graph`: a part that was loaded, reads the arrays it was given, and
-returns its outputs. Everything that a caller can get wrong is checked here, once for all of them.
+returns its outputs. One whose memory Python does not share also says where the parameters live.
+Everything that a caller can get wrong is checked here, once for all of them.
 """
 
 from __future__ import annotations
@@ -53,7 +54,14 @@ class Graph(Protocol):
     outputs: Signature
 
     def run(self) -> Sequence[Array]:
-        """Run on what the arrays hold now; the outputs are good until the next run."""
+        """Run on what the arrays hold now; the outputs are good until the next run.
+
+        Where the parameters live outside Python, the vectors among a training step's outputs are
+        whatever that back end keeps of them.
+        """
+
+    def close(self) -> None:
+        """Free the memory that Python does not free by itself."""
 
 
 class GraphRuntime(ABC):
@@ -141,22 +149,48 @@ class GraphRuntime(ABC):
             )
         if not np.isfinite(vector).all():
             raise ValueError("the parameters are not all finite")
-        self._parameters[:] = vector
+        self._write_parameters(vector)
         self._is_initial = None
 
     def parameters(self) -> FloatVector:
         """Return a copy of all parameters, shape (P,)."""
         self._contents()
+        return self._read_parameters()
+
+    # A back end with memory of its own overrides these six.
+
+    def _write_parameters(self, vector: FloatVector) -> None:
+        """Put a checked vector where the graphs read it."""
+        self._parameters[:] = vector
+
+    def _read_parameters(self) -> FloatVector:
+        """Return a copy of what the graphs read."""
         return self._parameters.copy()
+
+    def _keep_parameters(self, output: Array) -> None:
+        """Make the first output of a training step what the graphs read next."""
+        self._parameters[:] = output
+
+    def _keep_optimizer(self, outputs: Sequence[Array]) -> None:
+        """Make the optimizer's outputs of a training step what the graph reads next."""
+        self._optimizer.after_step(outputs)
+
+    def _push_optimizer(self) -> None:  # noqa: B027 - shared memory needs none of it
+        """Put the optimizer's arrays, which have just been set, where the graph reads them."""
+
+    def _pull_optimizer(self) -> None:  # noqa: B027
+        """Bring the optimizer's arrays up to date."""
 
     def start_training(self) -> None:
         """Begin a local training at the current parameters: the optimizer remembers nothing."""
         self._contents()
-        self._optimizer.start(self._parameters)
+        self._optimizer.start(self._read_parameters())
+        self._push_optimizer()
 
     def optimizer_state(self) -> FloatVector:
         """Return a copy of what the optimizer remembers, as one vector; empty for plain SGD."""
         self._contents()
+        self._pull_optimizer()
         return self._optimizer.vector()
 
     def restore_optimizer(self, state: FloatVector, *, steps: int) -> None:
@@ -176,6 +210,7 @@ class GraphRuntime(ABC):
         """
         self._contents()
         self._optimizer.restore(state, steps=steps)
+        self._push_optimizer()
 
     def train_step(self, batch: Batch, *, learning_rate: float, clip_norm: float) -> StepResult:
         """Take one step of the plan's optimizer on a batch and keep the new parameters.
@@ -210,8 +245,8 @@ class GraphRuntime(ABC):
         self._clip_norm[()] = clip_norm
         self._optimizer.before_step()
         parameters, *updated, loss, gradient_norm = graph.run()
-        self._parameters[:] = parameters
-        self._optimizer.after_step(updated)
+        self._keep_parameters(parameters)
+        self._keep_optimizer(updated)
         self._is_initial = None
         return StepResult(loss=float(loss), gradient_norm=float(gradient_norm))
 
@@ -264,6 +299,8 @@ class GraphRuntime(ABC):
     def close(self) -> None:
         """Free the runtime's memory; further calls raise ``RuntimeError``."""
         self._plan = None
+        for graph in (*self._graphs.values(), *self._fixed.values()):
+            graph.close()
         self._graphs.clear()
         self._fixed.clear()
         self._parameters = np.zeros(0, np.float32)
@@ -308,7 +345,7 @@ class GraphRuntime(ABC):
     def _has_initial_parameters(self) -> bool:
         if self._is_initial is None:
             initial = self._contents().initial_parameters()
-            self._is_initial = bool(np.array_equal(self._parameters, initial))
+            self._is_initial = bool(np.array_equal(self._read_parameters(), initial))
         return self._is_initial
 
     def _load_part(self, name: str, task: Task, arrays: Mapping[str, Array]) -> Graph:

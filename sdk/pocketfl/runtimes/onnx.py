@@ -95,6 +95,9 @@ class _Session:
             ) from error
         return outputs
 
+    def close(self) -> None:
+        """Leave it to Python."""
+
 
 def load_library() -> ModuleType:
     """Import ONNX Runtime with its telemetry off.

@@ -75,6 +75,11 @@ class OptimizerState:
             self.arrays[BIAS_CORRECTION] = np.zeros(2, np.float32)
         self._steps = 0
 
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the arrays of shape (P,)."""
+        return self._names
+
     def start(self, parameters: FloatVector) -> None:
         """Forget everything; training starts from these parameters."""
         for name in self._names:
@@ -90,6 +95,10 @@ class OptimizerState:
         """Take what a step gave back, in the order of :func:`updated_arrays`."""
         for name, array in zip(updated_arrays(self._spec), updated, strict=True):
             self.arrays[name][:] = array
+        self.count_step()
+
+    def count_step(self) -> None:
+        """Count a step whose arrays are kept elsewhere."""
         self._steps += 1
 
     def vector(self) -> FloatVector:

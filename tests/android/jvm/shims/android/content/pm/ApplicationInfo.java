@@ -1,0 +1,8 @@
+package android.content.pm;
+
+import android.os.Bundle;
+
+/** What the manifest says of the app. */
+public final class ApplicationInfo {
+    public Bundle metaData;
+}
