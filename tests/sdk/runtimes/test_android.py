@@ -1,4 +1,4 @@
-"""The runtimes of Android beside the Python packages, in one process: run by tests/android/test_jvm.py."""
+"""Android's runtimes beside the packages, in the process that tests/android/test_jvm.py starts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_results_are_the_same_bits_as_the_packages(case: Case, runtime_name: str
 
 
 def test_parameters_cross_once_a_round(case: Case, runtime_name: str) -> None:
-    """Ten steps write no vector of parameters to Java and read none: it is set once and asked for once."""
+    """Ten steps write no vector of parameters to Java and read none."""
     runtime = open_runtime(case.plan, runtime_name)
     size = runtime.parameters().nbytes
     crossed = []
@@ -109,11 +109,8 @@ def test_telemetry_is_off_before_the_library_is_loaded(image_case: Case) -> None
     """The switch is in the environment that native code reads, and no socket is open afterwards."""
     open_runtime(image_case.plan, "onnxruntime").close()
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
-    links = [
-        os.readlink(f"/proc/self/fd/{fd}")
-        for fd in os.listdir("/proc/self/fd")
-        if fd.isdigit() and os.path.exists(f"/proc/self/fd/{fd}")
-    ]
+    links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert links
     assert not [link for link in links if link.startswith("socket:")]
 
 
