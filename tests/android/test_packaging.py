@@ -47,7 +47,7 @@ def test_the_distribution_is_created_with_these_packages(commands: dict[str, lis
         "--dist_name=pocketfl",
         "--bootstrap=sdl2",
         "--requirements=python3,kivy==2.3.1,pyjnius,android,numpy,cryptography,cffi,pycparser,openssl,"
-        "sqlite3,pyhpke==0.6.5,pyjwt,urllib3,flatbuffers,certifi,filetype",
+        "sqlite3,pyhpke==0.6.5,pyjwt,flatbuffers,certifi,filetype",
         "--arch=arm64-v8a",
         "--arch=x86_64",
         "--copy-libs",
