@@ -15,7 +15,7 @@ from pocketfl.funnel.classes import (
     event_of_refusal,
     event_of_rejection,
 )
-from pocketfl.funnel.events import Phase, event
+from pocketfl.funnel.events import event
 from pocketfl.funnel.log import DayLog
 from pocketfl.reasons import Reason
 
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
     from pocketfl.reports import SealedReport
     from pocketfl.training import TrainingState
 
-_REACHED: Final[tuple[tuple[str, Phase], ...]] = (
-    ("check_in", "eligible"),
-    ("features", "downloaded"),
-    ("report", "trained"),
-)
-"""Phases of a run that are entered once something has been achieved."""
 _UNFIT: Final = frozenset({"plan_unsupported", "runtime_unavailable"})
 
 
@@ -51,13 +45,15 @@ class FunnelHooks(SessionHooks):
         self._log = log
         self._inner = inner
         # What an earlier process left is asked for once.
-        self._may_be_open = True
+        self._is_new = True
+        self._has_begun = self._has_report = self._is_open = False
 
     def run_began(self) -> None:
         """Take note of a new run: a session that is still under way was ended with its process."""
-        if self._may_be_open and self._log.is_open():
+        self._has_begun = self._has_report = False
+        if self._is_new and self._log.is_open():
             self._log.close([event("interrupted", "killed")])
-        self._may_be_open = False
+        self._is_new = False
 
     def run_ended(self, outcome: RoundOutcome, *, reasons: Iterable[Reason]) -> None:
         """Take note of how a run ended.
@@ -69,32 +65,27 @@ class FunnelHooks(SessionHooks):
         reasons : iterable of Reason
             What stopped it, where it was stopped.
         """
-        events = [event(phase) for entered, phase in _REACHED if entered in outcome.phases]
-        why: FunnelEvent | None = None
-        match outcome.status:
-            case "failed":
-                why = event_of_failure(outcome.code)
-            case "interrupted" if outcome.code == "stopped":
-                why = event_of_interruption(reasons)
-            case "turned_away":
-                why = event_of_refusal(outcome.code)
-            case "ineligible" if outcome.code in _UNFIT:
-                why = event_of_failure(outcome.code)
-            case _:
-                pass
-        self._end(events if why is None else [*events, why])
+        events: list[FunnelEvent] = []
+        if "check_in" in outcome.phases and not self._has_begun:
+            events.append(event("eligible"))
+        if "features" in outcome.phases and not self._has_report:
+            events.append(event("downloaded"))
+        why = _why(outcome, reasons)
+        if why is not None:
+            events.append(why)
+        self._end(events)
 
     def run_crashed(self, error: Exception) -> None:
         """Take note of a run that an error of a program ended."""
         self._end([event_of_exception(error)])
 
     def _end(self, events: list[FunnelEvent]) -> None:
-        if not events and not self._may_be_open:
+        if not events and not self._is_open:
             return
         # A disk that is full must not make an error of a run that went well.
         with suppress(StoreError):
             self._log.close(events)
-        self._may_be_open = False
+        self._is_open = False
 
     def began(
         self,
@@ -106,13 +97,20 @@ class FunnelHooks(SessionHooks):
     ) -> None:
         """Count the check-in."""
         self._inner.began(session, manifest=manifest, resumed=resumed, spent=spent)
-        self._may_be_open = True
-        self._log.open([] if resumed else [event("check_in")])
+        self._has_begun = self._is_open = True
+        self._log.open([] if resumed else [event("eligible"), event("check_in")])
 
     def prepared(self, session: Session, report: SealedReport, manifest: Manifest) -> None:
-        """Count the sealed report."""
+        """Count the sealed report, and what led to it."""
         self._inner.prepared(session, report, manifest)
-        self._log.count([event("sealed")])
+        self._has_report = True
+        self._log.count([event("downloaded"), event("trained"), event("sealed")])
+
+    def paused(self) -> None:
+        """Take note that no session is under way."""
+        self._inner.paused()
+        self._log.close([])
+        self._is_open = False
 
     def settled(
         self,
@@ -126,11 +124,13 @@ class FunnelHooks(SessionHooks):
         self._inner.settled(task=task, round=round, end=end, code=code)
         match end:
             case "accepted":
-                self._log.count([event("uploaded"), event("accepted")])
+                events = [event("uploaded"), event("accepted")]
             case "rejected":
-                self._log.count([event("uploaded"), event_of_rejection(code)])
+                events = [event("uploaded"), event_of_rejection(code)]
             case _:
-                self._log.count([event("abandoned")])
+                events = [event("abandoned")]
+        self._log.close(events)
+        self._is_open = False
 
     # What is only handed on.
 
@@ -164,6 +164,16 @@ class FunnelHooks(SessionHooks):
         """Tell the app's hooks."""
         self._inner.checkpointed(session, spent=spent)
 
-    def paused(self) -> None:
-        """Tell the app's hooks."""
-        self._inner.paused()
+
+def _why(outcome: RoundOutcome, reasons: Iterable[Reason]) -> FunnelEvent | None:
+    match outcome.status:
+        case "failed":
+            return event_of_failure(outcome.code)
+        case "interrupted" if outcome.code == "stopped":
+            return event_of_interruption(reasons)
+        case "turned_away":
+            return event_of_refusal(outcome.code)
+        case "ineligible" if outcome.code in _UNFIT:
+            return event_of_failure(outcome.code)
+        case _:
+            return None

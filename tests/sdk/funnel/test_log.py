@@ -75,8 +75,6 @@ def test_a_day_is_told_once_whoever_asks(log: DayLog) -> None:
 @pytest.mark.parametrize(
     ("ended", "expected"),
     [
-        (outcome("completed", "reported", "check_in", "features", "report", "upload"),
-         {event("eligible"), event("downloaded"), event("trained")}),
         (outcome("failed", "unreachable", "check_in"),
          {event("eligible"), event("error", "network")}),
         (outcome("failed", "update", "features", "train"),
@@ -85,7 +83,7 @@ def test_a_day_is_told_once_whoever_asks(log: DayLog) -> None:
         (outcome("failed", "busy"), set()),
         (outcome("turned_away", "fleet_paused"), {event("turned_away", "paused")}),
         (outcome("no_round", "no_round", "notices"), set()),
-        (outcome("interrupted", "upload_waits", "report"), {event("trained")}),
+        (outcome("interrupted", "upload_waits", "notices"), set()),
     ],
 )  # fmt: skip
 def test_a_run_becomes_how_far_it_came_and_a_class_of_why_no_further(
@@ -137,3 +135,17 @@ def test_what_is_not_on_the_list_does_not_exist() -> None:
     with pytest.raises(ValueError, match="has no reason"):
         event("error", "user-17")
     assert funnel_query().length == len(ALL_EVENTS)
+
+
+def test_a_whole_round_is_counted_step_by_step(log: DayLog) -> None:
+    """What a session writes together with its steps; a run that went well adds nothing of its own."""
+    hooks = FunnelHooks(log, inner=SessionHooks())
+    hooks.run_began()
+    hooks.began(None, manifest=None, resumed=False, spent={})  # type: ignore[arg-type]
+    assert log.is_open()
+    hooks.prepared(None, None, None)  # type: ignore[arg-type]
+    hooks.settled(task="a", round=1, end="accepted", code="reported")
+    assert not log.is_open()
+    hooks.run_ended(outcome("completed", "reported", "check_in", "features", "upload"), reasons=())
+    steps = ("eligible", "check_in", "downloaded", "trained", "sealed", "uploaded", "accepted")
+    assert log.counts(20_000) == {event(step): 1 for step in steps}
