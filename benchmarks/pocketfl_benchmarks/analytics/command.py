@@ -23,10 +23,10 @@ def analytics(
 
     from pocketfl_benchmarks.analytics.figures import measure
     from pocketfl_benchmarks.flights.cache import cache_directory
-    from pocketfl_benchmarks.flights.data import locate_archive, read_flights
+    from pocketfl_benchmarks.flights.data import ARCHIVE, read_flights
 
     with Status("Asking the fleet", console=Console(stderr=True)):
-        table = read_flights(locate_archive(cache_directory(cache), local=data))
+        table = read_flights(ARCHIVE.locate(cache_directory(cache), local=data))
         measured = measure(table, seeds=seeds)
     if plot is not None:
         from pocketfl_benchmarks.analytics.plot import draw_metrics

