@@ -7,6 +7,11 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pocketfl_app.application import PocketFLApp
+    from pocketfl_app.home import Home
 
 os.environ.setdefault("KIVY_NO_ARGS", "1")
 os.environ.setdefault("KIVY_NO_FILELOG", "1")
@@ -40,16 +45,28 @@ def main() -> None:
             Config.remove_option("input", name)
 
     from pocketfl.errors import PocketFLError
-    from pocketfl_app.application import PocketFLApp
     from pocketfl_app.bundle import ASSETS
     from pocketfl_app.home import Home
+    from pocketfl_app.trust_store import use_bundled_authorities
 
+    use_bundled_authorities()
     data = given.data if given.data is not None else default_data_folder()
     home = Home(data=data, assets=given.assets or ASSETS, demo=given.demo)
     try:
-        PocketFLApp(home).run()
+        _make_app(home).run()
     except PocketFLError as error:
         sys.exit(f"pocketfl app: {error}")
+
+
+def _make_app(home: Home) -> PocketFLApp:
+    from pocketfl.java import on_android
+    from pocketfl_app.application import PocketFLApp
+
+    if not on_android():
+        return PocketFLApp(home)
+    from pocketfl_app.android.services import AndroidWorker, start_rounds
+
+    return PocketFLApp(home, launch=AndroidWorker, leave=start_rounds)
 
 
 def default_data_folder() -> Path:

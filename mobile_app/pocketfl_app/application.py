@@ -36,6 +36,9 @@ class PocketFLApp(App):
         The install; by default in the platform's folder for this app.
     launch : callable
         Starts the worker; a service on Android.
+    leave : callable, optional
+        Called when the person leaves the app and has chosen to take part without being asked: on
+        Android it goes on with rounds that are due.
     """
 
     text_scale = NumericProperty(1.0)
@@ -48,12 +51,18 @@ class PocketFLApp(App):
     options = ObjectProperty(None, rebind=True)
 
     def __init__(
-        self, home: Home, *, launch: Callable[[str], Launched] = DesktopWorker, **kwargs: Any
+        self,
+        home: Home,
+        *,
+        launch: Callable[[str], Launched] = DesktopWorker,
+        leave: Callable[[Home], None] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.title = tr("app.title")
         self.home = home
         self._launch = launch
+        self._leave = leave
         self.context: AppContext
         self._ticks: Any = None
 
@@ -97,6 +106,8 @@ class PocketFLApp(App):
         """Stay: the drawing is kept, and what the worker does goes on in its own process."""
         if self._ticks is not None:
             self._ticks.cancel()
+        if self._leave is not None and self.context.settings.automatic:
+            self._leave(self.home)
         return True
 
     def on_resume(self) -> None:

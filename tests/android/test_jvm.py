@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from .jvm.harness import run_pytest
+from .jvm.harness import HERE, java_home, run_pytest
 
 pytestmark = [pytest.mark.jvm, pytest.mark.timeout(1200)]
 
@@ -33,3 +36,16 @@ def test_android_runtimes_pass_the_conformance_suite(
         print(f"\n{result.stdout}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "skipped" not in result.stdout
+
+
+def test_the_key_in_androids_keystore_seals_with_javas_ciphers() -> None:
+    """Real ciphers through pyjnius: what was sealed opens, and what was changed does not."""
+    result = subprocess.run(
+        [sys.executable, str(HERE / "keystore_check.py")],
+        env={**os.environ, "JAVA_HOME": java_home()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "sealed and opened 50 keys\n"

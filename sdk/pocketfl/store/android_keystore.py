@@ -1,15 +1,21 @@
 """The device's key in Android's keystore: it never leaves the secure hardware, where there is one.
 
-Imported on Android only; pyjnius comes with the app.
+Imported on Android only; pyjnius comes with the app. Types are those of the framework at API 36
+(``chaquopy-stubs-android``), so that mypy checks every call against it.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pocketfl.errors import KeyUnavailableError
+from pocketfl.java import ClassFinder, load_java
+
+if TYPE_CHECKING:
+    from android.security.keystore import KeyGenParameterSpec, KeyProperties
+    from java.security import Key, KeyStore
+    from javax.crypto import Cipher, KeyGenerator
+    from javax.crypto.spec import GCMParameterSpec
 
 _PROVIDER: Final = "AndroidKeyStore"
 _TRANSFORMATION: Final = "AES/GCM/NoPadding"
@@ -37,7 +43,7 @@ class AndroidKeyVault:
     """
 
     def __init__(
-        self, alias: str = "pocketfl.store", *, autoclass: Callable[[str], Any] | None = None
+        self, alias: str = "pocketfl.store", *, autoclass: ClassFinder | None = None
     ) -> None:
         self._alias = alias
         self._class = autoclass if autoclass is not None else _pyjnius()
@@ -45,10 +51,11 @@ class AndroidKeyVault:
     def wrap(self, key: bytes, *, context: bytes) -> bytes:
         """See :meth:`pocketfl.store.vault.KeyVault.wrap`."""
         try:
-            cipher = self._class("javax.crypto.Cipher").getInstance(_TRANSFORMATION)
-            cipher.init(self._class("javax.crypto.Cipher").ENCRYPT_MODE, self._key(make=True))
-            cipher.updateAAD(context)
-            sealed = _to_bytes(cipher.doFinal(key))
+            ciphers: type[Cipher] = self._class("javax.crypto.Cipher")
+            cipher = ciphers.getInstance(_TRANSFORMATION)
+            cipher.init(ciphers.ENCRYPT_MODE, self._key(make=True))
+            cipher.updateAAD(_from_bytes(context))
+            sealed = _to_bytes(cipher.doFinal(_from_bytes(key)))
             nonce = _to_bytes(cipher.getIV())
         except KeyUnavailableError:
             raise
@@ -61,23 +68,24 @@ class AndroidKeyVault:
     def unwrap(self, wrapped: bytes, *, context: bytes) -> bytes:
         """See :meth:`pocketfl.store.vault.KeyVault.unwrap`."""
         try:
-            parameters = self._class("javax.crypto.spec.GCMParameterSpec")(
-                _TAG_BITS, wrapped[:_NONCE_BYTES]
-            )
-            cipher = self._class("javax.crypto.Cipher").getInstance(_TRANSFORMATION)
-            cipher.init(
-                self._class("javax.crypto.Cipher").DECRYPT_MODE, self._key(make=False), parameters
-            )
-            cipher.updateAAD(context)
-            return _to_bytes(cipher.doFinal(wrapped[_NONCE_BYTES:]))
+            specs: type[GCMParameterSpec] = self._class("javax.crypto.spec.GCMParameterSpec")
+            parameters = specs(_TAG_BITS, _from_bytes(wrapped[:_NONCE_BYTES]))
+            ciphers: type[Cipher] = self._class("javax.crypto.Cipher")
+            cipher = ciphers.getInstance(_TRANSFORMATION)
+            cipher.init(ciphers.DECRYPT_MODE, self._key(make=False), parameters)
+            cipher.updateAAD(_from_bytes(context))
+            return _to_bytes(cipher.doFinal(_from_bytes(wrapped[_NONCE_BYTES:])))
         except KeyUnavailableError:
             raise
         except Exception as error:
             raise _unavailable(error) from error
 
-    def _key(self, *, make: bool) -> Any:
-        keystore = self._class("java.security.KeyStore").getInstance(_PROVIDER)
-        keystore.load(None)
+    def _key(self, *, make: bool) -> Key:
+        keystores: type[KeyStore] = self._class("java.security.KeyStore")
+        keystore = keystores.getInstance(_PROVIDER)
+        # The stubs do not know that it may be null.
+        nothing: Any = None
+        keystore.load(nothing)
         if not keystore.containsAlias(self._alias):
             if not make:
                 raise KeyUnavailableError(
@@ -85,31 +93,41 @@ class AndroidKeyVault:
                     "install): revoke() its collections to start afresh"
                 )
             return self._make_key()
-        return keystore.getKey(self._alias, None)
+        return keystore.getKey(self._alias, nothing)
 
-    def _make_key(self) -> Any:
-        properties = self._class("android.security.keystore.KeyProperties")
-        builder = self._class("android.security.keystore.KeyGenParameterSpec$Builder")(
-            self._alias, properties.PURPOSE_ENCRYPT | properties.PURPOSE_DECRYPT
+    def _make_key(self) -> Key:
+        properties: type[KeyProperties] = self._class("android.security.keystore.KeyProperties")
+        builders: type[KeyGenParameterSpec.Builder] = self._class(
+            "android.security.keystore.KeyGenParameterSpec$Builder"
         )
-        builder.setBlockModes([properties.BLOCK_MODE_GCM])
-        builder.setEncryptionPaddings([properties.ENCRYPTION_PADDING_NONE])
+        builder = builders(self._alias, properties.PURPOSE_ENCRYPT | properties.PURPOSE_DECRYPT)
+        # Variable arguments: pyjnius takes them one by one, and makes nothing of a list.
+        builder.setBlockModes(_text(properties.BLOCK_MODE_GCM))
+        builder.setEncryptionPaddings(_text(properties.ENCRYPTION_PADDING_NONE))
         builder.setKeySize(_KEY_BITS)
-        generator = self._class("javax.crypto.KeyGenerator").getInstance(
-            properties.KEY_ALGORITHM_AES, _PROVIDER
-        )
+        generators: type[KeyGenerator] = self._class("javax.crypto.KeyGenerator")
+        generator = generators.getInstance(properties.KEY_ALGORITHM_AES, _PROVIDER)
         generator.init(builder.build())
         return generator.generateKey()
 
 
-def _pyjnius() -> Callable[[str], Any]:
+def _pyjnius() -> ClassFinder:
     try:
-        autoclass: Callable[[str], Any] = importlib.import_module("jnius").autoclass
+        return load_java().autoclass
     except ImportError as error:
         raise KeyUnavailableError(
             "Android's keystore is reached through pyjnius: add it to the app's requirements"
         ) from error
-    return autoclass
+
+
+def _from_bytes(data: bytes) -> Any:
+    """Return bytes where Java wants an array of them: pyjnius makes one of it."""
+    return data
+
+
+def _text(text: str) -> Any:
+    """Return a text where the stubs want Java's own: pyjnius makes one of it."""
+    return text
 
 
 def _to_bytes(array: Any) -> bytes:

@@ -172,11 +172,11 @@ class Keystore:
             def __init__(self, alias, purposes):
                 self.spec = {"alias": alias, "purposes": purposes}
 
-            def setBlockModes(self, modes):  # noqa: N802
-                self.spec["modes"] = modes
+            def setBlockModes(self, *modes):  # noqa: N802
+                self.spec["modes"] = list(modes)
 
-            def setEncryptionPaddings(self, paddings):  # noqa: N802
-                self.spec["paddings"] = paddings
+            def setEncryptionPaddings(self, *paddings):  # noqa: N802
+                self.spec["paddings"] = list(paddings)
 
             def setKeySize(self, bits):  # noqa: N802
                 self.spec["bits"] = bits
