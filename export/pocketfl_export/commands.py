@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,18 +11,157 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
+from pocketfl.plan import AggregationSpec, load_signing_key
+from pocketfl_export.configuration import ExportConfiguration, import_named, read_configuration
 from pocketfl_export.errors import ExportError
 from pocketfl_export.gate import check_model
 from pocketfl_export.parity import ParityReport, ParitySettings
+from pocketfl_export.plans import export_plan
 from pocketfl_export.problem import ExampleInputs, Loss
+from pocketfl_export.rewrites import fix as apply_rewrites
 
-app = typer.Typer(help="Export torch models for training on devices.", no_args_is_help=True)
+
+class _PlanByDefault(TyperGroup):
+    """A first word that is no command is what to export: ``pocketfl export plan.toml``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Put the default command's name in front."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["plan", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_PlanByDefault,
+    help="Export torch models for training on devices: `pocketfl export plan.toml`.",
+    no_args_is_help=True,
+)
 
 
 @app.callback()
 def group() -> None:
     """Export torch models for training on devices."""
+
+
+@app.command()
+def plan(  # noqa: PLR0917 - typer reads options from the signature
+    source: Annotated[
+        str,
+        typer.Argument(help="A configuration (.toml), or MODULE:FACTORY with the options below."),
+    ],
+    key: Annotated[Path | None, typer.Option(help="The modeller's private key (PEM).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the plan goes.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the plan.")] = "experiment",
+    version: Annotated[str, typer.Option(help="Version of the plan.")] = "1",
+    clip_norm: Annotated[float, typer.Option(help="L2 bound of a device's update.")] = 1.0,
+    population: Annotated[int, typer.Option(help="Number of devices.")] = 1,
+    max_rounds: Annotated[int, typer.Option(help="Most rounds.")] = 100,
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", help="onnxruntime, executorch; default both.")
+    ] = None,
+    inference: Annotated[
+        list[str] | None, typer.Option("--inference", help="int8_static, int8_dynamic.")
+    ] = None,
+    fixed: Annotated[bool, typer.Option("--fix", help="Apply the stated rewrites first.")] = False,
+) -> None:
+    """Write a plan: from a configuration file, or for an experiment WITHOUT PRIVACY from a factory."""
+    torch.set_num_threads(1)
+    if source.endswith(".toml"):
+        if key is not None or out is not None:
+            raise typer.BadParameter("key and out stand in the configuration, next to the rest")
+        settings = read_configuration(Path(source))
+    elif key is None or out is None:
+        raise typer.BadParameter("a factory needs --key and --out")
+    else:
+        settings = ExportConfiguration(
+            model=source,
+            name=name,
+            version=version,
+            key=str(key),
+            out=str(out),
+            privacy="none",
+            aggregation=AggregationSpec(
+                clip_norm=clip_norm,
+                population=population,
+                cohort_floor=1,
+                max_rounds=max_rounds,
+                max_participations=max_rounds,
+            ),
+            runtimes=tuple(runtime or ("onnxruntime", "executorch")),
+            inference=tuple(inference or ()),
+            fix=fixed,
+        )
+    model, loss, inputs, target = load_factory(settings.model)
+    if settings.fix:
+        model = _fixed(model)
+    written = export_plan(
+        model,
+        loss,
+        inputs,
+        target,
+        settings.out,
+        name=settings.name,
+        version=settings.version,
+        signing_key=load_signing_key(settings.key),
+        aggregation=settings.aggregation,
+        privacy=settings.privacy,
+        dp=settings.dp,
+        training=settings.training,
+        features=settings.feature_spec(),
+        eligibility=settings.eligibility,
+        encoding=settings.encoding,
+        runtimes=settings.runtimes,
+        inference=settings.inference,
+        batch_size=settings.batch_size,
+    )
+    typer.echo(
+        f"{settings.out}: plan {settings.name} {settings.version}, {len(written.data):,} bytes, "
+        f"privacy {settings.privacy}, sha256 {written.sha256}"
+    )
+
+
+@app.command()
+def fix(
+    factory: Annotated[
+        str, typer.Argument(help="MODULE:FACTORY, as for `check`.", metavar="MODULE:FACTORY")
+    ],
+    batch_norm: Annotated[
+        str,
+        typer.Option(help="group_norm replaces batch normalisation, freeze keeps its statistics."),
+    ] = "group_norm",
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", help="onnxruntime, executorch; default both.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to compare.")] = 10,
+) -> None:
+    """Apply the stated rewrites to a copy of a model, say what changed, and check the result."""
+    torch.set_num_threads(1)
+    model, loss, inputs, target = load_factory(factory)
+    report = check_model(
+        _fixed(model, batch_norm=batch_norm),
+        loss,
+        inputs,
+        target,
+        runtimes=runtime or ["onnxruntime", "executorch"],
+        steps=steps,
+    )
+    _show(f"{factory}, fixed,", report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _fixed(model: torch.nn.Module, *, batch_norm: str = "group_norm") -> torch.nn.Module:
+    try:
+        fixed = apply_rewrites(model, batch_norm=batch_norm)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    for change in fixed.changes:
+        typer.echo(str(change))
+    if not fixed.changes:
+        typer.echo("nothing has a rewrite that it needs")
+    return fixed.model
 
 
 @app.command()
@@ -80,19 +217,9 @@ def load_factory(name: str) -> tuple[torch.nn.Module, Loss, ExampleInputs, torch
     ExportError
         If there is no such function, or it does not return four things.
     """
-    module_name, separator, function_name = name.partition(":")
-    if not separator or not module_name or not function_name:
-        raise ExportError(f"{name!r} is not MODULE:FACTORY, such as mymodels:make_mlp")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ExportError(f"cannot import {module_name!r}: {error}") from error
-    function: Callable[[], Any] | None = getattr(module, function_name, None)
+    function = import_named(name)
     if not callable(function):
-        raise ExportError(f"{module_name!r} has no function {function_name!r}")
+        raise ExportError(f"{name} is no function")
     result = function()
     if not isinstance(result, tuple) or len(result) != 4:
         raise ExportError(

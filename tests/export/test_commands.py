@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pocketfl.commands.root import build_app
+from pocketfl.plan import Plan, generate_signing_key, save_signing_key
+from pocketfl.plan.archive import read_signer
 from pocketfl_export.commands import load_factory
 from pocketfl_export.errors import ExportError
 
@@ -80,9 +82,9 @@ def test_nothing_is_written(here: str) -> None:
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("linear", "not MODULE:FACTORY"),
+        ("linear", "not MODULE:NAME"),
         ("no_such_module:x", "cannot import 'no_such_module'"),
-        ("{here}:nothing", "no function 'nothing'"),
+        ("{here}:nothing", "has no 'nothing'"),
         ("{here}:three", "must return"),
     ],
 )
@@ -90,3 +92,101 @@ def test_a_bad_factory_is_explained(factory: str, message: str, here: str) -> No
     """Each error says what a factory is."""
     with pytest.raises(ExportError, match=message):
         load_factory(factory.format(here=here))
+
+
+def export(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(build_app(), ["export", *arguments])
+    return result.exit_code, result.output + str(result.exception or "")
+
+
+CONFIGURATION = """
+model = "{module}:linear"
+name = "tiny"
+version = "{version}"
+key = "modeller.pem"
+out = "{version}.pocketfl"
+runtimes = ["onnxruntime"]
+
+[training]
+learning_rate = {rate}
+
+[aggregation]
+clip_norm = 1.0
+population = 100
+cohort_floor = 10
+max_rounds = 5
+max_participations = 5
+
+[dp]
+noise_multiplier = 2.0
+epsilon = 8.0
+delta = 1e-5
+"""
+
+
+def test_a_configuration_becomes_a_plan_and_two_plans_are_compared(here: str) -> None:
+    """What the file says stands in the plan; diff names exactly what differs."""
+    save_signing_key(generate_signing_key(), "modeller.pem")
+    for version, rate in (("1", 0.25), ("2", 0.5)):
+        text = CONFIGURATION.format(module=here, version=version, rate=rate)
+        Path("plan.toml").write_text(text)
+        code, output = export("plan.toml")
+        assert code == 0, output
+        assert f"plan tiny {version}" in output
+    signer = read_signer(Path("1.pocketfl"))
+    plan = Plan.load("1.pocketfl", trusted_keys=[signer])
+    assert plan.manifest.required_training.learning_rate == 0.25
+    assert plan.manifest.aggregation.population == 100
+    arguments = ["plan", "diff", "1.pocketfl", "2.pocketfl", "--json"]
+    changes = json.loads(CliRunner().invoke(build_app(), arguments).stdout)
+    assert {c["what"]: (c["before"], c["after"]) for c in changes} == {
+        "version": ("1", "2"),
+        "training.learning_rate": (0.25, 0.5),
+    }
+    same = CliRunner().invoke(build_app(), ["plan", "diff", "1.pocketfl", "1.pocketfl"])
+    assert "the same" in same.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x = ", "not TOML"),
+        ('model = "a:b"', "'name'"),
+        (CONFIGURATION.format(module="x", version="1", rate=1) + "surprise = 1", "surprise"),
+        (CONFIGURATION.format(module="x", version="1", rate=-1.0), "learning_rate"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_wrong_configuration_is_refused(text: str, reason: str) -> None:
+    """The file and the entry are named; nothing is written."""
+    Path("plan.toml").write_text(text)
+    code, output = export("plan.toml")
+    assert code != 0
+    assert "plan.toml" in output
+    assert reason in output
+    assert not Path("1.pocketfl").exists()
+
+
+def test_a_factory_alone_is_an_experiment_without_privacy(here: str) -> None:
+    """It is labelled so; without key and file it is refused."""
+    save_signing_key(generate_signing_key(), "modeller.pem")
+    assert export(f"{here}:linear")[0] == 2
+    code, output = export(
+        *(f"{here}:linear", "--key", "modeller.pem", "--out", "a.pocketfl"),
+        *("--runtime", "onnxruntime"),
+    )
+    assert code == 0, output
+    assert "privacy none" in output
+    plan = Plan.load("a.pocketfl", trusted_keys=[read_signer(Path("a.pocketfl"))])
+    assert plan.manifest.privacy == "none"
+
+
+def test_fix_says_what_it_changed_and_checks_it(here: str) -> None:
+    """A model that check refuses passes once the stated rewrites are applied."""
+    runtime = ("--runtime", "onnxruntime", "--steps", "2")
+    assert check(f"{here}:batch_norm", *runtime)[0] == 1
+    code, output = export("fix", f"{here}:batch_norm", *runtime)
+    assert code == 0, output
+    assert "BatchNorm1d" in output
+    assert "GroupNorm" in output
+    assert "equal" in output

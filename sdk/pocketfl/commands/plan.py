@@ -21,6 +21,7 @@ from pocketfl.plan import (
     save_signing_key,
 )
 from pocketfl.plan.archive import read_signer
+from pocketfl.plan.comparison import compare_plans
 from pocketfl.reports import report_size
 
 app = typer.Typer(help="Look into signed plans.", no_args_is_help=True)
@@ -82,6 +83,27 @@ def show(
     console = Console()
     console.print(_overview(plan, judged=bool(key)))
     console.print(_parts(plan.manifest))
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="A plan.")],
+    after: Annotated[Path, typer.Argument(help="Another.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.")] = False,
+) -> None:
+    """Show what differs between two plans: every field of the manifest, parts, initial parameters."""
+    old, new = (Plan.load(file, trusted_keys=[read_signer(file)]) for file in (before, after))
+    changes = compare_plans(old, new)
+    if as_json:
+        typer.echo(json.dumps([change.to_json() for change in changes], indent=2))
+        return
+    if not changes:
+        typer.echo("the two plans are the same")
+        return
+    table = Table("what", "before", "after")
+    for change in changes:
+        table.add_row(change.what, change.shown(change.before), change.shown(change.after))
+    Console().print(table)
 
 
 def _read_keys(keys: list[str]) -> list[str]:
