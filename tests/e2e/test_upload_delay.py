@@ -60,14 +60,14 @@ def test_a_report_waits_its_time_and_holds_nothing_else_up(
     ]
     plans = PlanCache()
 
-    def run(store: ExampleStore, task: str | None = None) -> RoundOutcome:
+    def run(store: ExampleStore, task: str | None = None, *, answers: bool = True) -> RoundOutcome:
         with Device(
             store,
             server=InProcessTransport(back_end),
             plan_keys=[slow.signed_by],
             aggregator=PinnedAggregator(back_end.task(task or "slow").aggregator.public_key),
             enrolment_key="an-enrolment-key-of-the-app",
-            limits=DeviceLimits(allow_unprotected=True),
+            limits=DeviceLimits(allow_unprotected=True, allow_queries=answers),
             plans=plans,
             clock=clock,
         ) as device:
@@ -75,6 +75,8 @@ def test_a_report_waits_its_time_and_holds_nothing_else_up(
 
     back_end.create_task("slow", slow.data)
     back_end.open_round("slow", seconds=7200)
+    refused = run(stores[0], answers=False)
+    assert (refused.status, refused.code) == ("ineligible", "plan_refused")
     for store in stores:
         first = run(store)
         assert (first.status, first.code, first.resumable) == ("interrupted", "upload_waits", True)

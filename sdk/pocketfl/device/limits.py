@@ -30,6 +30,8 @@ class DeviceLimits:
         Largest model.
     allow_unprotected : bool
         Take part in tasks whose plan says ``privacy: none``: no noise, no differential privacy.
+    allow_queries : bool
+        Answer questions, about examples, models or the device's log; False leaves training alone.
     """
 
     min_noise_multiplier: float = 0.3
@@ -40,6 +42,7 @@ class DeviceLimits:
     max_participations: int = 100_000
     max_parameters: int = 5_000_000
     allow_unprotected: bool = False
+    allow_queries: bool = True
 
     def check(self, manifest: Manifest) -> None:
         """Refuse a plan that asks for more than this.
@@ -49,6 +52,11 @@ class DeviceLimits:
         PlanRefusedError
             Naming the limit and what the plan has.
         """
+        if manifest.queries is not None and not self.allow_queries:
+            raise PlanRefusedError(
+                f"the plan is of kind {manifest.kind!r}; this device answers no queries "
+                "(allow_queries=False)"
+            )
         if manifest.model is not None:
             parameters = manifest.model.parameter_count
             if parameters > self.max_parameters:

@@ -115,8 +115,7 @@ class SessionQueries:
         manifest = opened.plan.manifest
         if manifest.required_queries.daily:
             return None
-        names = {collection.name for collection in self._store.collections()}
-        if session.collection not in names:
+        if not self._store.has_collection(session.collection):
             return None
         if self._store.count(session.collection) < manifest.eligibility.min_examples:
             return None
