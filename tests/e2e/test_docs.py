@@ -111,7 +111,14 @@ def test_the_guides_run_from_key_to_closed_round(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["budgets.md", "conditions.md", pytest.param("analytics.md", marks=pytest.mark.slow)],
+    [
+        "balancing.md",
+        "budgets.md",
+        "conditions.md",
+        "normalisation.md",
+        "statistics.md",
+        pytest.param("analytics.md", marks=pytest.mark.slow),
+    ],
 )
 def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
     """Pages without a server around them: what they show is what a reader can run."""
@@ -125,7 +132,15 @@ def test_what_an_app_pins_can_be_written_as_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["docs/benchmarks.md", "docs/embed.md", "docs/zoo.md", "README.md"]
+    "page",
+    [
+        "docs/balancing.md",
+        "docs/benchmarks.md",
+        "docs/embed.md",
+        "docs/statistics.md",
+        "docs/zoo.md",
+        "README.md",
+    ],
 )
 def test_commands_have_the_options_that_a_page_shows(page: str) -> None:
     """Every `pocketfl` line parses, short of being run: some take minutes."""

@@ -48,6 +48,6 @@ def draw_ablation(results: Sequence[ArmResult], *, path: Path) -> None:
             for axis in row:
                 axis.grid(axis="x", color=_MUTED, linewidth=0.4)
                 axis.spines[["top", "right"]].set_visible(False)
-        np.atleast_2d(axes)[0, 2].legend(frameon=False, loc="lower right")
+        np.atleast_2d(axes)[0, 2].legend(frameon=False, loc="upper right")
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         plt.close(figure)
