@@ -136,8 +136,8 @@ class Contribution:
             self._sessions.begin(session)
             self._hooks.began(session, manifest=manifest, resumed=False, spent={})
 
-    def find_pending(self, *, task: str | None) -> tuple[PendingSession | None, KeptBack]:
-        """Return a session to go on with, and abandon those that cannot be gone on with.
+    def find_pending(self, *, task: str | None) -> tuple[list[PendingSession], KeptBack]:
+        """Return the sessions to go on with, and abandon those that cannot be gone on with.
 
         Parameters
         ----------
@@ -146,12 +146,12 @@ class Contribution:
 
         Returns
         -------
-        PendingSession or None
-            The oldest that may go on now.
+        list of PendingSession
+            Those that may go on now, the oldest first.
         dict
             For how many seconds more the others' reports are kept back, by task and round.
         """
-        found: PendingSession | None = None
+        found: list[PendingSession] = []
         waiting: KeptBack = {}
         for pending in self._sessions.pending():
             code = self._reason_to_abandon(pending)
@@ -163,8 +163,8 @@ class Contribution:
                 wait = self._seconds_to_upload(pending)
                 if wait > 0:
                     waiting[pending.task, pending.round] = wait
-                elif found is None:
-                    found = pending
+                else:
+                    found.append(pending)
         return found, waiting
 
     def _seconds_to_upload(self, pending: PendingSession) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Final, Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Meter
 from pocketfl.conditions import ConditionSpec, PlatformSignals, SignalProvider
 from pocketfl.device.admission import Admission
 from pocketfl.device.attempt import Attempt, RoundEnd
-from pocketfl.device.contribution import Contribution, kept_back
+from pocketfl.device.contribution import Contribution, KeptBack, kept_back
 from pocketfl.device.enrolment import DeviceToken, FeatureDownloads
 from pocketfl.device.explanation import Explanation, explain
 from pocketfl.device.guardrails import Guardrails
@@ -36,7 +36,7 @@ from pocketfl.device.outcome import RoundOutcome
 from pocketfl.device.plans import OpenPlan, PlanCache
 from pocketfl.device.prediction import Prediction
 from pocketfl.device.rounds import RoundChoice
-from pocketfl.device.sessions import PendingSession, Session, Sessions
+from pocketfl.device.sessions import PendingSession, Sessions
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PlanError, PocketFLError, StoreError, TransportError
 from pocketfl.funnel import DayLog
@@ -322,20 +322,31 @@ class Device:
         return explanation
 
     def _objections(self, task: str | None) -> tuple[Reason, ...]:
-        """Return what stands against the session that waits, or else against the best task's round."""
+        """Return what stands against what stands the best chance: a session that waits, or a round."""
+        found = []
+        held = set()
         for pending in self._sessions.pending():
             if pending.session is not None and task in (None, pending.task):
                 opened = self._kept_plan(pending.session.notice.plan_sha256)
-                return self._admission.objections(
-                    _manifest_of(opened), task=pending.task, round=pending.round, resuming=True
+                held.add(pending.task)
+                found.append(
+                    self._admission.objections(
+                        _manifest_of(opened), task=pending.task, round=pending.round, resuming=True
+                    )
                 )
-        known = [m for m in self._source.models().values() if task in (None, m.task)]
+        known = [
+            model
+            for model in self._source.models().values()
+            if task in (None, model.task) and model.task not in held
+        ]
         plans = [(m.task, self._kept_plan(m.plan_sha256)) for m in known]
-        found = [
+        if not plans and not found:
+            plans = [(task or "", None)]
+        found += [
             (() if opened is None else self._choice.objections(opened))
             # No round has the number 0, so nothing is known of it.
             + self._admission.objections(_manifest_of(opened), task=name, round=0)
-            for name, opened in plans or [(task or "", None)]
+            for name, opened in plans
         ]
         return min(found, key=len)
 
@@ -401,18 +412,52 @@ class Device:
 
     def _take_part(self, attempt: Attempt, task: str | None) -> None:
         self._admission.require_allowed()
-        pending, waiting = self._contribution.find_pending(task=task)
-        if pending is not None and pending.session is not None:
-            self._let_resume(attempt, pending.session)
-            self._contribution.resume(attempt, pending)
-            return
-        with attempt.phase("notices"):
-            announced = self._transport.notices()
-        _obey(announced.pause_of(task))
+        found, waiting = self._contribution.find_pending(task=task)
+        held: dict[str, RoundEnd] = {}
+        for pending in found:
+            try:
+                self._let_resume(attempt, pending)
+            except RoundEnd as end:
+                held.setdefault(pending.task, end)
+            else:
+                self._contribution.resume(attempt, pending)
+                return
+        waits = next(iter(held.values()), None)
+        # What the app itself asks for holds for every task, and no server need be asked.
+        if waits is not None and self._admission.unmet(None):
+            raise waits
+        try:
+            self._begin_round(attempt, task, waiting=waiting, held=held)
+        except RoundEnd as end:
+            if waits is None or end.status not in _NOTHING_BEGAN:
+                raise
+            # No other round came of it: what there is to say is why the session waits.
+            attempt.notice = next(p.session.notice for p in found if p.session is not None)
+            raise waits from None
+
+    def _begin_round(
+        self,
+        attempt: Attempt,
+        task: str | None,
+        *,
+        waiting: KeptBack,
+        held: Mapping[str, RoundEnd],
+    ) -> None:
+        """Take part in a new round: of a task that has no session which is held up."""
+        try:
+            with attempt.phase("notices"):
+                announced = self._transport.notices()
+        except TransportError:
+            if held:
+                raise RoundEnd("no_round", "no_round", "no round is known") from None
+            raise
+        _obey(announced.pause_of(task), resumable=bool(held))
         notices = [
             n
             for n in announced.notices
-            if announced.pause_of(n.task) is None and (n.task, n.round) not in waiting
+            if announced.pause_of(n.task) is None
+            and (n.task, n.round) not in waiting
+            and n.task not in held
         ]
         takes_turns = task is None and len(notices) > 1
         if takes_turns:
@@ -432,7 +477,7 @@ class Device:
                     self.scheduler.take_turn(session.task)
         self._contribution.run(attempt, session, opened)
 
-    def _let_resume(self, attempt: Attempt, session: Session) -> None:
+    def _let_resume(self, attempt: Attempt, pending: PendingSession) -> None:
         """Leave a session waiting while a condition or a pause stands against going on.
 
         Raises
@@ -440,6 +485,9 @@ class Device:
         RoundEnd
             Saying which.
         """
+        session = pending.session
+        if session is None:
+            raise ValueError("a damaged session cannot be resumed")
         attempt.notice = session.notice
         opened = self._kept_plan(session.notice.plan_sha256)
         self._guardrails.require_resumable(session, _manifest_of(opened))
@@ -577,6 +625,10 @@ class Device:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+_NOTHING_BEGAN: Final = frozenset({"no_round", "not_sampled", "cap_reached", "ineligible"})
+"""How a turn ends that asked no server for a place."""
 
 
 def _manifest_of(opened: OpenPlan | None) -> Manifest | None:

@@ -505,6 +505,28 @@ def test_a_waiting_session_obeys_a_pause(
     assert updates[0].tobytes() == undisturbed
 
 
+def test_a_session_that_is_held_up_keeps_no_other_task_waiting(
+    make_device, back_end, phone
+) -> None:
+    """Its task is paused, another one's round goes on; then it is heard of again, and goes on."""
+    hooks = Batches()
+    device = make_device(signals=phone, hooks=hooks)
+    hooks.at[5] = device.stop
+    assert device.run_once().resumable
+    back_end.pauses = (Pause(task="trips", reason="x", min_seconds=60, max_seconds=90),)
+    back_end.other_notices = (replace(back_end.notice, task="walks"),)
+    outcome = device.run_once()
+    assert (outcome.status, outcome.task, outcome.resumed) == ("completed", "walks", False)
+    ((pending),) = device.pending
+    assert (pending.task, pending.has_report) == ("trips", False)
+    outcome = device.run_once()
+    assert (outcome.status, outcome.task, outcome.resumable) == ("turned_away", "trips", True)
+    back_end.pauses = ()
+    outcome = device.run_once()
+    assert (outcome.status, outcome.task, outcome.resumed) == ("completed", "trips", True)
+    assert device.pending == ()
+
+
 def test_tasks_take_turns(make_device, back_end, phone, clock) -> None:
     """With new rounds of every task all the time, each gets the same number, whoever calls."""
     back_end.closes_at, back_end.lease_seconds = NOW + 10 * DAY, 10 * DAY
