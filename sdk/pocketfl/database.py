@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -243,8 +243,7 @@ class Database:
             )
         return StoreError(f"{self.path}: {error}")
 
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> AbstractContextManager[object]:
         """Hold the lock and one state of the file: several queries of the block agree.
 
         Another process may write meanwhile; the block does not see it, and keeps nobody waiting.
@@ -254,18 +253,16 @@ class Database:
         StoreError
             If SQLite refuses.
         """
-        with self._hold("BEGIN"):
-            yield
+        return _Block(self, "BEGIN")
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         """Hold the lock and one write transaction: all of the block happens, or nothing.
 
         A block inside a block of the same thread joins the outer transaction.
 
-        Yields
-        ------
-        sqlite3.Connection
+        Returns
+        -------
+        context manager of sqlite3.Connection
             For ``execute`` and ``executemany``; never commit or roll back on it.
 
         Raises
@@ -273,29 +270,41 @@ class Database:
         StoreError
             If SQLite refuses; nothing of the block remains.
         """
-        with self._hold("BEGIN IMMEDIATE"):
-            yield self._connection
+        return _Block(self, "BEGIN IMMEDIATE")
 
-    @contextmanager
-    def _hold(self, begin: str) -> Iterator[None]:
-        with self._lock:
-            try:
-                if self._depth == 0:
-                    self._connection.execute(begin)
-                self._depth += 1
-                try:
-                    yield
-                    if self._depth == 1:
-                        self._connection.execute("COMMIT")
-                except BaseException:
-                    # SQLite may have rolled back by itself, for one on a full disk.
-                    if self._depth == 1 and self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    raise
-                finally:
-                    self._depth -= 1
-            except sqlite3.Error as error:
+    def _enter(self, begin: str) -> sqlite3.Connection:
+        self._lock.acquire()
+        try:
+            if self._depth == 0:
+                self._connection.execute(begin)
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, sqlite3.Error):
                 raise self._failure(error) from error
+            raise
+        self._depth += 1
+        return self._connection
+
+    def _leave(self, error: BaseException | None) -> None:
+        try:
+            if self._depth == 1:
+                self._end(commits=error is None)
+        except sqlite3.Error as failure:
+            raise self._failure(failure) from failure
+        finally:
+            self._depth -= 1
+            self._lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise self._failure(error) from error
+
+    def _end(self, *, commits: bool) -> None:
+        try:
+            if commits:
+                self._connection.execute("COMMIT")
+        finally:
+            # SQLite may have rolled back by itself, for one on a full disk.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def ensure(self, tables: Tables) -> None:
         """Make a module's tables, or bring older ones to the present version: all of it, or nothing.
@@ -429,3 +438,24 @@ class Database:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Block:
+    """A transaction or snapshot, while it is entered; not a generator, as a round enters dozens."""
+
+    __slots__ = ("_begin", "_database")
+
+    def __init__(self, database: Database, begin: str) -> None:
+        self._database = database
+        self._begin = begin
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._database._enter(self._begin)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._database._leave(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from hashlib import shake_128
 from typing import TypeAlias
 
 import numpy as np
@@ -15,8 +16,8 @@ Seed: TypeAlias = int | tuple[int, ...]
 def permutation(count: int, *, seed: Seed) -> NDArray[np.int64]:
     """Return a pseudo-random order of ``0 .. count - 1``.
 
-    Sorts the raw stream of PCG64: NumPy promises that stream for ever, but not what ``shuffle`` makes
-    of it (NEP 19), and a session that resumes after an update must see the same order.
+    Sorts a stream that is the same for ever (:func:`_stream`), as a session that resumes after an
+    update must see the same order.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ def permutation(count: int, *, seed: Seed) -> NDArray[np.int64]:
     ndarray of int64, shape (count,)
         The order.
     """
-    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+    return np.argsort(_stream(count, seed=seed), kind="stable")
 
 
 def choose(count: int, *, limit: int, seed: Seed) -> NDArray[np.int64]:
@@ -50,14 +51,14 @@ def choose(count: int, *, limit: int, seed: Seed) -> NDArray[np.int64]:
     """
     if limit >= count:
         return np.arange(count, dtype=np.int64)
-    raw = np.random.PCG64(seed).random_raw(count)
+    raw = _stream(count, seed=seed)
     return np.sort(np.argpartition(raw, limit)[:limit])
 
 
 def uniform_numbers(shape: tuple[int, ...], *, seed: Seed) -> NDArray[np.float32]:
     """Return pseudo-random numbers from 0 to below 1, each a multiple of 2^-24.
 
-    Made of the raw stream of PCG64 for the reason that :func:`permutation` gives.
+    Made of the raw stream of PCG64, which NumPy promises for ever (NEP 19): many are needed at a time.
 
     Parameters
     ----------
@@ -73,3 +74,15 @@ def uniform_numbers(shape: tuple[int, ...], *, seed: Seed) -> NDArray[np.float32
     """
     raw = np.random.PCG64(seed).random_raw(math.prod(shape))
     return ((raw >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).reshape(shape)
+
+
+def _stream(count: int, *, seed: Seed) -> NDArray[np.uint64]:
+    """Return pseudo-random 64-bit numbers: the output of SHAKE128 (FIPS 202) for a seed.
+
+    NumPy's generators would do as well, but to import them costs a phone 7 MB of memory.
+    """
+    parts = seed if isinstance(seed, tuple) else (seed,)
+    if any(part < 0 for part in parts):
+        raise ValueError(f"a seed cannot be negative, and {seed} is")
+    named = "/".join(("pocketfl.selection", *map(str, parts)))
+    return np.frombuffer(shake_128(named.encode()).digest(8 * count), dtype="<u8")
