@@ -193,7 +193,8 @@ def test_a_ledger_of_version_1_gets_its_chain(
     connection = sqlite3.connect(tmp_path / "ledger.db")
     chain = connection.execute("SELECT * FROM chain").fetchall()
     connection.executescript(
-        "DROP TABLE chain; DROP TABLE budget_tasks; DROP TABLE budgets; PRAGMA user_version=1;"
+        "DROP TABLE chain; DROP TABLE budget_tasks; DROP TABLE budgets; DROP TABLE tree_noise; "
+        "PRAGMA user_version=1;"
     )
     connection.close()
     with open_tier(tmp_path, plan_keys):
