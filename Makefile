@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo app test check clean
+.PHONY: install demo app apk test check clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +20,13 @@ demo: install
 app: install
 	$(BIN)/pocketfl app build
 	$(BIN)/pocketfl app run
+
+# Needs what docs/android.md lists; the first time takes about an hour, as Python itself is built.
+apk: install
+	$(BIN)/pocketfl app build
+	mkdir -p build/apk
+	cp -R mobile_app/. sdk/pocketfl build/apk
+	cd build/apk && ../../$(BIN)/buildozer android debug
 
 test: install
 	$(BIN)/pytest
