@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from pocketfl_benchmarks.aggregate.command import aggregate
 from pocketfl_benchmarks.analytics.command import analytics
 from pocketfl_benchmarks.balancing.command import balancing
 from pocketfl_benchmarks.device.command import device
@@ -56,6 +57,7 @@ bench.command()(life)
 bench.command()(zoo)
 bench.command()(compare)
 bench.command()(encoding)
+bench.command()(aggregate)
 
 
 @bench.callback()

@@ -208,12 +208,30 @@ def decode_vector(
     Returns
     -------
     ndarray of int16 or int8, shape (length,)
-        The norm is not checked here; see :func:`~pocketfl.clipping.is_within_bound`.
+        Read-only where it is a view of ``data``. The norm is not checked here; see
+        :func:`~pocketfl.clipping.is_within_bound`.
 
     Raises
     ------
     DecodeError
         If the format is another, any length differs, or a coordinate is beyond the plan's grid.
+    """
+    packed = packed_coordinates(data, length=length, bits=bits)
+    if bits == PLAIN_BITS:
+        return np.frombuffer(packed, dtype="<i2").astype(np.int16, copy=False)
+    try:
+        return unpack(packed, length=length, bits=bits)
+    except ValueError as error:
+        raise DecodeError(f"report: {error}") from None
+
+
+def packed_coordinates(data: bytes, *, length: int, bits: int) -> memoryview:
+    """Return what of an opened report follows its header, as :func:`decode_vector` checks it.
+
+    Raises
+    ------
+    DecodeError
+        If the format is another, or any length differs.
     """
     expected = plaintext_size(length, bits=bits)
     if len(data) != expected:
@@ -225,9 +243,4 @@ def decode_vector(
     stated = int.from_bytes(data[1:HEADER_BYTES], "little")
     if stated != length:
         raise DecodeError(f"report: says {stated} coordinates; this plan has {length}")
-    if bits == PLAIN_BITS:
-        return np.frombuffer(data, dtype="<i2", offset=HEADER_BYTES).astype(np.int16)
-    try:
-        return unpack(data[HEADER_BYTES:], length=length, bits=bits)
-    except ValueError as error:
-        raise DecodeError(f"report: {error}") from None
+    return memoryview(data)[HEADER_BYTES:]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -88,12 +88,23 @@ class ReportContext:
         """
         return b"".join(self._frames())
 
+    def info_for(self, lease: str) -> bytes:
+        """Return the bytes of the same context with another lease: the last of its fields."""
+        return self._shared + _frame(lease)
+
+    @cached_property
+    def _shared(self) -> bytes:
+        return self.info()[: -len(_frame(self.lease))]
+
     def _frames(self) -> Iterator[bytes]:
         yield _INFO_LABEL
         for field in fields(self):
-            text = str(getattr(self, field.name)).encode()
-            yield len(text).to_bytes(4, "big")
-            yield text
+            yield _frame(str(getattr(self, field.name)))
+
+
+def _frame(text: str) -> bytes:
+    data = text.encode()
+    return len(data).to_bytes(4, "big") + data
 
 
 @cache

@@ -143,6 +143,9 @@ def run_trusted_tier(
         Path | None,
         typer.Option(help="Append-only file that remembers how far the ledger had come."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that open and sum reports; 1 for this one alone.")
+    ] = 1,
     url_file: UrlFile = None,
     until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
@@ -175,6 +178,7 @@ def run_trusted_tier(
         token=_secret("trusted-token", trusted_token_file),
         attestation=settings,
         witness=witness,
+        workers=workers,
         announce=_announcer("trusted tier", url_file),
     )
 

@@ -10,8 +10,7 @@ only after it and its charge are on disk. Nothing of a report's contents is logg
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,13 +22,13 @@ from typing import Final, Self
 import numpy as np
 
 from pocketfl.attestation.binding import head_nonce, key_nonce
-from pocketfl.errors import DecodeError, PlanError, SealingError
+from pocketfl.errors import PlanError
 from pocketfl.plan import Plan
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import Attestation, check_identifier
-from pocketfl.reports import decode_vector, report_size
-from pocketfl.sealing import KEY_BYTES, ReportContext, generate_key_pair, key_id, open_sealed
+from pocketfl.reports import report_size
+from pocketfl.sealing import ReportContext, generate_key_pair, key_id
 from pocketfl_server.trusted.accounting import (
     affords,
     budget_statement,
@@ -45,7 +44,6 @@ from pocketfl_server.trusted.ledger import (
     LeaseTakenError,
     Ledger,
     RoundFullError,
-    StoredReport,
     TaskRecord,
 )
 from pocketfl_server.trusted.messages import (
@@ -70,24 +68,17 @@ from pocketfl_server.trusted.messages import (
     decode_release,
     encode_release,
 )
-from pocketfl_server.trusted.noise import SUM_BOUND, add_noise
+from pocketfl_server.trusted.noise import add_noise
+from pocketfl_server.trusted.summing import Page, PartialSum, RoundOfReports
 from pocketfl_server.trusted.tree import advance
 from pocketfl_server.trusted.witness import Witness, WitnessError, check_against
-
-WRONG_LENGTH: Final = "wrong_length"
-"""The sealed report has another length than every report of the plan has."""
-CANNOT_OPEN: Final = "cannot_open"
-"""Changed, or sealed to another key, task, round, model version, plan, policy or lease."""
-DUPLICATE: Final = "duplicate"
-"""Does not open, and its encapsulated key is that of another lease's report: a replay."""
-MALFORMED: Final = "malformed"
-"""Opened, but what is inside is not a report of this plan."""
-NORM_ABOVE_BOUND: Final = "norm_above_bound"
-"""The integer norm is above the plan's bound."""
+from pocketfl_server.trusted.workers import Workers
 
 _MAX_NUMBER: Final = 2**31 - 1
-_CHUNK_BYTES: Final = 32 * 2**20
-"""Opened reports that are held at a time while summing, as int64."""
+_ANY_LEASE: Final = 16 * "0"
+"""Stands in for that of each report."""
+_PAGE_BYTES: Final = 4 * 2**20
+"""Sealed reports that a worker gets at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -100,13 +91,6 @@ class _Task:
     private_key: bytes
     key: KeyDescription
     lock: threading.RLock = field(default_factory=threading.RLock)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class _Sum:
-    total: IntegerVector
-    accepted: int
-    rejected: dict[str, int]
 
 
 class Aggregator:
@@ -122,6 +106,8 @@ class Aggregator:
         Gets tokens that vouch for this process; without one, devices have to pin keys.
     witness : Witness, optional
         Hears of every release before it is handed over.
+    workers : int, optional
+        Processes that sum reports; 1 for this process alone.
 
     Raises
     ------
@@ -140,10 +126,12 @@ class Aggregator:
         plan_keys: Iterable[str | bytes],
         attester: Attester | None = None,
         witness: Witness | None = None,
+        workers: int = 1,
     ) -> None:
         self._plan_keys = parse_public_keys(plan_keys)
         self._attester = attester
         self._witness = witness
+        self._workers = Workers(workers)
         self._ledger = Ledger(ledger_path)
         if witness is not None:
             try:
@@ -156,7 +144,8 @@ class Aggregator:
         self._account_locks: dict[str, threading.RLock] = {}
 
     def close(self) -> None:
-        """Close the ledger."""
+        """End the workers and close the ledger."""
+        self._workers.close()
         self._ledger.close()
 
     def __enter__(self) -> Self:
@@ -304,7 +293,7 @@ class Aggregator:
                 raise FloorNotReached(
                     f"task {task!r}, round {round}: {result.accepted} valid reports, {floor} needed; "
                     "nothing was released or charged",
-                    details={"accepted": result.accepted, "floor": floor, **result.rejected},
+                    details={"accepted": result.accepted, "floor": floor, **result.reasons()},
                 )
             noise, nodes = self._draw_noise(state, round)
             release = _make_release(
@@ -465,76 +454,40 @@ class Aggregator:
         with self._lock:
             return self._account_locks.setdefault(budget.name, threading.RLock())
 
-    def _sum(self, state: _Task, round: int, model_version: int) -> _Sum:
+    def _sum(self, state: _Task, round: int, model_version: int) -> PartialSum:
         """Open and check every report of a round and sum the good ones exactly."""
-        length, bits = state.manifest.report_length, state.manifest.report_bits
-        bound = state.manifest.aggregation.norm_bound
-        page_size = max(1, min(512, _CHUNK_BYTES // (8 * length)))
-        total = np.zeros(length, dtype=np.int64)
-        accepted = 0
-        unopened: list[bytes] = []
-        opened: set[bytes] = set()
-        rejected: Counter[str] = Counter()
-        after = 0
-        while page := self._ledger.reports(state.name, round, after=after, limit=page_size):
-            after = page[-1].id
-            block = np.empty((len(page), length), dtype=np.int64)
-            rows = 0
-            for report in page:
-                if report.sealed is None:
-                    rejected[WRONG_LENGTH] += 1
-                    continue
-                plaintext = _open(state, round, model_version, report)
-                if plaintext is None:
-                    unopened.append(report.sealed[:KEY_BYTES])
-                    continue
-                opened.add(report.sealed[:KEY_BYTES])
-                try:
-                    block[rows] = decode_vector(plaintext, length=length, bits=bits)
-                except DecodeError:
-                    rejected[MALFORMED] += 1
-                    continue
-                rows += 1
-            # int16 squared and summed over the most parameters a plan may have stays below 2**56.
-            within = np.einsum("ij,ij->i", block[:rows], block[:rows]) <= bound**2
-            total += block[:rows][within].sum(axis=0)
-            good = int(np.count_nonzero(within))
-            accepted += good
-            if rows > good:
-                rejected[NORM_ABOVE_BOUND] += rows - good
-            if accepted * bound > SUM_BOUND:
-                raise OverflowError("the sum of so many reports may leave int64")
-        for encapsulated, times in Counter(unopened).items():
-            # Whoever copies a report under another lease cannot open either; one original may.
-            copies = times if encapsulated in opened else times - 1
-            rejected[DUPLICATE] += copies
-            rejected[CANNOT_OPEN] += times - copies
-        return _Sum(total=total, accepted=accepted, rejected=dict(+rejected))
+        manifest = state.manifest
+        reports = RoundOfReports(
+            private_key=state.private_key,
+            context=ReportContext(
+                key_id=state.key.key_id,
+                policy_hash=state.key.policy_hash,
+                plan_sha256=state.plan_sha256,
+                task=state.name,
+                round=round,
+                model_version=model_version,
+                lease=_ANY_LEASE,
+            ),
+            length=manifest.report_length,
+            bits=manifest.report_bits,
+            norm_bound=manifest.aggregation.norm_bound,
+        )
+        return self._workers.sum(reports, self._pages(state, round))
 
-
-def _open(state: _Task, round: int, model_version: int, report: StoredReport) -> bytes | None:
-    context = ReportContext(
-        key_id=state.key.key_id,
-        policy_hash=state.key.policy_hash,
-        plan_sha256=state.plan_sha256,
-        task=state.name,
-        round=round,
-        model_version=model_version,
-        lease=report.lease,
-    )
-    if report.sealed is None:
-        return None
-    try:
-        return open_sealed(state.private_key, info=context.info(), sealed=report.sealed)
-    except SealingError:
-        return None
+    def _pages(self, state: _Task, round: int) -> Iterator[Page]:
+        # Workers get many at a time. This process itself takes one after the other, whose memory is
+        # then still in the processor's cache.
+        at_once = max(1, _PAGE_BYTES // report_size(state.manifest))
+        if self._workers.count == 1:
+            at_once = 1
+        return self._ledger.pages(state.name, round, at_once=at_once)
 
 
 def _make_release(
     state: _Task,
     round: int,
     model_version: int,
-    result: _Sum,
+    result: PartialSum,
     *,
     spent: PrivacyStatement,
     budget: BudgetStatement | None,
@@ -551,7 +504,7 @@ def _make_release(
         plan_sha256=state.plan_sha256,
         policy_hash=state.key.policy_hash,
         reports=result.accepted,
-        rejected=result.rejected,
+        rejected=result.reasons(),
         grid_step=aggregation.grid_step,
         expected_cohort=aggregation.expected_cohort,
         noise_multiplier=spent.noise_multiplier,

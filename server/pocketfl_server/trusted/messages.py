@@ -437,7 +437,8 @@ class NotAuthorised(TrustedTierError):  # noqa: N818
 class TrustedTierUnavailable(TrustedTierError):  # noqa: N818
     """The trusted tier could not be reached, cannot write its ledger, or answered nonsense.
 
-    The same call may be repeated. Codes: ``unavailable``, ``ledger_failed``, ``bad_answer``.
+    The same call may be repeated. Codes: ``unavailable``, ``ledger_failed``, ``bad_answer``,
+    ``witness_failed``, ``worker_died``.
     """
 
     default_code = "unavailable"

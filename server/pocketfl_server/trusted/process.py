@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pocketfl_server.trusted.attesters import (
     DevelopmentAttester,
 )
 from pocketfl_server.trusted.witness import FileWitness
+from pocketfl_server.trusted.workers import forbid_core_dumps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ def serve(
     token: str,
     attestation: AttestationSettings,
     witness: str | Path | None = None,
+    workers: int = 1,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until the process is told to stop (SIGINT or SIGTERM); prints nothing.
@@ -83,6 +84,8 @@ def serve(
         Who vouches for this process.
     witness : str or Path, optional
         File of the witness that hears of every release before it is handed over.
+    workers : int
+        Processes that sum reports; 1 for this process alone.
     announce : callable, optional
         Called once with the URL when connections are accepted.
 
@@ -95,12 +98,13 @@ def serve(
     OSError
         If the address is taken.
     """
-    _forbid_core_dumps()
+    forbid_core_dumps()
     with Aggregator(
         ledger_path,
         plan_keys=plan_keys,
         attester=attestation.attester(ledger_path),
         witness=None if witness is None else FileWitness(witness),
+        workers=workers,
     ) as aggregator:
         app = create_trusted_app(aggregator, token=token)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -110,11 +114,3 @@ def serve(
                 announce(f"http://{shown}:{listener.getsockname()[1]}")
             config = uvicorn.Config(app, log_level="warning", access_log=False)
             uvicorn.Server(config).run(sockets=[listener])
-
-
-def _forbid_core_dumps() -> None:
-    """Keep private keys and opened reports out of a crash's memory dump."""
-    if os.name == "posix":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -18,12 +18,7 @@ from pocketfl.protocol import PROTOCOL
 from pocketfl.reports import encode_vector
 from pocketfl.sealing import ReportContext, key_id, seal
 from pocketfl_server.trusted.accounting import spent_privacy
-from pocketfl_server.trusted.aggregator import (
-    MALFORMED,
-    NORM_ABOVE_BOUND,
-    WRONG_LENGTH,
-    Aggregator,
-)
+from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.client import TrustedTier
 from pocketfl_server.trusted.messages import (
     BudgetExhausted,
@@ -35,6 +30,11 @@ from pocketfl_server.trusted.messages import (
     SealedEntry,
     UnknownTask,
     UnprotectedRelease,
+)
+from pocketfl_server.trusted.summing import (
+    MALFORMED,
+    NORM_ABOVE_BOUND,
+    WRONG_LENGTH,
 )
 
 FALSE_ALARM = 1e-6
@@ -174,7 +174,8 @@ def test_sums_are_exact_and_order_free(
 
 def test_pages_of_reports_all_count(aggregator, make_plan, sealed_vector, monkeypatch):
     """Summing page by page misses nothing and counts nothing twice."""
-    monkeypatch.setattr("pocketfl_server.trusted.aggregator._CHUNK_BYTES", 8 * 3 * 4)
+    monkeypatch.setattr("pocketfl_server.trusted.ledger._LEASES_AT_ONCE", 4)
+    monkeypatch.setattr("pocketfl_server.trusted.summing._NARROW", 5)
     key = aggregator.register("clicks", make_plan(privacy="none").data)
     entries = sealed_round(sealed_vector, key, [[i, 1, -i] for i in range(18)])
     aggregator.submit("clicks", 1, 0, entries)
@@ -472,8 +473,8 @@ def test_epsilon_is_a_budget(aggregator, make_plan, sealed_vector, monkeypatch):
         aggregator.submit("clicks", number, 0, entries)
     first = aggregator.release("clicks", 1, 0)
     assert first.epsilon == pytest.approx(single)
-    for name in ("add_noise", "open_sealed"):
-        monkeypatch.setattr(f"pocketfl_server.trusted.aggregator.{name}", None)
+    monkeypatch.setattr("pocketfl_server.trusted.aggregator.add_noise", None)
+    monkeypatch.setattr("pocketfl_server.trusted.summing.Opener", None)
     for _ in range(2):
         with pytest.raises(BudgetExhausted, match="above the plan's"):
             aggregator.release("clicks", 2, 0)

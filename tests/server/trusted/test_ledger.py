@@ -134,8 +134,8 @@ def test_the_first_report_of_a_lease_stays(tmp_path):
         more = [("newest", b"newest", b"newest")]
         with pytest.raises(RoundFullError, match="3 reports, 2 at most"):
             ledger.add_reports("clicks", 1, model_version=0, reports=more, capacity=2)
-        kept = ledger.reports("clicks", 1, after=0, limit=10)
-        assert [(r.lease, r.sealed) for r in kept] == [("lease", b"sealed"), ("new", b"new")]
+        kept = list(ledger.pages("clicks", 1, at_once=10))
+        assert kept == [[("lease", b"sealed"), ("new", b"new")]]
 
 
 @pytest.mark.parametrize("way", ["release", "abandon"])

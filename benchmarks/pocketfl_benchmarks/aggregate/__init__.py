@@ -1,0 +1,1 @@
+"""``pocketfl bench aggregate``: how many reports the trusted tier sums in a second."""

@@ -1,0 +1,168 @@
+"""The trusted tier is killed before each statement to its ledger and around each entry of its witness.
+
+SQLite makes a transaction durable or undoes it, so that between any two durable steps there is a
+statement or the witness. After a restart the back end does what it always does when it heard no answer:
+it asks again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pocketfl_server.trusted.aggregator import Aggregator
+from pocketfl_server.trusted.messages import Conflict, decode_batch, encode_batch, encode_release
+from pocketfl_server.trusted.witness import FileWitness
+
+REPORTS = 5
+
+
+class Steps:
+    """Counts steps, and kills this process before one of them."""
+
+    def __init__(self, last: int | None) -> None:
+        self.count = 0
+        self._last = last
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+        if self.count == self._last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class WatchedWitness(FileWitness):
+    """The reference witness; its appends are steps."""
+
+    def __init__(self, path: Path, step: Callable[..., None]) -> None:
+        super().__init__(path)
+        self._step = step
+
+    def append(self, head) -> None:
+        self._step()
+        super().append(head)
+        self._step()
+
+
+def note(folder: Path, what: str, content: bytes = b"") -> None:
+    """Write down what the back end has been told: files outlive a killed process."""
+    (folder / f"told-{what}").write_bytes(content)
+
+
+def go_through(folder: Path, plan_keys: list[str], step: Callable[..., None]) -> None:
+    """One round that is released, and one that is abandoned."""
+    witness = WatchedWitness(folder / "witness", step)
+    with Aggregator(folder / "ledger", plan_keys=plan_keys, witness=witness) as tier:
+        tier._ledger._connection.set_trace_callback(step)
+        for number in (1, 2):
+            batch = decode_batch((folder / f"batch{number}").read_bytes())
+            tier.submit("clicks", number, number - 1, batch)
+            note(folder, f"accepted{number}")
+            step()
+            if number == 1:
+                note(folder, "released", encode_release(tier.release("clicks", 1, 0)))
+            else:
+                tier.abandon("clicks", 2)
+                note(folder, "abandoned")
+            step()
+
+
+def killed_before(number: int, folder: Path, plan_keys: list[str]) -> bool:
+    """Whether a child was killed before its step of that number, and did not come to its end."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            go_through(folder, plan_keys, Steps(number))
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def check(folder: Path, plan_keys: list[str]) -> str:
+    """Restart, check what may never happen, ask again, and say how far the killed run had come."""
+
+    def told(what: str) -> bool:
+        return (folder / f"told-{what}").exists()
+
+    with Aggregator(
+        folder / "ledger", plan_keys=plan_keys, witness=FileWitness(folder / "witness")
+    ) as tier:
+        stored = tier._ledger.release("clicks", 1)
+        held = tier._ledger.report_count("clicks", 1)
+        charged = tier.describe("clicks").spent.releases
+        # Never a release that is not charged, nor a charge without one.
+        assert charged == (0 if stored is None else 1)
+        # Never a lost report of those that the back end may have forgotten.
+        if told("accepted1"):
+            assert held == (REPORTS if stored is None else 0)
+        if told("released"):
+            assert (folder / "told-released").read_bytes() == stored
+        if stored is None:
+            tier.submit("clicks", 1, 0, decode_batch((folder / "batch1").read_bytes()))
+        release = tier.release("clicks", 1, 0)
+        assert release.reports == REPORTS
+        # Never a second release: the same noise for whoever asks again.
+        assert stored in (None, encode_release(release))
+        assert encode_release(tier.release("clicks", 1, 0)) == encode_release(release)
+        assert tier.describe("clicks").spent.releases == 1
+        if told("abandoned"):
+            with pytest.raises(Conflict):
+                tier.release("clicks", 2, 1)
+        elif told("accepted2"):
+            record = tier._ledger.round("clicks", 2)
+            assert record is not None
+            kept = {"open": REPORTS, "abandoned": 0}[record.state]
+            assert tier._ledger.report_count("clicks", 2) == kept
+    return "released" if stored is not None else ("accepted" if held else "nothing")
+
+
+@pytest.mark.slow
+def test_killed_before_every_step(tmp_path, make_plan, plan_keys, sealed_vector) -> None:
+    """Never a second release, never a lost accepted report, never an uncharged one."""
+
+    def prepare(folder: Path) -> None:
+        folder.mkdir()
+        with Aggregator(folder / "ledger", plan_keys=plan_keys) as tier:
+            key = tier.register("clicks", plan.data)
+        for number in (1, 2):
+            entries = [
+                sealed_vector(
+                    [i, 1, 0],
+                    key=key,
+                    lease=f"lease-{number}-{i:012d}",
+                    round=number,
+                    model_version=number - 1,
+                )
+                for i in range(REPORTS)
+            ]
+            (folder / f"batch{number}").write_bytes(encode_batch(entries))
+
+    plan = make_plan()
+    whole = Steps(None)
+    prepare(tmp_path / "whole")
+    go_through(tmp_path / "whole", plan_keys, whole)
+    reached = {"nothing": 0, "accepted": 0, "released": 0}
+    for number in range(1, whole.count + 1):
+        folder = tmp_path / str(number)
+        prepare(folder)
+        assert killed_before(number, folder, plan_keys), number
+        reached[check(folder, plan_keys)] += 1
+    print(json.dumps({"killed": whole.count, "had come to": reached}))
+    # Each stage was met several times, and there is no step after the last.
+    assert min(reached.values()) >= 3
+    prepare(tmp_path / "end")
+    assert not killed_before(whole.count + 1, tmp_path / "end", plan_keys)
