@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pocketfl.device import RoundOutcome
 from pocketfl.sealing import generate_key_pair
 from pocketfl_app import background
 from pocketfl_app.android import notification
-from pocketfl_app.android.services import ROUNDS
+from pocketfl_app.android.services import ROUNDS, AndroidWorker, start_rounds
 from pocketfl_app.enrolment import Site
 from pocketfl_app.home import Home
 from pocketfl_app.settings import Settings, save_settings
@@ -120,3 +121,48 @@ def test_another_argument_makes_it_the_worker(monkeypatch: pytest.MonkeyPatch) -
     argument = program.WorkerArgument(port=1, token="t", data="/d", assets="/a", demo=False)
     run_service(argument.to_json())
     assert served == [argument.to_json()]
+
+
+class JavaException(Exception):  # noqa: N818 - pyjnius names it so
+    """What pyjnius raises for every exception of Java."""
+
+
+def install(monkeypatch: pytest.MonkeyPatch, start) -> None:
+    """Make ``import jnius`` reach an app with these services."""
+    activity = SimpleNamespace(getPackageName=lambda: "org.app")
+    classes = {
+        "org.kivy.android.PythonActivity": SimpleNamespace(mActivity=activity),
+        "org.app.ServiceWorker": SimpleNamespace(start=start),
+        "org.app.ServiceRounds": SimpleNamespace(start=start),
+    }
+    library = SimpleNamespace(
+        JavaException=JavaException, autoclass=classes.__getitem__, cast=lambda _, value: value
+    )
+    monkeypatch.setitem(sys.modules, "jnius", library)
+
+
+def test_the_screens_start_the_services(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the words of the notification, and an argument that the entry understands."""
+    started = []
+    install(monkeypatch, lambda context, *rest: started.append(rest))
+    AndroidWorker("an argument")
+    start_rounds(home)
+    words = ("", tr("app.title"), tr("service.working"))
+    assert started[0] == (*words, "an argument")
+    assert started[1][:3] == words
+    assert json.loads(started[1][3])[ROUNDS] == str(home.data)
+
+
+def test_a_service_that_android_does_not_start_is_an_error_of_the_system(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The app's worker link handles it like a worker that died; rounds wait for the next time."""
+
+    def refuse(*_: object) -> None:
+        raise JavaException("ForegroundServiceStartNotAllowedException")
+
+    install(monkeypatch, refuse)
+    with pytest.raises(OSError, match="NotAllowed"):
+        AndroidWorker("an argument")
+    start_rounds(home)
+    assert "did not start" in caplog.text

@@ -6,6 +6,7 @@ Android lets an app start a service of the foreground only while the app can be 
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from pocketfl.java import load_java, running_context
@@ -14,6 +15,8 @@ from pocketfl_app.strings import tr
 
 if TYPE_CHECKING:
     from android.content import Context
+
+log = logging.getLogger(__name__)
 
 ROUNDS: Final = "rounds"
 """Key of the argument by which ``service.py`` knows that it is to run rounds."""
@@ -26,6 +29,11 @@ class AndroidWorker:
     ----------
     argument : str
         Reaches the service's process through Android, which shows it to no other app.
+
+    Raises
+    ------
+    OSError
+        If Android does not start it, as when the app cannot be seen.
     """
 
     def __init__(self, argument: str) -> None:
@@ -38,8 +46,14 @@ class AndroidWorker:
 
 
 def start_rounds(home: Home) -> None:
-    """Run what is due in the background, with a notification, until nothing is."""
-    _Service("Rounds").start(json.dumps({ROUNDS: str(home.data), "assets": str(home.assets)}))
+    """Run what is due in the background, with a notification, until nothing is.
+
+    Where Android does not start it, the log says so, and rounds wait for the next time.
+    """
+    try:
+        _Service("Rounds").start(json.dumps({ROUNDS: str(home.data), "assets": str(home.assets)}))
+    except OSError:
+        log.warning("rounds in the background did not start", exc_info=True)
 
 
 def stop_rounds() -> None:
@@ -54,12 +68,16 @@ class _Service:
         java = load_java()
         context: Context | None = running_context(java.autoclass)
         if context is None:
-            raise RuntimeError("no activity of the app is running: start services from its screens")
+            raise OSError("no activity of the app is running: start services from its screens")
         self._context = context
+        self._exception = java.exception
         self._class: Any = java.autoclass(f"{context.getPackageName()}.Service{name}")
 
     def start(self, argument: str) -> None:
-        self._class.start(self._context, "", tr("app.title"), tr("service.working"), argument)
+        try:
+            self._class.start(self._context, "", tr("app.title"), tr("service.working"), argument)
+        except self._exception as error:
+            raise OSError(f"Android did not start the service: {error}") from error
 
     def stop(self) -> None:
         self._class.stop(self._context)
