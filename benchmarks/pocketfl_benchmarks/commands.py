@@ -13,6 +13,7 @@ from pocketfl_benchmarks.analytics.command import analytics
 from pocketfl_benchmarks.balancing.command import balancing
 from pocketfl_benchmarks.device.command import device
 from pocketfl_benchmarks.digits.command import app
+from pocketfl_benchmarks.digits.speed import app as app_speed
 from pocketfl_benchmarks.encoding.command import encoding
 from pocketfl_benchmarks.life.command import life
 from pocketfl_benchmarks.step import step
@@ -51,6 +52,7 @@ demo = typer.Typer(
 bench = typer.Typer(help="Measure PocketFL on this machine.", no_args_is_help=True)
 bench.command()(step)
 bench.command()(device)
+bench.command("app")(app_speed)
 bench.command()(analytics)
 bench.command()(balancing)
 bench.command()(life)

@@ -15,6 +15,8 @@ from pocketfl_app.enrolment import EnrolmentTextError, Site
 
 FILE_NAME: Final = "settings.json"
 _LIMIT: Final = 64 * 2**10
+SEPARATION_SECONDS: Final = 6 * 3600.0
+"""Least time between two contributions to one task."""
 TEXT_SCALES: Final = (1.0, 1.15, 1.3, 1.5)
 
 
@@ -70,15 +72,15 @@ class Settings:
         Parameters
         ----------
         demo : bool
-            Whether the person started the local demo, whose rounds follow each other in seconds: the
-            SDK's waiting time between two contributions is then left out. No server can set this.
+            Whether the person started the local demo, whose rounds follow each other in seconds; the
+            app's own :data:`SEPARATION_SECONDS` is then left out. No server can set this.
         """
         chosen = Budgets(
             per_day=Limits(contributions=self.contributions_per_day),
+            min_separation_seconds=0.0 if demo else SEPARATION_SECONDS,
             max_epsilon_per_year=self.epsilon_per_year,
         )
-        budgets = DEFAULT_BUDGETS.tightened(chosen)
-        return replace(budgets, min_separation_seconds=0.0) if demo else budgets
+        return DEFAULT_BUDGETS.tightened(chosen)
 
 
 def load_settings(folder: Path) -> Settings:
