@@ -423,6 +423,23 @@ def test_an_oversize_upload_is_cut_off_early(scene: Scene) -> None:
     assert b" 413 " in answer.partition(b"\r\n")[0]
 
 
+def test_a_body_that_trickles_in_is_given_up(scene: Scene, monkeypatch) -> None:
+    """Whoever sends a byte now and then does not hold a connection for ever."""
+    monkeypatch.setattr("pocketfl_server.api.requests.BODY_SECONDS", 0.3)
+    before = everything_in(scene.call.back_end)
+    host = urlsplit(scene.call.url)
+    with socket.create_connection((host.hostname, host.port), timeout=10) as connection:
+        connection.sendall(
+            f"PUT /v1/leases/{scene.lease}/report HTTP/1.1\r\nHost: x\r\nContent-Type: {BYTES}\r\n"
+            f"Content-Length: {len(scene.sealed)}\r\n\r\n".encode()
+            + scene.sealed[:1]
+        )
+        answer = connection.recv(65536)
+    assert b" 408 " in answer.partition(b"\r\n")[0]
+    assert everything_in(scene.call.back_end) == before
+    assert scene.upload(scene.sealed).status == 200
+
+
 def test_an_upload_that_breaks_off_is_not_kept(scene: Scene) -> None:
     """Half a report leaves no trace, and the whole one is taken afterwards."""
     before = everything_in(scene.call.back_end)

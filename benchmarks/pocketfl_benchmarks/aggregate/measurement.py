@@ -95,7 +95,7 @@ def measure_rates(
     dict
         ``workers``, ``reports_per_second`` by the clock on the wall and ``same_sum``; empty for one.
     """
-    plan = _plan(parameters, reports, encoding)
+    plan = placeholder_plan(parameters, reports, encoding)
     values = _vectors(plan)
     with tempfile.TemporaryDirectory(prefix="pocketfl-bench-") as folder:
         ledger_path = Path(folder, "ledger.db")
@@ -246,7 +246,7 @@ def _bound(values: list[NDArray[np.int16]], plan: Plan) -> Callable[[], None]:
     return work
 
 
-def _plan(parameters: int, reports: int, encoding: EncodingSpec | None) -> Plan:
+def placeholder_plan(parameters: int, reports: int, encoding: EncodingSpec | None) -> Plan:
     """Return a signed plan whose graphs are placeholders: nothing is trained here."""
     aggregation = AggregationSpec(
         clip_norm=1.0,

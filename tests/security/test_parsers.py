@@ -1,0 +1,121 @@
+"""Every parser of bytes from outside refuses what is damaged with the one error that it documents."""
+
+from __future__ import annotations
+
+import io
+import random
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from pocketfl.decoding import decode_json, encode_json
+from pocketfl.errors import DecodeError, PlanError
+from pocketfl.plan import EncodingSpec, Manifest, Plan
+from pocketfl.protocol import CheckIn
+from pocketfl.queries import QuerySet
+from pocketfl.queries.spec import Sum
+from pocketfl.reports import decode_vector, encode_vector
+from pocketfl_benchmarks.aggregate.measurement import placeholder_plan
+from pocketfl_server.optimizers import OptimizerState, decode_state, encode_state
+from pocketfl_server.trusted.messages import (
+    ReleaseSummary,
+    SealedEntry,
+    UnprotectedRelease,
+    decode_batch,
+    decode_release,
+    encode_batch,
+    encode_release,
+)
+
+TRIES = 1_500
+
+Parser = Callable[[bytes], object]
+
+
+def parsers(plan: Plan) -> dict[str, tuple[bytes, Parser]]:
+    """Valid bytes of each format, and what reads them."""
+    encoded = placeholder_plan(40, 10, EncodingSpec(bits=4))
+    vector = np.arange(-20, 20, dtype=np.int16)
+    nibbles = np.arange(40, dtype=np.int16) % 15 - 7
+    queries = QuerySet(queries=(Sum(name="y", field="y", low=0.0, high=1.0),))
+    summary = ReleaseSummary(
+        kind="unprotected",
+        task="clicks",
+        round=1,
+        model_version=0,
+        plan_sha256=plan.sha256,
+        policy_hash=plan.manifest.policy_hash,
+        reports=3,
+        grid_step=0.1,
+        expected_cohort=3.0,
+        noise_multiplier=0.0,
+    )
+    release = UnprotectedRelease(summary=summary, values=np.arange(40, dtype=np.int64))
+    entries = [SealedEntry(lease="lease-0123456789", sealed=bytes(range(100)))] * 3
+    moments = {"velocity": np.ones(40, dtype=np.float32)}
+    state = encode_state(OptimizerState(step=1, moments=moments))
+    check_in = CheckIn(sdk="0.1.0", plan_schemas=(1, 2), runtimes=("onnxruntime",))
+    return {
+        "plan": (plan.data, lambda data: Plan.load(data, trusted_keys=[plan.signed_by])),
+        "manifest": (encoded.manifest.to_json(), Manifest.from_json),
+        "report": (encode_vector(vector), lambda data: decode_vector(data, length=40)),
+        "compact report": (
+            encode_vector(nibbles, bits=4),
+            lambda data: decode_vector(data, length=40, bits=4),
+        ),
+        "batch": (encode_batch(entries), decode_batch),
+        "release": (encode_release(release), decode_release),
+        "optimizer state": (state, lambda data: decode_state(data, length=40)),
+        "query": (
+            encode_json(queries),
+            lambda data: decode_json(QuerySet, data, what="queries", limit=10**6),
+        ),
+        "check-in": (
+            encode_json(check_in),
+            lambda data: decode_json(CheckIn, data, what="check-in", limit=10**6),
+        ),
+    }
+
+
+NAMES = (
+    "plan",
+    "manifest",
+    "report",
+    "compact report",
+    "batch",
+    "release",
+    "optimizer state",
+    "query",
+    "check-in",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_bytes_are_refused_in_words(name, plan, hostile, mutate) -> None:
+    """No other exception, whatever the damage; what still reads is a sound value by its own checks."""
+    valid, parse = parsers(plan)[name]
+    parse(valid)
+    generator = random.Random(name)
+    for _ in range(TRIES):
+        data = mutate(valid, generator)
+        hostile.tried += 1
+        try:
+            parse(data)
+        except (DecodeError, PlanError):
+            continue
+        except Exception:
+            hostile.server_errors += 1
+            raise
+
+
+def test_a_decompression_bomb_is_refused_before_it_unfolds(plan, hostile) -> None:
+    """Members that unfold to a thousand times their size are refused by what they say they are."""
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", bytes(2**26))
+        archive.writestr("manifest.sig", bytes(2**26))
+    hostile.tried += 1
+    with pytest.raises(PlanError):
+        Plan.load(bomb.getvalue(), trusted_keys=[plan.signed_by])
