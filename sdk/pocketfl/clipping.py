@@ -149,8 +149,8 @@ def clip_to_grid(
         )
     if (rotation is None) != (spec.encoding is None):
         raise ReportError("a rotation goes with a plan that has an encoding, and only with it")
-    exact = update.astype(np.float64)
-    peak = float(np.abs(exact).max())
+    exact = update.astype(np.float64, copy=False)
+    peak = float(max(exact.max(), -exact.min()))
     if not math.isfinite(peak):
         bad = int(np.count_nonzero(~np.isfinite(exact)))
         raise ReportError(
@@ -217,5 +217,8 @@ def _round_stochastically(scaled: NDArray[np.float64], random: RandomBytes) -> N
     # 32 random bits against the fraction's first 32: up with probability fraction, to within 2**-32;
     # a fraction of 0 is never rounded up, so zero stays zero.
     draws = np.frombuffer(random(4 * scaled.size), dtype="<u4")
-    up = draws < (scaled - below) * 2.0**32
-    return (below + up).astype(np.int64)
+    # In place: each temporary of a large model is memory that a phone has to find.
+    fraction = scaled - below
+    fraction *= 2.0**32
+    below += draws < fraction
+    return below.astype(np.int64)
