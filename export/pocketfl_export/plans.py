@@ -18,6 +18,7 @@ from pocketfl.plan import Plan, build_plan, write_plan
 from pocketfl.plan.manifest import (
     PARAMETERS_PART,
     AggregationSpec,
+    BudgetSpec,
     DifferentialPrivacySpec,
     EligibilitySpec,
     ModelSpec,
@@ -51,6 +52,7 @@ def export_plan(
     encoding: EncodingSpec | None = None,
     privacy: Privacy = "gaussian",
     dp: DifferentialPrivacySpec | None = None,
+    budget: BudgetSpec | None = None,
     training: TrainingSpec | None = None,
     features: FeatureSpec | None = None,
     eligibility: EligibilitySpec | None = None,
@@ -91,6 +93,8 @@ def export_plan(
         ``none`` labels every model that comes of the plan, for life.
     dp : DifferentialPrivacySpec, optional
         Noise and budget; required for ``gaussian``.
+    budget : BudgetSpec, optional
+        The account that the plan shares with statistics and other plans.
     training : TrainingSpec, optional
         How a device trains; its optimizer and its clipping are compiled into the training step.
     features : FeatureSpec, optional
@@ -151,6 +155,7 @@ def export_plan(
         features=features,
         aggregation=aggregation,
         dp=dp,
+        budget=budget,
         eligibility=eligibility,
         runtimes={
             back_end.name: back_end.spec(

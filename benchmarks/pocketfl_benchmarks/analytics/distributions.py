@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pocketfl.queries import Quantiles, QuerySet
 from pocketfl_benchmarks.analytics.fleet import (
-    FEATURE_QUERIES,
     LATE_MINUTES,
     Aircraft,
     answer_columns,
@@ -20,6 +19,7 @@ from pocketfl_benchmarks.analytics.fleet import (
     shares_below,
 )
 from pocketfl_benchmarks.analytics.release import ask
+from pocketfl_benchmarks.flights.statistics import FEATURE_QUERIES
 from pocketfl_server.analytics.estimators import (
     Distribution,
     estimate_distribution,

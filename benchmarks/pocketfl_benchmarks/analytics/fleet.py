@@ -15,22 +15,8 @@ from pocketfl.queries import Quantiles, QuerySet, label_histogram
 from pocketfl.queries.reading import QueryColumns, QueryReader
 from pocketfl.store import Examples
 from pocketfl_benchmarks.flights.data import FlightTable
+from pocketfl_benchmarks.flights.statistics import FEATURE_QUERIES
 from pocketfl_benchmarks.flights.stores import COLLECTION
-
-FEATURE_QUERIES: Final = (
-    # Whole numbers with a bin each, where their public range allows it. What differs from flight to
-    # flight spreads over the bins, so that few aircraft come near the largest possible norm: these
-    # three have a bound below it, and pass on the norm that they leave to the features of the airframe.
-    Quantiles(name="hour", field="hour", low=4, high=24, branching=20, levels=1, bound=0.7),
-    Quantiles(name="minute", field="minute", low=0, high=64, branching=4, levels=3, bound=1.4),
-    Quantiles(
-        name="distance", field="distance", low=0, high=5120, branching=4, levels=3, bound=1.5
-    ),
-    Quantiles(name="built", field="built", low=1956, high=2020, branching=4, levels=3),
-    Quantiles(name="seats", field="seats", low=0, high=512, branching=4, levels=3),
-    Quantiles(name="engines", field="engines", low=1, high=5, branching=4, levels=1),
-)
-"""The six numeric features that only the aircraft knows; ranges are public knowledge."""
 
 LATE_MINUTES: Final = (30.0, 60.0)
 """The two labels: later than half an hour (15.7 % of all flights), and than an hour (8.5 %)."""

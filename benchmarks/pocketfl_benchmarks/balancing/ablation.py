@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from pocketfl.balancing.correction import correct_outputs
 from pocketfl.features.transforms import LabelSpec
 from pocketfl.queries import QuerySet, label_histogram
 from pocketfl_benchmarks.analytics.fleet import Aircraft, answer_columns, read_aircraft
-from pocketfl_benchmarks.analytics.release import DELTA, ask
+from pocketfl_benchmarks.analytics.release import ask
 from pocketfl_benchmarks.balancing.simulation import (
     DeviceFlights,
     Network,
@@ -29,9 +29,8 @@ from pocketfl_benchmarks.balancing.simulation import (
 )
 from pocketfl_benchmarks.flights.baselines import pool_flights
 from pocketfl_benchmarks.flights.data import FlightTable, is_held_out
-from pocketfl_benchmarks.flights.task import EPSILON, Schedule
+from pocketfl_benchmarks.flights.task import Schedule
 from pocketfl_server.analytics.estimators import estimate_shares
-from pocketfl_server.trusted.accounting import SAMPLED_ORDERS, release_event
 
 LABELS: Final = (30.0, 60.0)
 """Minutes: later than these are 15.7 % and 8.5 % of all flights."""
@@ -119,7 +118,7 @@ def run_ablation(
     plan = Rounds(
         count=rounds,
         sampling_probability=schedule.sampling_probability,
-        noise_multiplier=noise_beside_count(schedule),
+        noise_multiplier=schedule.privacy(beside=COUNT_NOISE).noise_multiplier,
     )
     results = []
     for minutes in LABELS:
@@ -140,7 +139,7 @@ def run_ablation(
                 logits = Network(judged.shape[1]).logits(parameters, judged)
                 corrected = correct_outputs({"output": logits}, balancing)["output"]
                 kept = 1.0 if balancing is None else balancing.kept_share
-                rows.append({"examples": kept, **_judge(logits, corrected, target)})
+                rows.append({"examples": kept, **judge_scores(logits, corrected, target)})
                 progress()
             results.append(_mean(rows, minutes=minutes, arm=arm.name))
     return results
@@ -154,30 +153,6 @@ def count_classes(aircraft: Sequence[Aircraft], minutes: float) -> tuple[float, 
     released = answers.release(everyone, noise_multiplier=COUNT_NOISE)["label"]
     noise = answers.noise("label", noise_multiplier=COUNT_NOISE)
     return tuple(estimate.value for estimate in estimate_shares(released, noise=noise))
-
-
-def noise_beside_count(schedule: Schedule) -> float:
-    """Return the least noise of the rounds that keeps them and the class count within the budget."""
-    import dp_accounting
-    from dp_accounting import rdp
-
-    def events(noise: float) -> Any:
-        rounds = dp_accounting.SelfComposedDpEvent(
-            release_event(schedule.sampling_probability, noise), schedule.rounds
-        )
-        return dp_accounting.ComposedDpEvent([release_event(1.0, COUNT_NOISE), rounds])
-
-    found = dp_accounting.calibrate_dp_mechanism(
-        lambda: rdp.RdpAccountant(
-            SAMPLED_ORDERS, dp_accounting.NeighboringRelation.REPLACE_SPECIAL
-        ),
-        events,
-        EPSILON,
-        DELTA,
-        dp_accounting.ExplicitBracketInterval(0.2, 100.0),
-        tol=1e-3,
-    )
-    return math.ceil(float(found) * 1000) / 1000
 
 
 def _starting_bias(shares: Sequence[float], balancing: Balancing | None) -> float:
@@ -207,9 +182,10 @@ def _late(table: FlightTable, names: Sequence[str], minutes: float) -> NDArray[n
     return late.astype(np.float32)
 
 
-def _judge(
+def judge_scores(
     logits: NDArray[np.float32], corrected: NDArray[np.float32], target: NDArray[np.float32]
 ) -> dict[str, float]:
+    """Return the measures of :class:`ArmResult`, by its names, of raw and of corrected logits."""
     found = {
         "auc": float(roc_auc_score(target, corrected)),
         "average_precision": float(average_precision_score(target, corrected)),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from pocketfl.features import FeaturePipeline
+from pocketfl.features.transforms import FeatureSpec
 from pocketfl.store import Examples
 from pocketfl_benchmarks.flights.data import DEVICE_FIELDS, SERVER_FIELDS, FlightTable
 from pocketfl_benchmarks.flights.task import (
@@ -96,11 +97,11 @@ def _columns(*, server_only: bool) -> slice:
 
 
 def train_baselines(
-    table: FlightTable, aircraft: Iterable[str], *, seed: int
+    table: FlightTable, aircraft: Iterable[str], *, seed: int, spec: FeatureSpec = FEATURES
 ) -> tuple[CentralModel, CentralModel]:
     """Return the server-only and the server-trained model of some aircraft's flights."""
     torch.set_num_threads(1)
-    pooled = pool_flights(table, aircraft)
+    pooled = pool_flights(table, aircraft, spec=spec)
     server_only = train_central(pooled, server_only=True, seed=seed)
     return server_only, train_central(pooled, server_only=False, seed=seed)
 
@@ -111,7 +112,9 @@ def is_for_validation(aircraft: str) -> bool:
     return int.from_bytes(digest[:8], "big") < VALIDATION_SHARE * 2**64
 
 
-def pool_flights(table: FlightTable, aircraft: Iterable[str]) -> PooledFlights:
+def pool_flights(
+    table: FlightTable, aircraft: Iterable[str], *, spec: FeatureSpec = FEATURES
+) -> PooledFlights:
     """Run the flights of some aircraft through the devices' own feature pipeline."""
     spans = table.spans
     chosen = list(aircraft)
@@ -123,7 +126,7 @@ def pool_flights(table: FlightTable, aircraft: Iterable[str]) -> PooledFlights:
     device, server = part.records(DEVICE_FIELDS), part.records(SERVER_FIELDS)
     starts = part.rows["hour_start"].tolist()
     times = part.rows["time"].to_numpy(np.float64)
-    pipeline = FeaturePipeline(FEATURES)
+    pipeline = FeaturePipeline(spec)
     features, targets = [], []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         span = slice(start, start + _ROWS_AT_ONCE)

@@ -26,6 +26,7 @@ from pocketfl.sealing import AggregatorVerifier, PinnedAggregator
 from pocketfl.store import ExampleStore
 from pocketfl.transport import DownloadCache, HttpTransport, Transport
 from pocketfl_benchmarks.flights.stores import TABLE, fleet_vault, store_path
+from pocketfl_server.analytics.records import TaskResult
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.in_process import InProcessTransport
 from pocketfl_server.local import LocalDeployment
@@ -63,8 +64,13 @@ class FleetError(PocketFLError):
 class Operator(Protocol):
     """What the driver asks of a back end, over HTTP or in this process."""
 
-    def create_task(self, name: str, plan_data: bytes, *, optimizer: OptimizerSpec) -> TaskRecord:
+    def create_task(
+        self, name: str, plan_data: bytes, *, optimizer: OptimizerSpec | None = None
+    ) -> TaskRecord:
         """Make a task of a plan."""
+
+    def result(self, task: str, round: int) -> TaskResult:  # noqa: A002
+        """Return what a round of questions released."""
 
     def open_round(self, task: str, *, seconds: float) -> RoundNotice:
         """Open the next round."""
@@ -332,27 +338,8 @@ class Fleet:
         FleetError
             If a device failed, or the round made no new model.
         """
-        notice = self._line.operator.open_round(task, seconds=ROUND_SECONDS)
-        self._line.announce()
-        outcomes: list[RoundOutcome] = []
-        with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(self._devices), _TURNS):
-                part = self._devices[start : start + _TURNS]
-                outcomes += pool.map(Device.run_once, part)
-                if progress is not None:
-                    progress(len(part))
-        result = self._line.operator.close_round(task, notice.round)
-        self._line.announce()
+        notice, outcomes, result = self._take_turns(task, threads=threads, progress=progress)
         turns = Counter(str(outcome.status) for outcome in outcomes)
-        unexpected = next(
-            (o for o in outcomes if o.status not in ("completed", "not_sampled", "cap_reached")),
-            None,
-        )
-        if unexpected is not None:
-            raise FleetError(
-                f"round {notice.round}: a device's turn ended as {unexpected.status!r} "
-                f"({unexpected.code}): {unexpected.reason}"
-            )
         if result.new_version is None:
             raise FleetError(
                 f"round {notice.round} was {result.state} ({result.reason}) with "
@@ -374,6 +361,49 @@ class Fleet:
                 for name in reports[0].phases
             },
         )
+
+    def ask(
+        self, task: str, *, threads: int, progress: Callable[[int], None] | None = None
+    ) -> TaskResult:
+        """Let every device answer the questions of a task, and return the release.
+
+        Parameters are those of :meth:`run_round`.
+
+        Raises
+        ------
+        FleetError
+            If a device failed, or nothing was released.
+        """
+        notice, _, result = self._take_turns(task, threads=threads, progress=progress)
+        if result.state != "finished":
+            raise FleetError(f"the questions of {task!r} were {result.state} ({result.reason})")
+        return self._line.operator.result(task, notice.round)
+
+    def _take_turns(
+        self, task: str, *, threads: int, progress: Callable[[int], None] | None
+    ) -> tuple[RoundNotice, list[RoundOutcome], RoundResult]:
+        """Open a round, give every device its turn, and close the round."""
+        notice = self._line.operator.open_round(task, seconds=ROUND_SECONDS)
+        self._line.announce()
+        outcomes: list[RoundOutcome] = []
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(self._devices), _TURNS):
+                part = self._devices[start : start + _TURNS]
+                outcomes += pool.map(Device.run_once, part)
+                if progress is not None:
+                    progress(len(part))
+        result = self._line.operator.close_round(task, notice.round)
+        self._line.announce()
+        unexpected = next(
+            (o for o in outcomes if o.status not in ("completed", "not_sampled", "cap_reached")),
+            None,
+        )
+        if unexpected is not None:
+            raise FleetError(
+                f"round {notice.round}: a device's turn ended as {unexpected.status!r} "
+                f"({unexpected.code}): {unexpected.reason}"
+            )
+        return notice, outcomes, result
 
     def close(self) -> None:
         """Close all devices and their stores."""

@@ -65,26 +65,68 @@ def summary_rows(result: DemoResult) -> list[SummaryRow]:
                 note=f"{gain:+.4f} against server-only; user-level differential privacy",
             )
         )
+    rows += _bought_rows(result)
     rows[-1] = SummaryRow(
         name=rows[-1].name, value=rows[-1].value, note=rows[-1].note, ends_section=True
     )
-    return [*rows, *_privacy_rows(result), *_cost_rows(result)]
+    return [*rows, *_learned_rows(result), *_privacy_rows(result), *_cost_rows(result)]
+
+
+def _bought_rows(result: DemoResult) -> list[SummaryRow]:
+    """Return what the fleet's statistics changed, in simulated trainings of the private arm."""
+    return [
+        SummaryRow(
+            name=f"AUC, {arm.name}",
+            value=f"{arm.auc:.4f}",
+            note=f"simulated FL-DP; average precision {arm.average_precision:.4f}, normalised "
+            f"entropy {arm.normalised_entropy:.3f}",
+        )
+        for arm in result.bought
+    ]
+
+
+def _learned_rows(result: DemoResult) -> list[SummaryRow]:
+    learned = result.learned
+    if learned is None:
+        return []
+    ranges = 0 if learned.bundle is None else len(learned.bundle.transforms)
+    hidden = f"; hidden by noise: {', '.join(learned.hidden)}" if learned.hidden else ""
+    rows = [
+        SummaryRow(
+            name="ranges learned",
+            value=str(ranges),
+            note=f"1 % to 99 % quantile of the aircraft's own features{hidden}",
+            ends_section=learned.balancing is None,
+        )
+    ]
+    if learned.balancing is not None:
+        rows.append(
+            SummaryRow(
+                name="late flights, learned",
+                value=f"{learned.balancing.class_shares[1]:.1%}",
+                note="of the average aircraft; their losses are weighed "
+                f"{learned.balancing.factors[1] / learned.balancing.factors[0]:.1f} times",
+                ends_section=True,
+            )
+        )
+    return rows
 
 
 def _privacy_rows(result: DemoResult) -> list[SummaryRow]:
-    spent = result.main.arm.spent
-    if spent.epsilon is None or spent.epsilon_against_back_end is None or spent.delta is None:
+    arm = result.main.arm
+    spent, epsilon, against = arm.spent, arm.epsilon, arm.epsilon_against_back_end
+    if epsilon is None or against is None or spent.delta is None:
         return [SummaryRow(name="epsilon", value="none", note=NO_PRIVACY, ends_section=True)]
     return [
         SummaryRow(
-            name="epsilon, released models",
-            value=_above(spent.epsilon),
-            note=f"{spent.releases} releases, coin {spent.sampling_probability:.3f}, "
-            f"noise multiplier {spent.noise_multiplier:g}",
+            name="epsilon, all releases",
+            value=_above(epsilon),
+            note=f"{spent.releases} models, coin {spent.sampling_probability:.3f}, noise multiplier "
+            f"{spent.noise_multiplier:g}{'; statistics in the same budget' if arm.budget else ''}",
         ),
         SummaryRow(
             name="epsilon, back end",
-            value=_above(spent.epsilon_against_back_end),
+            value=_above(against),
             note="which also sees who takes part; each device in at most "
             f"{spent.max_participations} of them",
         ),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from pocketfl.features.transforms import Scale
 from pocketfl.plan.manifest import PLAIN_BITS, AggregationSpec
 from pocketfl.runtimes import FloatVector
+from pocketfl_benchmarks.flights.bought import SimulatedArm
 from pocketfl_benchmarks.flights.fleet import FleetRound
 from pocketfl_benchmarks.flights.footprint import Footprint
-from pocketfl_server.trusted.messages import PrivacyStatement
+from pocketfl_benchmarks.flights.statistics import Learned
+from pocketfl_server.trusted.messages import BudgetStatement, PrivacyStatement
 
 NO_PRIVACY = "no differential privacy"
 """Goes wherever the arm without noise appears."""
@@ -31,6 +34,8 @@ class Arm:
         Parameters of every version, version 0 first.
     spent : PrivacyStatement
         By the trusted tier, after the last round.
+    budget : BudgetStatement or None
+        The account that statistics and rounds share, likewise.
     transport : str
         How devices reached the back end.
     wall_seconds : float
@@ -42,6 +47,19 @@ class Arm:
     spent: PrivacyStatement
     transport: str
     wall_seconds: float
+    budget: BudgetStatement | None = None
+
+    @property
+    def epsilon(self) -> float | None:
+        """Of everything that was released, against someone who sees it."""
+        return self.spent.epsilon if self.budget is None else self.budget.spent
+
+    @property
+    def epsilon_against_back_end(self) -> float | None:
+        """The same against the back end, which also sees who takes part."""
+        if self.budget is None:
+            return self.spent.epsilon_against_back_end
+        return self.budget.spent_against_back_end
 
     @property
     def protected(self) -> bool:
@@ -110,6 +128,10 @@ class DemoResult:
         Of the signed plan.
     wall_seconds : float
         Of the whole demo.
+    learned : Learned or None
+        From the fleet's statistics; None for a run without privacy.
+    bought : list of SimulatedArm
+        What that changed; empty if no comparison was asked for.
     """
 
     runtime: str
@@ -128,6 +150,8 @@ class DemoResult:
     parameters: int
     plan_bytes: int
     wall_seconds: float
+    learned: Learned | None = None
+    bought: list[SimulatedArm] = field(default_factory=list)
 
     @property
     def main(self) -> JudgedArm:
@@ -136,6 +160,22 @@ class DemoResult:
         if judged is None:
             raise ValueError("a demo has at least one federated arm")
         return judged
+
+    def _learned(self) -> dict[str, Any] | None:
+        if self.learned is None:
+            return None
+        bundle, balancing = self.learned.bundle, self.learned.balancing
+        return {
+            "ranges": {}
+            if bundle is None
+            else {
+                made.field: [made.low, made.high]
+                for made in bundle.transforms
+                if isinstance(made, Scale)
+            },
+            "class_shares": None if balancing is None else list(balancing.class_shares),
+            "hidden_by_noise": list(self.learned.hidden),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures under the names that scripts rely on; times in seconds."""
@@ -148,8 +188,8 @@ class DemoResult:
                 "federated": self.federated.auc if self.federated else None,
                 "private": self.private.auc if self.private else None,
             },
-            "epsilon": arm.spent.epsilon,
-            "epsilon_against_back_end": arm.spent.epsilon_against_back_end,
+            "epsilon": arm.epsilon,
+            "epsilon_against_back_end": arm.epsilon_against_back_end,
             "delta": arm.spent.delta,
             "privacy": "differential privacy" if arm.protected else NO_PRIVACY,
             "rounds": len(arm.rounds),
@@ -176,6 +216,8 @@ class DemoResult:
                 "federated": self.federated.curve if self.federated else None,
                 "private": self.private.curve if self.private else None,
             },
+            "learned": self._learned(),
+            "bought": [asdict(entry) for entry in self.bought],
             "parameters": self.parameters,
             "bits_per_coordinate": PLAIN_BITS if encoding is None else encoding.bits,
             "plan_bytes": self.plan_bytes,

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pocketfl.errors import PocketFLError
 from pocketfl.plan import EncodingSpec, Plan, generate_signing_key, public_key_hex
 from pocketfl.plan.manifest import RuntimeName
 from pocketfl.protocol import FeatureRow
 from pocketfl_benchmarks.flights.baselines import train_baselines
+from pocketfl_benchmarks.flights.bought import SimulatedArm, simulate_arms
 from pocketfl_benchmarks.flights.data import FlightTable, is_held_out
 from pocketfl_benchmarks.flights.evaluation import HeldOutDevices, prepare_held_out
 from pocketfl_benchmarks.flights.fleet import (
@@ -34,6 +36,7 @@ from pocketfl_benchmarks.flights.fleet import (
 )
 from pocketfl_benchmarks.flights.footprint import Footprint, measure_footprint
 from pocketfl_benchmarks.flights.results import NO_PRIVACY, Arm, DemoResult, JudgedArm
+from pocketfl_benchmarks.flights.statistics import Learned, export_statistics, learn
 from pocketfl_benchmarks.flights.stores import (
     FRESH_FROM,
     copy_stores,
@@ -43,7 +46,9 @@ from pocketfl_benchmarks.flights.stores import (
     store_path,
 )
 from pocketfl_benchmarks.flights.task import (
+    BUDGET,
     COHORT,
+    FEATURES,
     OPTIMIZER,
     ROUNDS,
     Schedule,
@@ -159,16 +164,7 @@ def run_demo(
         tempfile.TemporaryDirectory(prefix="pocketfl-demo-") as folder,
         contextlib.ExitStack() as stack,
     ):
-        with stages.stage("Export the model and check parity"):
-            key = generate_signing_key()
-            plan = export_task(
-                Path(folder, "flights.plan"),
-                schedule=schedule,
-                signing_key=key,
-                seed=settings.seed,
-                encoding=settings.encoding,
-            )
-            unprotected = without_privacy(plan, signing_key=key)
+        key = generate_signing_key()
         with stages.stage("Start back end and trusted tier"):
             deployment = stack.enter_context(
                 LocalDeployment(Path(folder, "deployment"), plan_keys=[public_key_hex(key)])
@@ -179,6 +175,20 @@ def run_demo(
         place = _Place(
             folder=Path(folder), stores=stores, plan_key=public_key_hex(key), stages=stages
         )
+        copies = place.copy_stores("devices")
+        learned: Learned | None = None
+        if settings.private:
+            learned = _ask(training, settings, line=http, place=place, copies=copies, key=key)
+        with stages.stage("Export the model and check parity"):
+            plan = export_task(
+                Path(folder, "flights.plan"),
+                schedule=schedule,
+                signing_key=key,
+                seed=settings.seed,
+                encoding=settings.encoding,
+                learned=learned,
+            )
+            unprotected = without_privacy(plan, signing_key=key)
         with stages.stage("Measure one device alone"):
             alone = for_one_device(plan, signing_key=key)
             footprint = _measure(deployment, alone, place, aircraft=_busiest(table, training))
@@ -188,13 +198,21 @@ def run_demo(
             settings,
             line=http,
             place=place,
+            copies=copies,
         )
         other: Arm | None = None
+        bought: list[SimulatedArm] = []
         copies = place.copy_stores("held-out")
         with _another_process() as process:
             # Not while the private arm runs: its device times should be those of a machine that does
             # nothing else.
-            baselines = process.submit(train_baselines, table, training, seed=settings.seed)
+            baselines = process.submit(
+                train_baselines,
+                table,
+                training,
+                seed=settings.seed,
+                spec=plan.manifest.features,
+            )
             prepared = process.submit(
                 prepare_held_out,
                 copies,
@@ -204,9 +222,27 @@ def run_demo(
                 url=deployment.url,
                 enrolment_key=deployment.enrolment_key,
             )
-            if settings.private and settings.unprotected:
+            if learned is not None and settings.unprotected:
+                simulated = process.submit(
+                    simulate_arms,
+                    table,
+                    training,
+                    held_out,
+                    schedule=schedule,
+                    learned=learned,
+                    seed=settings.seed,
+                )
                 with _in_process(place, fresh) as line:
-                    other = _train(unprotected, training, settings, line=line, place=place)
+                    other = _train(
+                        unprotected,
+                        training,
+                        settings,
+                        line=line,
+                        place=place,
+                        copies=place.copy_stores("unprotected"),
+                    )
+                with stages.stage("Train without what was learned, simulated"):
+                    bought = simulated.result()
             with stages.stage("Train the centralised models"):
                 server_only, server_trained = baselines.result()
             with stages.stage("Prepare the held-out devices"):
@@ -230,6 +266,8 @@ def run_demo(
             footprint=footprint,
             parameters=plan.manifest.required_model.parameter_count,
             plan_bytes=len(plan.data),
+            learned=learned,
+            bought=bought,
             wall_seconds=time.perf_counter() - began,
         )
 
@@ -302,15 +340,54 @@ def _in_process(place: _Place, features: dict[str, list[FeatureRow]]) -> Iterato
         yield line
 
 
+def _ask(
+    aircraft: list[str],
+    settings: DemoSettings,
+    *,
+    line: Line,
+    place: _Place,
+    copies: Path,
+    key: Ed25519PrivateKey,
+) -> Learned:
+    """Ask the training devices for ranges and classes, in one private release."""
+    plan = export_statistics(
+        place.folder / "statistics.plan",
+        features=FEATURES,
+        population=len(aircraft),
+        budget=BUDGET,
+        signing_key=key,
+    )
+    task = line.operator.create_task(plan.manifest.name, plan.data)
+    with (
+        place.stages.stage("Ask the devices for ranges and classes", len(aircraft)) as advance,
+        Fleet(
+            copies,
+            aircraft,
+            line=line,
+            plan_key=place.plan_key,
+            aggregator=line.aggregator(task.aggregator.public_key),
+            runtime=settings.runtime,
+            seed=settings.seed,
+        ) as fleet,
+    ):
+        fleet.enrol(threads=ENROLMENT_THREADS)
+        return learn(fleet.ask(task.name, threads=THREADS, progress=advance), features=FEATURES)
+
+
 def _train(
-    plan: Plan, aircraft: list[str], settings: DemoSettings, *, line: Line, place: _Place
+    plan: Plan,
+    aircraft: list[str],
+    settings: DemoSettings,
+    *,
+    line: Line,
+    place: _Place,
+    copies: Path,
 ) -> Arm:
     """Run all rounds of one arm; its quality is judged later."""
     began = time.perf_counter()
     unprotected = plan.manifest.privacy == "none"
     label = f"Federated rounds, {NO_PRIVACY}" if unprotected else "Private federated rounds"
     task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
-    copies = place.copy_stores(plan.manifest.name)
     with place.stages.stage(label, settings.rounds * len(aircraft)) as advance:
         with Fleet(
             copies,
@@ -332,10 +409,12 @@ def _train(
             for model in line.operator.models(task.name)
         ]
     shutil.rmtree(copies)
+    standing = line.operator.privacy(task.name)
     return Arm(
         rounds=rounds,
         versions=versions,
-        spent=line.operator.privacy(task.name).spent,
+        spent=standing.spent,
+        budget=standing.budget,
         transport=line.name,
         wall_seconds=time.perf_counter() - began,
     )

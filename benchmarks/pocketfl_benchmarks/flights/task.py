@@ -2,7 +2,8 @@
 
 Every range and vocabulary here is public knowledge: which carriers and airports there were is published
 by the Department of Transportation, what weather can be is physics, how big an aeroplane gets is in its
-brochure. Nothing is a statistic of the flights that the devices hold.
+brochure. What is a statistic of the flights that the devices hold comes from the private release that
+:mod:`.statistics` reads, and replaces these ranges.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from pocketfl.plan import EncodingSpec, Plan, build_plan
 from pocketfl.plan.manifest import (
     RUNTIME_NAMES,
     AggregationSpec,
+    BudgetSpec,
     DifferentialPrivacySpec,
     EligibilitySpec,
 )
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_benchmarks.flights.data import WEATHER_FIELDS
+from pocketfl_benchmarks.flights.statistics import NOISE_MULTIPLIER, Learned
 from pocketfl_benchmarks.flights.stores import COLLECTION, TABLE
 from pocketfl_export.plans import export_plan
 from pocketfl_server.optimizers import OptimizerSpec
@@ -146,14 +149,18 @@ class LatenessModel(nn.Module):
     ----------
     width : int
         Number of input columns.
+    bias : float
+        Where the output starts.
     """
 
-    def __init__(self, width: int = DEVICE_WIDTH + SERVER_WIDTH) -> None:
+    def __init__(
+        self, width: int = DEVICE_WIDTH + SERVER_WIDTH, *, bias: float = INITIAL_BIAS
+    ) -> None:
         super().__init__()
         self.hidden = nn.Linear(width, HIDDEN_UNITS)
         self.output = nn.Linear(HIDDEN_UNITS, 1)
         nn.init.zeros_(self.hidden.bias)
-        nn.init.constant_(self.output.bias, INITIAL_BIAS)
+        nn.init.constant_(self.output.bias, bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits, shape (rows,), for features of shape (rows, width)."""
@@ -187,6 +194,8 @@ COHORT: Final = 400
 
 EPSILON: Final = 8.0
 DELTA: Final = 1e-5
+BUDGET: Final = BudgetSpec(name="flights", epsilon=EPSILON, delta=DELTA)
+"""One account for statistics and rounds together."""
 COMPLETION_RATE: Final = 1.0
 """Share of sampled devices that finish: no aircraft of the demo runs out of battery."""
 
@@ -245,15 +254,24 @@ class Schedule:
             max_participations=self.max_participations,
         )
 
-    def privacy(self) -> DifferentialPrivacySpec:
-        """Return the least noise that keeps all rounds within the budget."""
+    def privacy(self, *, beside: float | None = None) -> DifferentialPrivacySpec:
+        """Return the least noise that keeps all rounds within the budget.
+
+        Parameters
+        ----------
+        beside : float, optional
+            Noise multiplier of one release of all devices that has to fit in as well.
+        """
         import dp_accounting
         from dp_accounting import rdp
 
         def events(noise_multiplier: float) -> dp_accounting.DpEvent:
-            return dp_accounting.SelfComposedDpEvent(
+            rounds = dp_accounting.SelfComposedDpEvent(
                 release_event(self.sampling_probability, noise_multiplier), self.rounds
             )
+            if beside is None:
+                return rounds
+            return dp_accounting.ComposedDpEvent([release_event(1.0, beside), rounds])
 
         found = dp_accounting.calibrate_dp_mechanism(
             lambda: rdp.RdpAccountant(
@@ -278,6 +296,7 @@ def export_task(
     signing_key: Ed25519PrivateKey,
     seed: int,
     encoding: EncodingSpec | None = None,
+    learned: Learned | None = None,
 ) -> Plan:
     """Export the model into the signed plan of the private run, for both runtimes.
 
@@ -293,6 +312,9 @@ def export_task(
         Of the initial parameters.
     encoding : EncodingSpec, optional
         Of reports.
+    learned : Learned, optional
+        Ranges and balancing from the fleet's own statistics, which share the budget; public ranges and
+        no balancing without.
 
     Returns
     -------
@@ -300,7 +322,8 @@ def export_task(
         Parity-checked on both runtimes.
     """
     torch.manual_seed(seed)
-    model = LatenessModel()
+    starting = None if learned is None else learned.starting_logit
+    model = LatenessModel(bias=INITIAL_BIAS if starting is None else starting)
     generator = torch.Generator().manual_seed(seed)
     example = torch.rand((BATCH_SIZE, DEVICE_WIDTH + SERVER_WIDTH), generator=generator)
     target = (torch.rand(BATCH_SIZE, generator=generator) < 0.5).float()
@@ -315,9 +338,10 @@ def export_task(
         signing_key=signing_key,
         aggregation=schedule.aggregation(),
         encoding=encoding,
-        dp=schedule.privacy(),
+        dp=schedule.privacy(beside=None if learned is None else NOISE_MULTIPLIER),
+        budget=None if learned is None else BUDGET,
         training=TRAINING,
-        features=FEATURES,
+        features=FEATURES if learned is None else learned.apply(FEATURES),
         eligibility=EligibilitySpec(min_examples=MIN_FLIGHTS),
         runtimes=RUNTIME_NAMES,
     )

@@ -6,7 +6,6 @@ import pytest
 from pocketfl.queries import QuerySet
 from pocketfl_benchmarks.analytics.distributions import measure_distributions, read_distribution
 from pocketfl_benchmarks.analytics.fleet import (
-    FEATURE_QUERIES,
     Aircraft,
     answer_columns,
     shares_below,
@@ -14,6 +13,7 @@ from pocketfl_benchmarks.analytics.fleet import (
 from pocketfl_benchmarks.analytics.methods import ENCODINGS, tree
 from pocketfl_benchmarks.analytics.release import ask, noise_multiplier
 from pocketfl_benchmarks.analytics.scores import ScoredDevices, measure_metrics, resample
+from pocketfl_benchmarks.flights.statistics import FEATURE_QUERIES
 from pocketfl_server.analytics.shares import share_evenly
 from pocketfl_server.trusted.accounting import UNSAMPLED_ORDERS, release_event
 

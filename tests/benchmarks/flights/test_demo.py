@@ -48,6 +48,11 @@ def test_a_small_fleet_from_archive_to_figures(archive, tmp_path, one_runtime, m
     assert 0 < figures["epsilon"] <= 8
     assert figures["epsilon"] <= figures["epsilon_against_back_end"]
     assert all(0 <= auc <= 1 for auc in figures["auc"].values())
+    # A fleet this small is hidden by noise, or tells its ranges; each feature is one or the other.
+    learned = figures["learned"]
+    told = {*learned["ranges"], *learned["hidden_by_noise"]}
+    assert told >= {"hour", "minute", "distance", "built", "seats", "engines"}
+    assert [arm["name"] for arm in figures["bought"]][:2] == ["public ranges", "private ranges"]
     # The last point of the curve is the runtime's figure but for rounding.
     for arm in ("private", "federated"):
         assert figures["auc_by_round"][arm][-1] == pytest.approx(figures["auc"][arm], abs=1e-3)
