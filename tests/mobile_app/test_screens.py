@@ -59,6 +59,7 @@ def test_turning_and_pausing_keep_the_drawing(hand: Hand, tmp_path: Path) -> Non
     assert sum(app.draw.counts) == 0
 
 
+@pytest.mark.slow
 def test_every_screen_has_room_for_the_largest_text(hand: Hand, tmp_path: Path) -> None:
     """Nothing is cut off at its side, and every screen shows something at every size of text."""
     from kivy.uix.label import Label
