@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def check_plan(name: str, runtime_name: str, folder: Path = PLANS) -> dict[str, 
         "plan": name,
         "schema": plan.manifest.schema,
         "machine": platform.machine(),
+        "version": version(runtime_name),
         "precision": precision,
         "prediction": _largest(prediction, expected["prediction"]),
         "decides": bool((prediction.argmax(1) == expected["prediction"].argmax(1)).all()),
