@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--demo", action="store_true", help="as 'pocketfl demo --app' starts it")
     given = parser.parse_args(sys.argv[1:])
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    # Kivy sets its loggers' levels itself, so the handler's has to hold.
+    logging.getLogger().handlers[0].setLevel(logging.ERROR)
     logging.getLogger("kivy").addFilter(lambda record: "Cutbuffer" not in record.getMessage())
 
     from kivy.config import Config
