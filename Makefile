@@ -28,8 +28,9 @@ apk: install
 	cp -R mobile_app/. sdk/pocketfl build/apk
 	cd build/apk && ../../$(BIN)/buildozer android debug
 
+# One file of tests goes to one process, so that what a file makes once is made once.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 # What CI checks besides the tests.
 check: install
