@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from .check import check_plan, plan_names
 ROOT = Path(__file__).parents[2]
 OLDEST = "1.22.0"
 """Of ONNX Runtime: what plans ask for and pyproject.toml allows."""
+WITH_TELEMETRY = "1.31.1"
+"""A release that reports by default."""
 _SDK = ("numpy>=1.26", "cryptography>=43", "pyhpke>=0.6,<0.7", "urllib3>=2.2,<3", "psutil>=6")
 
 
@@ -62,10 +65,12 @@ def install(folder: Path, version: str) -> Path:
     return folder
 
 
-def run_check(packages: Path, home: Path) -> list[dict[str, object]]:
+def run_check(
+    packages: Path, home: Path, *, tracer: tuple[str | Path, ...] = ()
+) -> list[dict[str, object]]:
     """Run the check with these packages and the SDK alone."""
     # Without site-packages, so that nothing of this environment is seen.
-    command = [sys.executable, "-S", ROOT / "tests" / "golden" / "check.py"]
+    command = [*tracer, sys.executable, "-S", ROOT / "tests" / "golden" / "check.py"]
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{packages}{os.pathsep}{ROOT / 'sdk'}",
@@ -96,3 +101,27 @@ def test_the_oldest_supported_runtime_trains_the_same(tmp_path: Path) -> None:
     for result in results:
         assert result["version"] == OLDEST
         assert_exact(result)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1100)
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_runtime_with_telemetry_writes_and_sends_nothing(tmp_path: Path) -> None:
+    """Under the SDK, a release that reports by default opens no connection and keeps no events.
+
+    Every system call of the process is looked at, the library's own threads included.
+    """
+    packages = install(tmp_path / "new", WITH_TELEMETRY)
+    home, trace = tmp_path / "home", tmp_path / "trace"
+    home.mkdir()
+    strace = ("strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,openat,open,mkdir")
+    results = run_check(packages, home, tracer=(*strace, "-o", trace))
+    for result in results:
+        assert result["version"] == WITH_TELEMETRY
+        assert_exact(result)
+    calls = trace.read_text()
+    assert "libonnxruntime" in calls or "onnxruntime_pybind11_state" in calls
+    assert "AF_INET" not in calls
+    assert "DeveloperTools" not in calls
+    assert "onnxruntime.db" not in calls
+    assert list(home.rglob("*")) == []
