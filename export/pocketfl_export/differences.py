@@ -36,11 +36,14 @@ class Difference:
         Largest difference of a tensor's change, relative to its largest change.
     name : str
         The tensor with the largest difference.
+    tensors : dict of str to float
+        Largest absolute difference of each tensor.
     """
 
     parameter: float
     change: float
     name: str
+    tensors: Mapping[str, float]
 
     @classmethod
     def of(
@@ -48,6 +51,7 @@ class Difference:
     ) -> Difference:
         """Compare per parameter tensor; not-a-number counts as infinitely far."""
         worst, change, name = -1.0, 0.0, ""
+        tensors: dict[str, float] = {}
         farthest = largest(expected - before)
         for spec in problem.spec.parameters:
             piece = slice(spec.offset, spec.offset + int(np.prod(spec.shape, dtype=np.int64)))
@@ -60,9 +64,10 @@ class Difference:
             excess = max(0.0, off - floor)
             if excess > 0:
                 change = max(change, excess / moved if moved > 0 else float("inf"))
+            tensors[spec.name] = off
             if off > worst:
                 worst, name = off, spec.name
-        return cls(worst, change, name)
+        return cls(worst, change, name, tensors)
 
     def within(self, tolerance: float) -> bool:
         """Whether it is small enough."""

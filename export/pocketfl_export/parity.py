@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -94,6 +94,8 @@ class RuntimeParity:
         Largest difference of a parameter from torch at those steps.
     bytes : int
         Size of the runtime's parts together.
+    tensor_errors : dict of str to float
+        ``max_parameter_error`` of each parameter tensor by its name; not in the JSON.
     """
 
     ok: bool
@@ -106,6 +108,7 @@ class RuntimeParity:
     settled_by_float64: int = 0
     max_settled_error: float | None = None
     bytes: int = 0
+    tensor_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +146,11 @@ class ParityReport:
         """Return the report as what ``json.dumps`` takes; an infinite error becomes null."""
         return {
             "runtimes": {
-                name: {key: _finite(value) for key, value in vars(result).items()}
+                name: {
+                    key: _finite(value)
+                    for key, value in vars(result).items()
+                    if key != "tensor_errors"
+                }
                 for name, result in self.runtimes.items()
             },
             "refused": [
@@ -256,6 +263,7 @@ class _Comparison:
         self.parameter = self.loss = self.norm = self.output = self.change = 0.0
         self.steps = self.settled = 0
         self.settled_error = 0.0
+        self.tensors: dict[str, float] = {}
         self.miss: Miss | None = None
 
     def run(self) -> None:
@@ -312,6 +320,8 @@ class _Comparison:
             self.settled_error = max(self.settled_error, difference.parameter)
             return None
         self.parameter = max(self.parameter, difference.parameter)
+        for name, error in difference.tensors.items():
+            self.tensors[name] = max(self.tensors.get(name, 0.0), error)
         self.change = max(self.change, difference.change)
         self.norm = max(self.norm, norm)
         if agrees and loss <= tolerance and kept <= tolerance:
@@ -445,6 +455,7 @@ def compare_runtime(
         settled_by_float64=comparison.settled,
         max_settled_error=comparison.settled_error if comparison.settled else None,
         bytes=size,
+        tensor_errors=comparison.tensors,
     )
     return result, comparison.miss
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from pocketfl.errors import PlanError, RuntimeUnavailableError, TrainingCancelledError
 from pocketfl.runtimes.batches import Array
 from pocketfl.runtimes.graphs import Graph, GraphRuntime, PlanContents, Signature, version_numbers
@@ -69,34 +71,55 @@ class OnnxRuntime(GraphRuntime):
 
 
 class _Session:
-    """One session with the feed that it reads every time."""
+    """One session, bound once to the arrays that it reads and to those that it writes.
+
+    Handing arrays over at every run would cost more than the step of a small model: the library looks
+    each of them up, and allocates its outputs anew.
+    """
 
     def __init__(
         self, session: InferenceSession, arrays: Mapping[str, Array], options: RunOptions
     ) -> None:
-        self._run = session.run
+        self._session = session
         self._options = options
-        self._feed = dict(arrays)
-        # Asking by name saves the library from listing its outputs at every run.
-        self._names = [tensor.name for tensor in session.get_outputs()]
         self.inputs = _signature(session.get_inputs())
         self.outputs = _signature(session.get_outputs())
+        # The library keeps addresses alone: these arrays must live as long as it.
+        self._read = dict(arrays)
+        self._written: list[Array] = []
+        self._binding: Any = None
+
+    def _bind(self) -> None:
+        # At the first run, when it is known that the part fits the manifest.
+        self._written = [np.zeros(shape, dtype) for dtype, shape in self.outputs]
+        self._binding = self._session.io_binding()
+        for name, array in self._read.items():
+            self._binding.bind_input(*_place(name, array))
+        for tensor, array in zip(self._session.get_outputs(), self._written, strict=True):
+            self._binding.bind_output(*_place(tensor.name, array))
 
     def run(self) -> Sequence[Array]:
+        if self._binding is None:
+            self._bind()
         # What was cancelled before is over.
         self._options.terminate = False
         try:
-            outputs: Sequence[Array] = self._run(self._names, self._feed, self._options)
+            self._session.run_with_iobinding(self._binding, self._options)
         except Exception as error:  # The library's exceptions have no common base but this.
             if not self._options.terminate:
                 raise
             raise TrainingCancelledError(
                 "the runtime's call was cancelled; the parameters are as before it"
             ) from error
-        return outputs
+        return self._written
 
     def close(self) -> None:
         """Leave it to Python."""
+
+
+def _place(name: str, array: Array) -> tuple[Any, ...]:
+    """Return where an array lies, as the library wants to hear it."""
+    return name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
 
 
 def load_library() -> ModuleType:
