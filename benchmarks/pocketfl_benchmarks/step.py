@@ -21,6 +21,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pocketfl.runtimes import Runtime
     from pocketfl_benchmarks.models import Loss
 
 REPEATS: Final = 40
@@ -97,33 +98,16 @@ def measure_model(
         ``torch_ms``, and per runtime ``{"ms", "ratio", "min_ms"}`` or ``{"refused": reason}``. Times
         are medians in milliseconds; ``ratio`` is the runtime's median over torch's.
     """
-    from pocketfl.errors import PocketFLError
-    from pocketfl.runtimes import open_runtime
     from pocketfl_export.backends import BACK_ENDS
-    from pocketfl_export.gate import CandidatePlan, run_gate
-    from pocketfl_export.parity import ParitySettings
-    from pocketfl_export.problem import make_problem
 
-    problem = make_problem(model, loss, inputs, target)
     batch = {name: value.numpy() for name, value in {**inputs, "target": target}.items()}
     steps: dict[str, Step] = {"torch": torch_step(model, loss, inputs, target)}
-    refused: dict[str, dict[str, str]] = {}
-    opened = []
     with one_thread():
-        for name, back_end in BACK_ENDS.items():
-            gate = run_gate(problem, [back_end], ParitySettings(steps=_PARITY_STEPS))
-            if not gate.report.ok:
-                refused[name] = {"refused": "; ".join(map(str, gate.report.refused))}
-                continue
-            try:
-                runtime = open_runtime(CandidatePlan(problem, back_end, gate.parts), name)
-            except PocketFLError as error:
-                refused[name] = {"refused": str(error)}
-                continue
-            opened.append(runtime)
+        opened, refused = _open_runtimes(model, loss, inputs, target)
+        for name, runtime in opened.items():
             steps[name] = runtime_step(runtime, batch)
         times = time_in_turns(steps, repeats=repeats)
-    for runtime in opened:
+    for runtime in opened.values():
         runtime.close()
     torch_ms = statistics.median(times["torch"])
     figures: dict[str, Any] = {"torch_ms": torch_ms, "torch_min_ms": min(times["torch"])}
@@ -134,6 +118,37 @@ def measure_model(
         median = statistics.median(times[name])
         figures[name] = {"ms": median, "ratio": median / torch_ms, "min_ms": min(times[name])}
     return figures
+
+
+def _open_runtimes(
+    model: nn.Module, loss: Loss, inputs: dict[str, Tensor], target: Tensor
+) -> tuple[dict[str, Runtime], dict[str, dict[str, str]]]:
+    """Return the runtimes that train the model as torch does, and why the others do not."""
+    from pocketfl.errors import PocketFLError
+    from pocketfl.runtimes import open_runtime
+    from pocketfl_export.backends import BACK_ENDS
+    from pocketfl_export.errors import UnsupportedModelError
+    from pocketfl_export.gate import CandidatePlan, run_gate
+    from pocketfl_export.parity import ParitySettings
+    from pocketfl_export.problem import make_problem
+
+    opened: dict[str, Runtime] = {}
+    refused: dict[str, dict[str, str]] = {}
+    try:
+        problem = make_problem(model, loss, inputs, target)
+    except UnsupportedModelError as error:
+        # What no runtime could train is refused before any of them is asked.
+        return opened, {name: {"refused": str(error)} for name in BACK_ENDS}
+    for name, back_end in BACK_ENDS.items():
+        gate = run_gate(problem, [back_end], ParitySettings(steps=_PARITY_STEPS))
+        if not gate.report.ok:
+            refused[name] = {"refused": "; ".join(map(str, gate.report.refused))}
+            continue
+        try:
+            opened[name] = open_runtime(CandidatePlan(problem, back_end, gate.parts), name)
+        except PocketFLError as error:
+            refused[name] = {"refused": str(error)}
+    return opened, refused
 
 
 def time_in_turns(steps: dict[str, Step], *, repeats: int) -> dict[str, list[float]]:

@@ -71,7 +71,7 @@ class Workers:
             while under_way:
                 whole.add(under_way.popleft().result())
         except BrokenProcessPool:
-            self.close()
+            self._abandon()
             raise TrustedTierUnavailable(
                 "a worker process died while it summed; nothing was released or charged, try again",
                 code="worker_died",
@@ -88,6 +88,21 @@ class Workers:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(cancel_futures=True)
+
+    def _abandon(self) -> None:
+        """End what is left of a pool that lost a worker, without waiting for any of it.
+
+        A worker that was started while the pool broke waits for work on a lock that the dead one may
+        hold, and the pool does not always end it by itself: waiting for it would never end.
+        """
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        left = list((pool._processes or {}).values())  # public from Python 3.14 on: kill_workers()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in left:
+            process.kill()
 
     def _start(self) -> ProcessPoolExecutor:
         with self._lock:
