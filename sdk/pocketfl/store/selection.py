@@ -79,7 +79,7 @@ def uniform_numbers(shape: tuple[int, ...], *, seed: Seed) -> NDArray[np.float32
 def _stream(count: int, *, seed: Seed) -> NDArray[np.uint64]:
     """Return pseudo-random 64-bit numbers: the output of SHAKE128 (FIPS 202) for a seed.
 
-    NumPy's generators would do as well, but to import them costs a phone 7 MB of memory.
+    NumPy's generators would do as well, but to import them costs a phone about 2 MB at its peak.
     """
     parts = seed if isinstance(seed, tuple) else (seed,)
     if any(part < 0 for part in parts):
