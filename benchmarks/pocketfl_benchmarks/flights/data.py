@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -122,7 +123,7 @@ class FlightTable:
         """All tail numbers, sorted."""
         return tuple(self.spans)
 
-    @property
+    @cached_property
     def spans(self) -> dict[str, slice]:
         """Rows of each aircraft, by tail number."""
         names = self.rows["aircraft"].to_numpy()
