@@ -91,17 +91,18 @@ def test_a_cancelled_step_leaves_the_parameters(image_case: Case) -> None:
     runtime.train_step(batch, learning_rate=0.1, clip_norm=1.0)
     before = runtime.parameters()
     graph = runtime._graphs["train"]
-    run = graph._run
+    session = graph._session
 
-    def cancelled_at_once(*arguments: object) -> object:
-        runtime.cancel()
-        return run(*arguments)
+    class CancelledAtOnce:
+        def run_with_iobinding(self, *arguments: object) -> None:
+            runtime.cancel()
+            session.run_with_iobinding(*arguments)
 
-    graph._run = cancelled_at_once
+    graph._session = CancelledAtOnce()
     with pytest.raises(TrainingCancelledError):
         runtime.train_step(batch, learning_rate=0.1, clip_norm=1.0)
     np.testing.assert_array_equal(runtime.parameters(), before)
-    graph._run = run
+    graph._session = session
     runtime.train_step(batch, learning_rate=0.1, clip_norm=1.0)
     assert not np.array_equal(runtime.parameters(), before)
     runtime.close()
