@@ -25,8 +25,8 @@ class BackEnd:
         The runtime, as devices call it.
     package : str
         The package with ``export_parts(problem) -> {"train": bytes, "evaluate": ..., "predict": ...}``,
-        for finding faults ``decomposition_table()`` and ``run_graph(traced, arguments)``, and in its
-        module ``quantization`` a function ``quantize``.
+        for finding faults ``decomposition_table()`` and ``run_graph(traced, arguments)``, for cards
+        ``count_operators(part)``, and in its module ``quantization`` a function ``quantize``.
     suffix : str
         Of the parts' names.
     minimum_version : str
@@ -46,6 +46,12 @@ class BackEnd:
         export: Callable[[TrainingProblem], dict[str, bytes]]
         export = importlib.import_module(self.package).export_parts
         return export(problem)
+
+    def count_operators(self, part: bytes) -> dict[str, int]:
+        """Return how often each of the runtime's operators stands in a part."""
+        count: Callable[[bytes], dict[str, int]]
+        count = importlib.import_module(self.package).count_operators
+        return count(part)
 
     def part_name(self, part: str) -> str:
         """Return a part's name in the plan: ``onnxruntime/train.onnx``."""

@@ -115,6 +115,7 @@ def plan(  # noqa: PLR0917 - typer reads options from the signature
         runtimes=settings.runtimes,
         inference=settings.inference,
         batch_size=settings.batch_size,
+        card=settings.card,
     )
     typer.echo(
         f"{settings.out}: plan {settings.name} {settings.version}, {len(written.data):,} bytes, "

@@ -15,6 +15,7 @@ from pocketfl.decoding import decode
 from pocketfl.encoding import EncodingSpec
 from pocketfl.errors import DecodeError
 from pocketfl.features.transforms import FeatureSpec
+from pocketfl.plan.card import ModelCard
 from pocketfl.plan.manifest import (
     AggregationSpec,
     DifferentialPrivacySpec,
@@ -55,6 +56,8 @@ class ExportConfiguration:
         Likewise.
     fix : bool
         Apply the stated rewrites to the model first.
+    card : table or None
+        As in :func:`pocketfl_export.export_plan`.
     """
 
     model: str
@@ -74,6 +77,7 @@ class ExportConfiguration:
     inference: tuple[str, ...] = ("float32",)
     batch_size: int | None = None
     fix: bool = False
+    card: ModelCard | None = None
 
     def __post_init__(self) -> None:
         if self.features is not None and self.features_from is not None:

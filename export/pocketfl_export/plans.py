@@ -15,6 +15,7 @@ from pocketfl.features.pipeline import FeaturePipeline
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec
 from pocketfl.features.transforms import Tensor as TensorColumn
 from pocketfl.plan import Plan, build_plan, write_plan
+from pocketfl.plan.card import CARD_PART, ModelCard
 from pocketfl.plan.manifest import (
     PARAMETERS_PART,
     AggregationSpec,
@@ -27,6 +28,7 @@ from pocketfl.plan.manifest import (
 )
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.backends import PARTS, BackEnd, back_ends
+from pocketfl_export.cards import make_card
 from pocketfl_export.errors import ExportError, ParityError
 from pocketfl_export.gate import run_gate
 from pocketfl_export.inference import Inference, check_precisions, make_inference
@@ -61,6 +63,7 @@ def export_plan(
     inference_examples: Mapping[str, torch.Tensor] | None = None,
     batch_size: int | None = None,
     parity: ParitySettings | None = None,
+    card: ModelCard | None = None,
 ) -> Plan:
     """Export a model for on-device training, check it against eager torch, and write one signed plan.
 
@@ -112,6 +115,8 @@ def export_plan(
         Rows of the graphs' batch, if not those of the example: the example is repeated or cut.
     parity : ParitySettings, optional
         How hard the gate looks.
+    card : ModelCard, optional
+        What people should know about the model; it goes into the plan with counted costs beside it.
 
     Returns
     -------
@@ -146,6 +151,11 @@ def export_plan(
         problem, chosen, result.parts, inference, inference_examples, seed=settings.seed
     )
     parameters = problem.initial_parameters().numpy().astype("<f4").tobytes()
+    parts = {
+        **result.parts,
+        **{name: data for made in predictions.values() for name, data in made.parts.items()},
+    }
+    made_card = make_card(problem, chosen, parts, result.report, card)
     plan = build_plan(
         name=name,
         version=version,
@@ -163,11 +173,7 @@ def export_plan(
             )
             for back_end in chosen
         },
-        parts={
-            **result.parts,
-            **{name: data for made in predictions.values() for name, data in made.parts.items()},
-            PARAMETERS_PART: parameters,
-        },
+        parts={**parts, PARAMETERS_PART: parameters, CARD_PART: made_card.to_json()},
         signing_key=signing_key,
     )
     write_plan(plan, target_path)

@@ -22,6 +22,7 @@ from pocketfl.runtimes import optimizers
 from pocketfl_export.errors import ExportError, UnsupportedModelError
 from pocketfl_export.randomness import random_numbers
 from pocketfl_export.refusals import refuse_changed_buffers, refuse_stateful_modules
+from pocketfl_export.scopes import scope
 
 Loss: TypeAlias = Callable[..., torch.Tensor]
 """Takes the model's outputs and the target, returns the mean over the examples (a scalar)."""
@@ -105,8 +106,13 @@ def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def unflatten(vector: torch.Tensor, spec: ModelSpec) -> dict[str, torch.Tensor]:
     """Cut a flat vector into named tensors."""
     sizes = [_size(p.shape) for p in spec.parameters]
-    pieces = torch.split(vector, sizes)
-    return {p.name: t.view(p.shape) for p, t in zip(spec.parameters, pieces, strict=True)}
+    with scope("parameters"):
+        pieces = torch.split(vector, sizes)
+    tensors = {}
+    for parameter, piece in zip(spec.parameters, pieces, strict=True):
+        with scope(parameter.name):
+            tensors[parameter.name] = piece.view(parameter.shape)
+    return tensors
 
 
 def flatten_outputs(outputs: object) -> dict[str, torch.Tensor]:

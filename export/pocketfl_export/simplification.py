@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import fx
 
+from pocketfl_export.scopes import SCOPE
+
 aten = torch.ops.aten
 
 _NO_OPS: Final = frozenset(
@@ -92,9 +94,9 @@ _ELEMENTWISE: Final = (
 
 
 def simplify(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Simplify a traced graph in place, and strip where it came from.
+    """Simplify a traced graph in place, and strip where it came from but for the module's name.
 
-    Stack traces and module names in a graph's metadata hold paths of the modeller's machine.
+    Stack traces in a graph's metadata hold paths of the modeller's machine.
     """
     graph = graph_module.graph
     _remove_dead_code(graph)
@@ -110,7 +112,7 @@ def simplify(graph_module: fx.GraphModule) -> fx.GraphModule:
     _remove_dead_code(graph)
     for node in graph.nodes:
         node.meta = {
-            key: value for key, value in node.meta.items() if key in ("val", "tensor_meta")
+            key: value for key, value in node.meta.items() if key in ("val", "tensor_meta", SCOPE)
         }
     graph_module.meta.clear()
     graph_module.recompile()

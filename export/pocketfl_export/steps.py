@@ -20,6 +20,7 @@ from pocketfl.runtimes.graphs import CLIP_NORM, LEARNING_RATE, PARAMETERS
 from pocketfl.runtimes.optimizers import BIAS_CORRECTION, state_arrays
 from pocketfl_export import optimizers
 from pocketfl_export.problem import TrainingProblem, flatten_outputs, unflatten
+from pocketfl_export.scopes import scope
 
 NORM_EPSILON = 1e-6
 """Added to the gradient norm before dividing, as ``torch.nn.utils.clip_grad_norm_`` does."""
@@ -42,13 +43,15 @@ def per_example_losses(
         single = torch.utils._pytree.tree_map(lambda t: t.unsqueeze(0), example)
         return problem.loss(single, example_target.unsqueeze(0)).reshape(())
 
-    losses: torch.Tensor = vmap(one)(outputs, target)
+    with scope("loss"):
+        losses: torch.Tensor = vmap(one)(outputs, target)
     return losses
 
 
 def weighted_mean(losses: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return ``sum(weight * losses) / sum(weight)``."""
-    return (losses * weight).sum() / weight.sum().clamp_min(SMALLEST_WEIGHT)
+    with scope("loss"):
+        return (losses * weight).sum() / weight.sum().clamp_min(SMALLEST_WEIGHT)
 
 
 def train_step(problem: TrainingProblem) -> Function:
@@ -65,7 +68,8 @@ def train_step(problem: TrainingProblem) -> Function:
         given = dict(zip(names, arguments, strict=True))
         gradient = mean_gradient if spec.clipping is None else clipped_mean_of_examples
         direction, scale, loss, norm = gradient(problem, given)
-        parameters, *memory = optimizers.update(spec.minimizer, given, direction, scale)
+        with scope("update"):
+            parameters, *memory = optimizers.update(spec.minimizer, given, direction, scale)
         return parameters, *memory, loss, norm
 
     return step
@@ -101,8 +105,9 @@ def mean_gradient(problem: TrainingProblem, given: Tensors) -> tuple[torch.Tenso
     gradients, loss = grad_and_value(mean_loss)(unflatten(given[PARAMETERS], problem.spec))
     gradient = _join(problem, gradients)
     gradient = optimizers.add_proximal(problem.training.minimizer, given, gradient)
-    norm = (gradient * gradient).sum().sqrt()
-    return gradient, clip_factor(norm, given[CLIP_NORM]), loss, norm
+    with scope("clip"):
+        norm = (gradient * gradient).sum().sqrt()
+        return gradient, clip_factor(norm, given[CLIP_NORM]), loss, norm
 
 
 def clipped_mean_of_examples(problem: TrainingProblem, given: Tensors) -> tuple[torch.Tensor, ...]:
@@ -119,7 +124,8 @@ def clipped_mean_of_examples(problem: TrainingProblem, given: Tensors) -> tuple[
         def example_loss(tensors: Tensors) -> torch.Tensor:
             single = {name: value.unsqueeze(0) for name, value in inputs.items()}
             outputs = call_model(problem.model, tensors, single)
-            return problem.loss(outputs, target.unsqueeze(0)).reshape(())
+            with scope("loss"):
+                return problem.loss(outputs, target.unsqueeze(0)).reshape(())
 
         return grad_and_value(example_loss)(tensors)
 
@@ -146,7 +152,8 @@ def clip_factor(norm: torch.Tensor, clip_norm: torch.Tensor) -> torch.Tensor:
 
 
 def _join(problem: TrainingProblem, gradients: Tensors) -> torch.Tensor:
-    return torch.cat([gradients[p.name].reshape(-1) for p in problem.spec.parameters])
+    with scope("gradient"):
+        return torch.cat([gradients[p.name].reshape(-1) for p in problem.spec.parameters])
 
 
 def evaluation(problem: TrainingProblem) -> Function:

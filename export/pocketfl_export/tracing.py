@@ -35,6 +35,7 @@ from pocketfl_export.refusals import (
     refuse_data_dependent_values,
     refuse_random_operators,
 )
+from pocketfl_export.scopes import Replay, follow_modules
 from pocketfl_export.simplification import simplify
 from pocketfl_export.steps import Function, evaluation, prediction, train_inputs, train_step
 from pocketfl_export.substitutions import Substitutions
@@ -122,7 +123,8 @@ def trace_problem(problem: TrainingProblem, *, decompositions: DecompositionTabl
         output_names: tuple[str, ...],
     ) -> TracedGraph:
         random = names.index("random") if "random" in names else None
-        graph_module = trace(function, arguments, decompositions=decompositions, random=random)
+        with follow_modules(problem.model, problem.evaluation_model):
+            graph_module = trace(function, arguments, decompositions=decompositions, random=random)
         return TracedGraph(
             graph_module=graph_module,
             input_specs=_specs(names, arguments),
@@ -199,7 +201,7 @@ def trace(
         if _changes_in_place(graph_module):
             # Kernels that torch composes of others (its recurrent cells) change their intermediate
             # results in place, below the level at which the first pass sees them.
-            graph_module = _record(graph_module, arguments, decompositions)
+            graph_module = _record(Replay(graph_module).run, arguments, decompositions)
     refuse_data_dependent_values(graph_module)
     refuse_random_operators(graph_module)
     return simplify(graph_module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from pocketfl.runtimes.executorch import METHOD, load_library
 from pocketfl_export.executorch.decompositions import decomposition_table
 from pocketfl_export.executorch.lowering import as_bytes, lower
 from pocketfl_export.problem import TrainingProblem
+from pocketfl_export.quiet import quiet
 from pocketfl_export.tracing import TracedGraph, trace_problem
 
 
@@ -28,6 +30,27 @@ def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
     """
     traced = trace_problem(problem, decompositions=decomposition_table())
     return {part: lower(graph) for part, graph in traced.items()}
+
+
+def count_operators(part: bytes) -> dict[str, int]:
+    """Return how often a program calls each kernel.
+
+    A piece of the graph that XNNPACK computes is one call, of ``XnnpackBackend``.
+    """
+    with quiet():
+        from executorch.exir._serialize._program import deserialize_pte_binary
+        from executorch.exir.schema import DelegateCall, KernelCall
+
+        program = deserialize_pte_binary(part).program
+    counts: Counter[str] = Counter()
+    for plan in program.execution_plan:
+        for instruction in (one for chain in plan.chains for one in chain.instructions):
+            call = instruction.instr_args
+            if isinstance(call, KernelCall):
+                counts[plan.operators[call.op_index].name] += 1
+            elif isinstance(call, DelegateCall):
+                counts[plan.delegates[call.delegate_index].id] += 1
+    return dict(counts)
 
 
 def run_graph(traced: TracedGraph, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:

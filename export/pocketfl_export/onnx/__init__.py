@@ -5,7 +5,20 @@ writes stack traces into the file; the small emitter here takes a fraction of a 
 serves as its oracle in the tests.
 """
 
-from pocketfl_export.onnx.artefacts import decomposition_table, export_parts, run_graph
+from pocketfl_export.onnx.artefacts import (
+    count_operators,
+    decomposition_table,
+    export_parts,
+    run_graph,
+)
 from pocketfl_export.onnx.emitter import IR_VERSION, OPSET, emit
 
-__all__ = ["IR_VERSION", "OPSET", "decomposition_table", "emit", "export_parts", "run_graph"]
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "count_operators",
+    "decomposition_table",
+    "emit",
+    "export_parts",
+    "run_graph",
+]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+import onnx
 import torch
 from torch import Tensor
 
@@ -37,6 +39,12 @@ def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
         part: emit(graph, name=part).SerializeToString(deterministic=True)
         for part, graph in traced.items()
     }
+
+
+def count_operators(part: bytes) -> dict[str, int]:
+    """Return how often each ONNX operator stands in a graph."""
+    nodes = onnx.load_from_string(part).graph.node
+    return dict(Counter(node.op_type for node in nodes))
 
 
 def run_graph(traced: TracedGraph, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:

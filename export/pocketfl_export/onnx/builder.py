@@ -49,15 +49,16 @@ class GraphBuilder:
         self._made: dict[tuple[object, ...], tuple[str, ...]] = {}
         self._taken = set(reserved)
         self._counters: dict[str, int] = {}
-        self.hint = "value"
-        """What the values made next are called; the emitter sets it to the traced node's name."""
+        self.scope = ""
+        """What the nodes made next belong to, such as ``layers.0.grad``; a node and its value are
+        called after it and the operator."""
 
     def constant(self, value: ArrayLike, dtype: torch.dtype | None = None) -> str:
         """Return the name of a constant tensor."""
         array: NDArray[Any] = np.array(value, NUMPY_TYPES[dtype] if dtype else None, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = self._unique("constant")
+            name = self._unique("const")
             self._initializers.append(numpy_helper.from_array(array, name))
             self._constants[key] = name
         return self._constants[key]
@@ -79,8 +80,10 @@ class GraphBuilder:
             names.pop()
         key = (operator, tuple(names), outputs, repr(sorted(attributes.items())))
         if key not in self._made:
-            made = tuple(self._unique(self.hint) for _ in range(outputs))
-            self._nodes.append(helper.make_node(operator, names, made, **attributes))
+            # Old releases of ONNX Runtime refuse fused graphs whose nodes have no names of their own.
+            name = self._unique(f"{self.scope}/{operator}" if self.scope else operator)
+            made = (name, *(f"{name}:{number}" for number in range(1, outputs)))
+            self._nodes.append(helper.make_node(operator, names, made, name=name, **attributes))
             self._made[key] = made
         return self._made[key]
 
@@ -116,9 +119,6 @@ class GraphBuilder:
                 kept.append(node)
                 needed.update(node.input)
         kept.reverse()
-        # Old releases of ONNX Runtime refuse fused graphs whose nodes have no names of their own.
-        for number, node in enumerate(kept):
-            node.name = f"{node.op_type}_{number}"
         initializers = [tensor for tensor in self._initializers if tensor.name in needed]
         return helper.make_graph(kept, name, inputs, outputs, initializer=initializers)
 
@@ -135,13 +135,14 @@ class GraphBuilder:
             node.input[:] = [renamed.get(n, n) for n in node.input]
             node.output[:] = [renamed.get(n, n) for n in node.output]
         for value, name in copies:
-            self._nodes.append(helper.make_node("Identity", [value], [name]))
+            node_name = self._unique("Identity")
+            self._nodes.append(helper.make_node("Identity", [value], [name], name=node_name))
 
-    def _unique(self, hint: str) -> str:
-        number = self._counters.get(hint, 0)
-        name = hint if number == 0 else f"{hint}.{number}"
-        self._counters[hint] = number + 1
+    def _unique(self, base: str) -> str:
+        number = self._counters.get(base, 0)
+        name = base if number == 0 else f"{base}.{number}"
+        self._counters[base] = number + 1
         if name in self._taken:
-            return self._unique(hint)
+            return self._unique(base)
         self._taken.add(name)
         return name

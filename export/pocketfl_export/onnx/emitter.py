@@ -6,7 +6,6 @@ The oldest runtimes in the field set these two numbers; nothing here needs newer
 from __future__ import annotations
 
 import operator
-import re
 
 import onnx
 from onnx import helper
@@ -18,6 +17,7 @@ from pocketfl_export.onnx.builder import GraphBuilder
 from pocketfl_export.onnx.operators import TRANSLATORS
 from pocketfl_export.onnx.registry import Call, Untranslatable, Value
 from pocketfl_export.rewrites import rewrite_for
+from pocketfl_export.scopes import SCOPE
 from pocketfl_export.tracing import TracedGraph
 
 OPSET = 17
@@ -57,7 +57,7 @@ def emit(traced: TracedGraph, *, name: str) -> onnx.ModelProto:
     inputs = iter(input_names)
     results: list[str] = []
     for node in traced.graph_module.graph.nodes:
-        builder.hint = re.sub(r"[^A-Za-z0-9_]", "_", node.name)
+        builder.scope = node.meta.get(SCOPE, builder.scope)
         if node.op == "placeholder":
             values[node] = next(inputs)
         elif node.op == "get_attr":

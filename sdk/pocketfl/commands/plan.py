@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pocketfl.commands.card import print_card
 from pocketfl.decoding import encode
 from pocketfl.errors import PlanError
 from pocketfl.plan import (
@@ -21,6 +22,7 @@ from pocketfl.plan import (
     save_signing_key,
 )
 from pocketfl.plan.archive import read_signer
+from pocketfl.plan.card import read_card
 from pocketfl.plan.comparison import compare_plans
 from pocketfl.reports import report_size
 
@@ -72,17 +74,25 @@ def show(
         list[str] | None,
         typer.Option("--key", "-k", help="Key to trust; without it the signer is not judged."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print manifest and card as JSON.")
+    ] = False,
 ) -> None:
     """Print what a plan says. Its signature is always checked; by whom it was made, only with a key."""
     trusted = _read_keys(key) if key else [read_signer(file)]
     plan = Plan.load(file, trusted_keys=trusted)
+    card = read_card(plan)
     if as_json:
-        typer.echo(json.dumps(encode(plan.manifest), indent=2, sort_keys=True))
+        said = {**encode(plan.manifest), **({} if card is None else {"card": encode(card)})}
+        typer.echo(json.dumps(said, indent=2, sort_keys=True))
         return
     console = Console()
     console.print(_overview(plan, judged=bool(key)))
     console.print(_parts(plan.manifest))
+    if card is None:
+        console.print("no model card: the plan says nothing about costs and operators")
+    else:
+        print_card(card, console=console)
 
 
 @app.command()

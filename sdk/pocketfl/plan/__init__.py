@@ -2,6 +2,7 @@
 
 from pocketfl.encoding import EncodingSpec
 from pocketfl.plan.archive import Plan, build_plan, write_plan
+from pocketfl.plan.card import ModelCard
 from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.manifest import (
     AggregationSpec,
@@ -33,6 +34,7 @@ __all__ = [
     "InferenceSpec",
     "LocalOptimizerSpec",
     "Manifest",
+    "ModelCard",
     "ModelSpec",
     "ParameterSpec",
     "PartSpec",

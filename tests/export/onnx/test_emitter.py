@@ -71,6 +71,20 @@ def test_every_node_has_a_name_of_its_own_and_nothing_else_to_tell(
             assert needle.encode() not in text
 
 
+def test_nodes_and_values_are_named_after_modules_and_operators() -> None:
+    """A viewer shows which layer a node is of, forward or gradient, also behind a recurrent kernel."""
+    model = emit(
+        trace_problem(make_problem(*MODELS["gru"]()), decompositions=decomposition_table()).train,
+        name="train",
+    )
+    named = {(node.name, node.output[0]) for node in model.graph.node}
+    for name in ("embedding/Gather", "gru/Tanh", "gru.grad/Tanh", "head/Gemm", "loss/LogSoftmax"):
+        assert ((name, name) in named) == (name != "gru.grad/Tanh"), name
+    scopes = {name.rpartition("/")[0] for name, _ in named}
+    assert {"embedding.grad", "gru.grad", "head.grad", "loss.grad", "clip", "update"} <= scopes
+    assert {"parameters", "gru.weight_hh_l0", "gradient"} <= scopes
+
+
 def test_the_same_model_gives_the_same_bytes() -> None:
     """Exporting twice, in one process, from two equal models."""
     first = export_parts(make_problem(*MODELS["click"]()))

@@ -31,9 +31,8 @@ Every row is a small model around one operator, with something to train on both 
 is the largest difference of any parameter from eager torch after a training step, over at least {steps}
 steps that each start from torch's own parameters; evaluation and prediction were compared too. What
 would differ by more than 1e-5 is refused: a refusal names the operator and, in the error, a rewrite.
-A cell that says "not measured" has not been looked at yet, for an export to ExecuTorch takes seconds:
-the gate still looks at every model that is exported. Optimizers, clipping and dropout are in
-[export.md](export.md).
+With `POCKETFL_WRITE_OPERATORS=new` only rows that are not in the table yet are measured. Optimizers,
+clipping and dropout are in [export.md](export.md).
 """
 _ROW = re.compile(r"\| `?(?P<name>.*?)`? \| (?P<cells>.*) \|")
 
@@ -72,7 +71,7 @@ def measure(case: Case, runtime: str) -> Cell:
     return Cell(None, f"{refusal.operator}; {reason}"[:120].replace("|", "/"))
 
 
-def render(cells: Mapping[str, Mapping[str, Cell]]) -> str:
+def render(cells: Mapping[str, Mapping[str, Cell | str]]) -> str:
     """Return the document; a problem without a cell was not measured on that runtime."""
     lines = [_HEAD.format(steps=STEPS)]
     for section, cases in groupby(CASES, key=lambda case: case.section):
