@@ -9,6 +9,9 @@ Each coordinate is rounded up or down at random so that its expectation is the c
 for Federated Learning with Secure Aggregation"); a rounding above the bound is drawn again, and after
 :data:`MAX_ROUNDINGS` draws everything is rounded toward zero, which cannot be above it.
 
+Where a plan lets the clip norm adapt, the vector has one more coordinate than the update: plus or minus
+``count_weight``, whether the update was within the clip norm. The bound holds for all of it.
+
 Where a plan has an encoding, the vector is rotated first, and its coordinates have few bits. One that
 they do not hold is cut off, which is the only bias: of an update at the clip norm it takes about one
 coordinate in a million (``pocketfl bench encoding`` measures it).
@@ -136,6 +139,7 @@ def clip_to_grid(
     ndarray of int16, shape (P,)
         In units of ``spec.grid_step``. Its integer L2 norm is at most ``spec.norm_bound``, whatever the
         update was. Its expectation is the clipped update to within 2**-32 of a unit per coordinate.
+        Of shape (P + 1,) where the clip norm adapts.
         With an encoding it is rotated, has shape (P',), and its coordinates fit their bits.
 
     Raises
@@ -159,11 +163,14 @@ def clip_to_grid(
         )
     # Dividing by the largest coordinate first keeps squares of huge and tiny values representable.
     relative = exact if peak == 0.0 else exact / peak
-    if rotation is not None:
-        relative = rotation.apply(relative)
-    if peak == 0.0:
-        return np.zeros(relative.size, dtype=np.int16)
-    scaled = _scale_to_grid(relative, peak, spec)
+    if spec.adaptive is not None:
+        scaled = _scale_with_count(relative, peak, spec, rotation)
+    else:
+        if rotation is not None:
+            relative = rotation.apply(relative)
+        if peak == 0.0:
+            return np.zeros(relative.size, dtype=np.int16)
+        scaled = _scale_to_grid(relative, peak, spec)
     for _ in range(MAX_ROUNDINGS):
         rounded = _round_stochastically(scaled, random)
         if is_within_bound(rounded, spec):
@@ -185,6 +192,39 @@ def _scale_to_grid(
     if not _has_room(scaled, spec.norm_bound):
         scaled = _clip(relative, norm, peak, spec, variance=WORST_VARIANCE)
     return np.clip(scaled, -spec.encoding.limit, spec.encoding.limit)
+
+
+def _scale_with_count(
+    relative: NDArray[np.float64], peak: float, spec: AggregationSpec, rotation: Rotation | None
+) -> NDArray[np.float64]:
+    """Clip an update to what the count leaves it of the bound, put the count behind it, and rotate."""
+    if rotation is None or spec.encoding is None:
+        return _clip_beside_count(relative, peak, spec, relative.size + 1, variance=WORST_VARIANCE)
+    for variance in (ROTATED_VARIANCE, WORST_VARIANCE):
+        turned = rotation.apply(
+            _clip_beside_count(relative, peak, spec, rotation.padded, variance=variance)
+        )
+        if _has_room(turned, spec.norm_bound):
+            break
+    return np.clip(turned, -spec.encoding.limit, spec.encoding.limit)
+
+
+def _clip_beside_count(
+    relative: NDArray[np.float64],
+    peak: float,
+    spec: AggregationSpec,
+    length: int,
+    *,
+    variance: float,
+) -> NDArray[np.float64]:
+    norm = math.sqrt(float(np.dot(relative, relative)))
+    weight = spec.count_weight
+    whole = rounding_limit(length, spec.norm_bound, variance=variance)
+    limit = math.sqrt(max(whole**2 - weight**2, 0.0))
+    factor = peak / spec.grid_step
+    clipped = relative * (limit / norm) if norm * factor > limit else relative * factor
+    within = peak * norm <= spec.clip_norm
+    return np.append(clipped, weight if within else -weight)
 
 
 def _clip(

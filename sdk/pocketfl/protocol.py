@@ -85,6 +85,8 @@ class RoundNotice:
         Version that the round starts from.
     closes_at : float
         Unix time in seconds; later reports are refused.
+    clip_norm : float or None
+        Of this round, where the plan lets it adapt; devices hold it against the plan's bounds.
     """
 
     task: str
@@ -93,6 +95,7 @@ class RoundNotice:
     parameters_sha256: str
     model_version: int
     closes_at: float
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         check_identifier(self.task, what="task")

@@ -99,7 +99,8 @@ def make_report(
     Raises
     ------
     ReportError
-        If the update has the wrong length or is not finite, or the context names another plan.
+        If the update has the wrong length or is not finite, or the context names another plan or a
+        clip norm that the plan does not allow.
     SealingError
         If the key cannot be used.
     """
@@ -111,12 +112,19 @@ def make_report(
     if (context.plan_sha256, context.policy_hash) != (plan.sha256, plan.manifest.policy_hash):
         raise ReportError("the report's context names another plan or policy than the plan's own")
     manifest = plan.manifest
+    try:
+        aggregation = manifest.aggregation.in_round(context.clip_norm)
+    except ValueError as error:
+        raise ReportError(str(error)) from None
     rotation = None
-    if manifest.aggregation.encoding is not None:
+    if aggregation.encoding is not None:
         rotation = Rotation.of_round(
-            expected, plan_sha256=plan.sha256, task=context.task, round=context.round
+            manifest.summed_length,
+            plan_sha256=plan.sha256,
+            task=context.task,
+            round=context.round,
         )
-    values = clip_to_grid(update, manifest.aggregation, rotation=rotation)
+    values = clip_to_grid(update, aggregation, rotation=rotation)
     plaintext = encode_vector(values, bits=manifest.report_bits)
     sealed = seal(public_key, info=context.info(), plaintext=plaintext)
     return SealedReport(sealed, context.lease, made_by=_MADE_HERE)

@@ -56,6 +56,8 @@ class ReportContext:
         From 1.
     model_version : int
         Version that training started from.
+    clip_norm : float or None
+        Of the round, where the plan lets it adapt: reports of another grid do not add up.
     lease : str
         The one lease under which the report may be counted.
     """
@@ -67,6 +69,7 @@ class ReportContext:
     task: str
     round: int
     model_version: int
+    clip_norm: float | None = None
     lease: str
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ class ReportContext:
         """Return the canonical bytes: different contexts never give the same ones.
 
         Every field in the order above, numbers as decimal text, each preceded by its length in four
-        big-endian bytes, all after a fixed label.
+        big-endian bytes, all after a fixed label; a field that is None is left out.
         """
         return b"".join(self._frames())
 
@@ -99,7 +102,9 @@ class ReportContext:
     def _frames(self) -> Iterator[bytes]:
         yield _INFO_LABEL
         for field in fields(self):
-            yield _frame(str(getattr(self, field.name)))
+            value = getattr(self, field.name)
+            if value is not None:
+                yield _frame(str(value))
 
 
 def _frame(text: str) -> bytes:

@@ -265,6 +265,7 @@ class Coordinator:
                 task=facts.task,
                 round_number=facts.number,
                 model_version=facts.model_version,
+                clip_norm=facts.clip_norm,
             )
             self._keep_result(facts, manifest, release)
             return
@@ -316,6 +317,7 @@ class Coordinator:
                 task=facts.task,
                 round_number=facts.number,
                 model_version=facts.model_version,
+                clip_norm=facts.clip_norm,
                 release=release,
             )
 

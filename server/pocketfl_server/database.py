@@ -47,7 +47,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from pocketfl_server.errors import DatabaseUnusableError
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 BUSY_TIMEOUT_SECONDS: Final = 20
 
 metadata = MetaData()
@@ -227,11 +227,22 @@ issued_tokens = Table(
     Column("request_sha256", LargeBinary(32), nullable=False),
 )
 
+# Where a plan lets the clip norm adapt: that of the rounds which start from a model version.
+clip_norms = Table(
+    "clip_norms",
+    metadata,
+    Column("task", String(128), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("clip_norm", Float(53), nullable=False),
+    ForeignKeyConstraint(["task", "version"], ["models.task", "models.version"]),
+)
+
 # What a database of an older version lacks; one that was ever released never changes.
 _ADDED_AFTER: Final[dict[int, tuple[Table, ...]]] = {
     1: (pauses,),
     2: (results,),
     3: (token_keys, issued_tokens),
+    4: (clip_norms,),
 }
 
 

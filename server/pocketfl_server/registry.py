@@ -20,7 +20,7 @@ from pocketfl.plan import Manifest
 from pocketfl.plan.manifest import Privacy
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.blobs import Blobs
-from pocketfl_server.database import models
+from pocketfl_server.database import clip_norms, models
 from pocketfl_server.errors import Conflict, NotFound
 from pocketfl_server.optimizers import (
     OptimizerSpec,
@@ -34,6 +34,7 @@ from pocketfl_server.releases import check_release
 from pocketfl_server.trusted.messages import Release
 
 _INSERT = models.insert()
+_INSERT_CLIP_NORM = clip_norms.insert()
 _ONE = select(models).where(
     models.c.task == bindparam("task"), models.c.version == bindparam("version")
 )
@@ -74,6 +75,7 @@ class Registry:
         parameters: bytes,
         *,
         privacy: Privacy,
+        clip_norm: float | None,
         now: float,
     ) -> None:
         """Store version 0: what the task starts from, labelled as all that will come of it.
@@ -91,6 +93,7 @@ class Registry:
                 "created_at": now,
             },
         )
+        _store_clip_norm(connection, task, 0, clip_norm)
 
     def compute_next(
         self,
@@ -102,6 +105,7 @@ class Registry:
         task: str,
         round_number: int,
         model_version: int,
+        clip_norm: float | None,
         release: Release,
     ) -> NextModel:
         """Compute the version that a release makes of the one that its round started from.
@@ -112,7 +116,7 @@ class Registry:
             The task's plan.
         optimizer : OptimizerSpec
             The task's.
-        task, round_number, model_version
+        task, round_number, model_version, clip_norm
             What the release has to be of.
         release : NoisedRelease or UnprotectedRelease
             From the trusted tier.
@@ -131,6 +135,7 @@ class Registry:
             task=task,
             round_number=round_number,
             model_version=model_version,
+            clip_norm=clip_norm,
         )
         update = _mean_update(release, manifest)
         row = self._row(connection, task, model_version)
@@ -178,6 +183,7 @@ class Registry:
                 "created_at": now,
             },
         )
+        _store_clip_norm(connection, release.task, version, release.next_clip_norm)
         return version
 
     def version(self, connection: Connection, task: str, version: int) -> ModelVersion:
@@ -215,18 +221,28 @@ class Registry:
         return dict(row)
 
 
+def _store_clip_norm(
+    connection: Connection, task: str, version: int, clip_norm: float | None
+) -> None:
+    if clip_norm is not None:
+        connection.execute(
+            _INSERT_CLIP_NORM, {"task": task, "version": version, "clip_norm": clip_norm}
+        )
+
+
 def _mean_update(release: Release, manifest: Manifest) -> NDArray[np.float64]:
     """Return what a release says of the parameters, shape (P,), in the model's own units."""
     total = release.values.astype(np.float64)
     if manifest.aggregation.encoding is not None:
         rotation = Rotation.of_round(
-            manifest.vector_length,
+            manifest.summed_length,
             plan_sha256=release.plan_sha256,
             task=release.task,
             round=release.round,
         )
         total = rotation.invert(total)
-    return total * (release.grid_step / release.expected_cohort)
+    # Behind the parameters there may be a count.
+    return total[: manifest.vector_length] * (release.grid_step / release.expected_cohort)
 
 
 def check_seed(seed: ModelVersion, *, seed_manifest: Manifest, manifest: Manifest) -> None:

@@ -33,6 +33,7 @@ def check_release(
     task: str,
     round_number: int,
     model_version: int,
+    clip_norm: float | None,
 ) -> None:
     """Refuse a release of something else.
 
@@ -42,7 +43,7 @@ def check_release(
         From the trusted tier.
     manifest, plan_sha256
         The task's plan.
-    task, round_number, model_version
+    task, round_number, model_version, clip_norm
         What the release has to be of.
 
     Raises
@@ -57,7 +58,7 @@ def check_release(
         "model_version": model_version,
         "plan_sha256": plan_sha256,
         "policy_hash": manifest.policy_hash,
-        "grid_step": manifest.aggregation.grid_step,
+        "grid_step": manifest.aggregation.in_round(clip_norm).grid_step,
         "expected_cohort": manifest.aggregation.expected_cohort,
     }
     for name, value in expected.items():

@@ -15,6 +15,7 @@ from pocketfl.reports import report_size
 from pocketfl_server.database import (
     Database,
     check_ins,
+    clip_norms,
     models,
     reports,
     round_counts,
@@ -63,11 +64,16 @@ _WITH_MODEL = (
         tasks.c.key_id,
         tasks.c.public_key,
         models.c.parameters_sha256,
+        clip_norms.c.clip_norm,
     )
     .join_from(rounds, tasks, rounds.c.task == tasks.c.name)
     .join(
         models,
         and_(models.c.task == rounds.c.task, models.c.version == rounds.c.model_version),
+    )
+    .outerjoin(
+        clip_norms,
+        and_(clip_norms.c.task == models.c.task, clip_norms.c.version == models.c.version),
     )
 )
 _FACTS_BY_NUMBER = _WITH_MODEL.where(
@@ -100,6 +106,7 @@ class RoundFacts:
     plan_schema: int
     runtimes: frozenset[str]
     report_bytes: int
+    clip_norm: float | None
 
 
 class Rounds:
@@ -277,6 +284,7 @@ class Rounds:
             plan_schema=manifest.schema,
             runtimes=frozenset(manifest.runtimes),
             report_bytes=report_size(manifest),
+            clip_norm=row["clip_norm"],
         )
         if len(self._by_id) >= _MAX_REMEMBERED:
             self._by_id.clear()
@@ -305,6 +313,7 @@ def _notice(facts: RoundFacts) -> RoundNotice:
         parameters_sha256=facts.parameters_sha256,
         model_version=facts.model_version,
         closes_at=facts.closes_at,
+        clip_norm=facts.clip_norm,
     )
 
 

@@ -156,8 +156,14 @@ class Tasks:
                             "created_at": now,
                         },
                     )
+                    bounds = plan.manifest.aggregation
                     self._registry.add_initial(
-                        connection, name, parameters or b"", privacy=privacy, now=now
+                        connection,
+                        name,
+                        parameters or b"",
+                        privacy=privacy,
+                        clip_norm=None if bounds.adaptive is None else bounds.clip_norm,
+                        now=now,
                     )
             except IntegrityError:
                 raise Conflict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pocketfl.attestation import AttestedAggregator
 from pocketfl.device import Device, DeviceLimits, RoundOutcome
-from pocketfl.plan import AggregationSpec, EncodingSpec, Plan, public_key_hex
+from pocketfl.plan import AdaptiveClippingSpec, AggregationSpec, EncodingSpec, Plan, public_key_hex
 from pocketfl.store import ExampleStore
 from pocketfl_server.local import LocalDeployment
 from pocketfl_server.optimizers import OptimizerSpec
@@ -107,6 +108,27 @@ def test_rounds_of_compact_updates_learn_as_well(
         assert site.operator.close_round("small", number).new_version == number
         assert site.operator.funnel("small", number).accepted == DEVICES
     assert losses[-1] < losses[0] - 0.05
+
+
+def test_a_clip_norm_that_adapts_is_announced_and_grows(
+    site: LocalDeployment, fleet: list[ExampleStore], plan_with: Callable[..., Plan]
+) -> None:
+    """Over HTTP: updates far above the first clip norm make it grow, and devices follow it."""
+    adaptive = AdaptiveClippingSpec(min_clip_norm=1e-4, max_clip_norm=1.0, learning_rate=4.0)
+    few = dataclasses.replace(FEW, clip_norm=1e-3, adaptive=adaptive)
+    plan = plan_with(name="adapts", privacy="none", dp=None, aggregation=few)
+    site.operator.create_task(
+        "adapts", plan.data, optimizer=OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
+    )
+    clip_norms = []
+    for number in range(1, 4):
+        clip_norms.append(site.operator.open_round("adapts", seconds=600).clip_norm)
+        take_turns(site, fleet, task="adapts", plan=plan)
+        assert site.operator.close_round("adapts", number).new_version == number
+        assert site.operator.funnel("adapts", number).accepted == DEVICES
+    assert clip_norms == pytest.approx([1e-3, 1e-3 * np.exp(2), 1e-3 * np.exp(4)], rel=1e-3)
+    moved = site.operator.model_parameters("adapts", 1) - plan.initial_parameters()
+    assert 0 < np.linalg.norm(moved) <= 1e-3
 
 
 @pytest.mark.parametrize("encoding", [None, EncodingSpec(bits=4)], ids=["plain", "encoded"])

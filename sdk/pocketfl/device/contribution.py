@@ -361,6 +361,7 @@ class Contribution:
                 task=session.task,
                 round=session.round,
                 model_version=session.notice.model_version,
+                clip_norm=session.notice.clip_norm,
                 lease=session.assignment.lease,
             )
             report = make_report(update, plan=plan, context=context, public_key=public_key)

@@ -306,7 +306,7 @@ class Guardrails(SessionHooks):
                 report_bytes=len(report.data),
                 report_sha256=report.sha256,
                 privacy=manifest.privacy,
-                clip_norm=aggregation.clip_norm,
+                clip_norm=session.notice.clip_norm or aggregation.clip_norm,
                 cohort_floor=aggregation.cohort_floor,
                 aggregator_key_id=session.assignment.aggregator.key_id,
                 attestation=self._evidence,

@@ -105,6 +105,7 @@ class RoundChoice:
         with attempt.phase("plan"):
             opened = self._source.plan(notice.plan_sha256)
         self._limits.check(opened.plan.manifest)
+        _check_clip_norm(notice, opened)
         with attempt.phase("eligibility"):
             heads = self._participation.would_be_heads(
                 task=notice.task,
@@ -189,3 +190,11 @@ class RoundChoice:
             # the SDK began it. Whether a report got out is unknown, so none is made again.
             self._participation.advance(task=notice.task, round=notice.round, state="abandoned")
             raise RoundEnd("failed", "interrupted", f"{what} was interrupted, and is abandoned")
+
+
+def _check_clip_norm(notice: RoundNotice, opened: OpenPlan) -> None:
+    """Refuse a clip norm that the modeller did not sign, before the coin is tossed."""
+    try:
+        opened.plan.manifest.aggregation.in_round(notice.clip_norm)
+    except ValueError as error:
+        raise RoundEnd("ineligible", "clip_norm_refused", str(error)) from None

@@ -1,6 +1,7 @@
 """The signed archive in which a modeller ships everything tunable: graphs, weights, rules."""
 
 from pocketfl.encoding import EncodingSpec
+from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
 from pocketfl.plan.archive import Plan, build_plan, write_plan
 from pocketfl.plan.card import ModelCard
 from pocketfl.plan.inference import InferenceSpec
@@ -26,6 +27,7 @@ from pocketfl.plan.signing import (
 from pocketfl.plan.training import LocalOptimizerSpec, TrainingSpec
 
 __all__ = [
+    "AdaptiveClippingSpec",
     "AggregationSpec",
     "BudgetSpec",
     "DifferentialPrivacySpec",

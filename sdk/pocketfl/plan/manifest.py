@@ -19,6 +19,7 @@ from pocketfl.decoding import decode, encode_json, parse_json
 from pocketfl.encoding.spec import EncodingSpec, padded_length
 from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec
+from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
 from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.schemas import READABLE_SCHEMAS, check_schema
 from pocketfl.plan.training import TrainingSpec
@@ -203,6 +204,8 @@ class AggregationSpec:
         Most rounds that one device takes part in, whatever a server asks.
     encoding : EncodingSpec or None
         How reports are made small; None for two bytes a coordinate.
+    adaptive : AdaptiveClippingSpec or None
+        Lets the clip norm follow the fleet; ``clip_norm`` is then that of the first round.
     """
 
     clip_norm: float
@@ -213,9 +216,16 @@ class AggregationSpec:
     max_rounds: int
     max_participations: int
     encoding: EncodingSpec | None = None
+    adaptive: AdaptiveClippingSpec | None = None
 
     def __post_init__(self) -> None:
         _require(0 < self.clip_norm <= 1e6, "clip_norm must be above 0 and at most 1e6")
+        if self.adaptive is not None:
+            least_norm, most_norm = self.adaptive.min_clip_norm, self.adaptive.max_clip_norm
+            _require(
+                least_norm <= self.clip_norm <= most_norm,
+                f"clip_norm is {self.clip_norm:g}; the plan allows {least_norm:g} to {most_norm:g}",
+            )
         # How coarse a grid an encoding may have depends on the model: the manifest judges it.
         least = 256 if self.encoding is None else 1
         _require(least <= self.norm_bound <= 32_767, f"norm_bound must be {least} to 32,767")
@@ -246,11 +256,42 @@ class AggregationSpec:
     @property
     def grid_step(self) -> float:
         """Size of one grid unit in the model's own units."""
-        return self.clip_norm / self.norm_bound
+        return self.clip_norm / self.update_bound
+
+    @property
+    def count_weight(self) -> int:
+        """Grid units that say whether an update was clipped; 0 where the clip norm stays."""
+        return 0 if self.adaptive is None else self.adaptive.count_weight(self.norm_bound)
+
+    @property
+    def update_bound(self) -> float:
+        """What the norm bound leaves to the update, in grid units; the clip norm is as much."""
+        if self.adaptive is None:
+            return self.norm_bound
+        return math.sqrt(self.norm_bound**2 - self.count_weight**2)
+
+    def in_round(self, clip_norm: float | None) -> AggregationSpec:
+        """Return the bounds of one round.
+
+        Parameters
+        ----------
+        clip_norm : float or None
+            As it was announced; None where the plan has one for all rounds.
+
+        Raises
+        ------
+        ValueError
+            If one is announced and the plan has none to move, or the other way round, or it is not
+            within the plan's bounds.
+        """
+        if (clip_norm is None) != (self.adaptive is None):
+            has = "has one clip norm for all rounds" if self.adaptive is None else "needs one"
+            raise ValueError(f"a round's clip norm is {clip_norm}, and the plan {has}")
+        return self if clip_norm is None else replace(self, clip_norm=clip_norm)
 
     def encoded(self, encoding: EncodingSpec, *, parameters: int) -> AggregationSpec:
         """Return the same bounds with an encoding, and the norm bound that suits it."""
-        bound = encoding.norm_bound(parameters)
+        bound = encoding.norm_bound(parameters + (self.adaptive is not None))
         return replace(self, encoding=encoding, norm_bound=bound)
 
 
@@ -469,10 +510,12 @@ class Manifest:
             f"{', '.join(map(str, READABLE_SCHEMAS))}",
         )
         if self.schema == 1:
-            newer = (self.queries, self.budget, self.aggregation.encoding)
+            aggregation = self.aggregation
+            newer = (self.queries, self.budget, aggregation.encoding, aggregation.adaptive)
             _require(
-                self.kind == "training" and newer == (None, None, None),
-                "a plan of schema 1 trains, and has no queries, no shared budget and no encoding",
+                self.kind == "training" and not any(newer),
+                "a plan of schema 1 trains, and has no queries, no shared budget, no encoding, and one "
+                "clip norm",
             )
             _require(
                 all(runtime.inference is None for runtime in self.runtimes.values()),
@@ -501,6 +544,7 @@ class Manifest:
         self._check_parts()
         self._check_budget()
         self._check_encoding()
+        self._check_adaptive()
 
     def _check_kind(self) -> None:
         kind = self.kind
@@ -593,12 +637,24 @@ class Manifest:
         _require(
             self.kind == "training", "an encoding goes with a plan that trains, and only with it"
         )
-        least, most = encoding.norm_bounds(self.vector_length)
+        least, most = encoding.norm_bounds(self.summed_length)
         _require(
             least <= self.aggregation.norm_bound <= most,
-            f"norm_bound must be {least} to {most} for {self.vector_length} parameters of "
+            f"norm_bound must be {least} to {most} for {self.summed_length} coordinates of "
             f"{encoding.bits} bits, not {self.aggregation.norm_bound}; AggregationSpec.encoded() "
             "chooses one",
+        )
+
+    def _check_adaptive(self) -> None:
+        if self.aggregation.adaptive is None:
+            return
+        _require(
+            self.kind == "training",
+            "a clip norm that adapts goes with a plan that trains: the norm of queries is known",
+        )
+        _require(
+            self.dp is None or self.dp.tree is None,
+            "releases that share a tree's noise need one clip norm for all",
         )
 
     @property
@@ -635,11 +691,16 @@ class Manifest:
         return self.required_model.parameter_count
 
     @property
+    def summed_length(self) -> int:
+        """The same with the one that says whether an update was clipped, where there is one."""
+        return self.vector_length + (self.aggregation.adaptive is not None)
+
+    @property
     def report_length(self) -> int:
         """Number of coordinates of a report and of a release: an encoding may add some."""
         if self.aggregation.encoding is None:
-            return self.vector_length
-        return padded_length(self.vector_length)
+            return self.summed_length
+        return padded_length(self.summed_length)
 
     @property
     def report_bits(self) -> int:

@@ -169,7 +169,7 @@ class Contribution:
             report_bytes=len(report.data),
             report_sha256=report.sha256,
             privacy=manifest.privacy,
-            clip_norm=manifest.aggregation.clip_norm,
+            clip_norm=context.clip_norm or manifest.aggregation.clip_norm,
             cohort_floor=manifest.aggregation.cohort_floor,
             noise_multiplier=manifest.dp.noise_multiplier if manifest.dp else None,
             epsilon=loss.epsilon if loss else None,

@@ -22,8 +22,9 @@ from typing import Final, Self
 import numpy as np
 
 from pocketfl.attestation.binding import head_nonce, key_nonce
+from pocketfl.encoding import Rotation
 from pocketfl.errors import PlanError
-from pocketfl.plan import Plan
+from pocketfl.plan import AggregationSpec, Plan
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import Attestation, check_identifier
@@ -287,8 +288,9 @@ class Aggregator:
             number = progress(state.manifest, releases=releases + 1, last_round=round)
             spent = self._check_budget(state, number)
             budget = self._check_account(state, round)
-            result = self._sum(state, round, model_version)
-            floor = state.manifest.aggregation.cohort_floor
+            aggregation = state.manifest.aggregation.in_round(self._clip_norm(state))
+            result = self._sum(state, round, model_version, aggregation)
+            floor = aggregation.cohort_floor
             if result.accepted < floor:
                 raise FloorNotReached(
                     f"task {task!r}, round {round}: {result.accepted} valid reports, {floor} needed; "
@@ -297,7 +299,14 @@ class Aggregator:
                 )
             noise, nodes = self._draw_noise(state, round)
             release = _make_release(
-                state, round, model_version, result, spent=spent, budget=budget, noise=noise
+                state,
+                round,
+                model_version,
+                result,
+                aggregation=aggregation,
+                spent=spent,
+                budget=budget,
+                noise=noise,
             )
             dp = state.manifest.dp
             self._ledger.commit_release(
@@ -454,7 +463,21 @@ class Aggregator:
         with self._lock:
             return self._account_locks.setdefault(budget.name, threading.RLock())
 
-    def _sum(self, state: _Task, round: int, model_version: int) -> PartialSum:
+    def _clip_norm(self, state: _Task) -> float | None:
+        """Return the clip norm of the round to be released, where the plan lets it adapt.
+
+        It follows from the last release alone, so this tier knows it without being told.
+        """
+        aggregation = state.manifest.aggregation
+        if aggregation.adaptive is None:
+            return None
+        _, last = self._ledger.releases(state.name)
+        stored = self._ledger.release(state.name, last)
+        return aggregation.clip_norm if stored is None else decode_release(stored).next_clip_norm
+
+    def _sum(
+        self, state: _Task, round: int, model_version: int, aggregation: AggregationSpec
+    ) -> PartialSum:
         """Open and check every report of a round and sum the good ones exactly."""
         manifest = state.manifest
         reports = RoundOfReports(
@@ -466,11 +489,14 @@ class Aggregator:
                 task=state.name,
                 round=round,
                 model_version=model_version,
+                clip_norm=None if aggregation.adaptive is None else aggregation.clip_norm,
                 lease=_ANY_LEASE,
             ),
             length=manifest.report_length,
             bits=manifest.report_bits,
-            norm_bound=manifest.aggregation.norm_bound,
+            norm_bound=aggregation.norm_bound,
+            # A rotation spreads the vote over all coordinates: there the norm alone bounds it.
+            count_weight=0 if aggregation.encoding is not None else aggregation.count_weight,
         )
         return self._workers.sum(reports, self._pages(state, round))
 
@@ -489,13 +515,17 @@ def _make_release(
     model_version: int,
     result: PartialSum,
     *,
+    aggregation: AggregationSpec,
     spent: PrivacyStatement,
     budget: BudgetStatement | None,
     noise: IntegerVector | None,
 ) -> Release:
     """Add the noise that the plan asks for; the only way from a sum to a release."""
-    aggregation = state.manifest.aggregation
     unprotected = state.manifest.privacy == "none"
+    if not unprotected and noise is None:
+        raise RuntimeError("a private release needs noise")
+    values = result.total if noise is None else result.total + noise
+    clip_norm, following, within = _move_clip_norm(state, round, result, values, aggregation)
     summary = ReleaseSummary(
         kind="unprotected" if unprotected else "noised",
         task=state.name,
@@ -512,12 +542,38 @@ def _make_release(
         epsilon_against_back_end=spent.epsilon_against_back_end,
         delta=spent.delta,
         budget=budget,
+        clip_norm=clip_norm,
+        next_clip_norm=following,
+        share_within=within,
     )
-    if unprotected:
-        return UnprotectedRelease(summary=summary, values=result.total)
-    if noise is None:
-        raise RuntimeError("a private release needs noise")
-    return NoisedRelease(summary=summary, values=result.total + noise)
+    kind = UnprotectedRelease if unprotected else NoisedRelease
+    return kind(summary=summary, values=values)
+
+
+def _move_clip_norm(
+    state: _Task,
+    round: int,
+    result: PartialSum,
+    released: IntegerVector,
+    aggregation: AggregationSpec,
+) -> tuple[float | None, float | None, float | None]:
+    """Return this round's clip norm, the next one's and the share within, all of what is released."""
+    adaptive = aggregation.adaptive
+    if adaptive is None:
+        return None, None, None
+    values = released.astype(np.float64)
+    if aggregation.encoding is not None:
+        rotation = Rotation.of_round(
+            state.manifest.summed_length,
+            plan_sha256=state.plan_sha256,
+            task=state.name,
+            round=round,
+        )
+        values = rotation.invert(released)
+    within = adaptive.share_within(
+        float(values[-1]), norm_bound=aggregation.norm_bound, reports=result.accepted
+    )
+    return aggregation.clip_norm, adaptive.following(aggregation.clip_norm, within), within
 
 
 def _check_name(task: str) -> None:

@@ -195,6 +195,9 @@ class ReleaseSummary:
         which nothing can be claimed.
     budget : BudgetStatement or None
         The account that the task shares with others, with this release included.
+    clip_norm, next_clip_norm, share_within : float or None
+        Where the plan lets the clip norm adapt: of this round, of the next one, and the noised share of
+        updates that were within it.
     """
 
     kind: Literal["noised", "unprotected"]
@@ -212,6 +215,9 @@ class ReleaseSummary:
     epsilon_against_back_end: float | None = None
     delta: float | None = None
     budget: BudgetStatement | None = None
+    clip_norm: float | None = None
+    next_clip_norm: float | None = None
+    share_within: float | None = None
 
     def __post_init__(self) -> None:
         check_identifier(self.task, what="task")
@@ -225,6 +231,9 @@ class ReleaseSummary:
             raise ValueError("noise, epsilon and delta go with a noised release, and only with it")
         if self.round < 1 or self.model_version < 0 or self.reports < 1:
             raise ValueError("round and reports count from 1, model_version from 0")
+        adaptive = (self.clip_norm, self.next_clip_norm, self.share_within)
+        if len({value is None for value in adaptive}) != 1:
+            raise ValueError("clip_norm, next_clip_norm and share_within go together")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -314,6 +323,11 @@ class _Release:
     def budget(self) -> BudgetStatement | None:
         """The account that the task shares with others, if any."""
         return self.summary.budget
+
+    @property
+    def next_clip_norm(self) -> float | None:
+        """The next round's, where the plan lets it adapt."""
+        return self.summary.next_clip_norm
 
 
 class NoisedRelease(_Release):

@@ -53,6 +53,8 @@ class RoundOfReports:
         Of any of them.
     length, bits, norm_bound : int
         As the plan has them.
+    count_weight : int
+        Size of the last coordinate, where that is a vote of plus or minus so much; else 0.
     """
 
     private_key: bytes
@@ -60,6 +62,7 @@ class RoundOfReports:
     length: int
     bits: int
     norm_bound: int
+    count_weight: int = 0
 
 
 @dataclass(kw_only=True, repr=False)
@@ -176,6 +179,9 @@ class _Adder:
             If it is no report of this plan.
         """
         values = decode_vector(plaintext, length=self._reports.length, bits=self._reports.bits)
+        weight = self._reports.count_weight
+        if weight and abs(int(values[-1])) != weight:
+            raise DecodeError("report: its last coordinate is not one vote")
         if squared_norm(values) > self._limit:
             return False
         np.add(self._narrow, values, out=self._narrow)

@@ -26,6 +26,7 @@ from pocketfl.features.transforms import (
     Tensor,
 )
 from pocketfl.plan import (
+    AdaptiveClippingSpec,
     AggregationSpec,
     DifferentialPrivacySpec,
     EligibilitySpec,
@@ -183,6 +184,7 @@ def make_plan(
     conditions: ConditionSpec | None = None,
     budgets: Budgets | None = None,
     label: LabelSpec | None = None,
+    adaptive: AdaptiveClippingSpec | None = None,
 ) -> Plan:
     """Make a plan for :data:`COLLECTION`: two inputs, or three with the joined one."""
     inputs = 3 if joins else 2
@@ -232,6 +234,7 @@ def make_plan(
             cohort_floor=1,
             max_rounds=100,
             max_participations=max_participations,
+            adaptive=adaptive,
         ),
         dp=DifferentialPrivacySpec(noise_multiplier=noise_multiplier, epsilon=8.0, delta=1e-5)
         if privacy != "none"
@@ -269,6 +272,7 @@ class MemoryBackEnd:
     model_version: int = 0
     task: str = "trips"
     closes_at: float = NOW + 600
+    clip_norm: float | None = None
     lease_seconds: float = 600
     assignment_changes: dict = field(default_factory=dict)
     answer_instead: RetryWindow | None = None
@@ -324,6 +328,7 @@ class MemoryBackEnd:
             parameters_sha256=self.parameters_sha256,
             model_version=self.model_version,
             closes_at=self.closes_at,
+            clip_norm=self.clip_norm,
         )
 
     # The transport.

@@ -13,7 +13,7 @@ import pytest
 
 from pocketfl.device import Device, DeviceLimits, PlanCache, RoundOutcome
 from pocketfl.errors import SealingError, StoreError, TransportError
-from pocketfl.plan import Plan, generate_signing_key, public_key_hex
+from pocketfl.plan import AdaptiveClippingSpec, Plan, generate_signing_key, public_key_hex
 from pocketfl.protocol import FeaturePage, RetryWindow
 from pocketfl.sampling import Participation
 from pocketfl.sealing import PinnedAggregator, generate_key_pair
@@ -513,6 +513,24 @@ def test_an_assignment_must_be_what_was_announced(make_device, back_end, store, 
     assert_refused(outcome, "failed", "assignment_mismatch", next(iter(change)))
     assert back_end.reports == {}
     assert state_of(store) == "abandoned"
+
+
+def test_a_clip_norm_out_of_the_signed_range_is_refused(make_device, back_end, signing_key) -> None:
+    """Before the coin is tossed or the server hears of it; within the range it is used and noted."""
+    adaptive = AdaptiveClippingSpec(min_clip_norm=0.25, max_clip_norm=2.0)
+    back_end.announce(make_plan(signing_key, adaptive=adaptive))
+    device = make_device()
+    for clip_norm in (None, 0.2, 2.5):
+        back_end.clip_norm = clip_norm
+        assert_refused(device.run_once(), "ineligible", "clip_norm_refused", "clip")
+    assert back_end.check_ins == []
+    back_end.clip_norm = 0.3
+    assert device.run_once().status == "completed"
+    receipt = device.receipts.find(task="trips", round=1)
+    assert receipt is not None and receipt.clip_norm == 0.3
+    back_end.announce(make_plan(signing_key, version="2"))
+    back_end.round = 2
+    assert_refused(device.run_once(), "ineligible", "clip_norm_refused", "one clip norm")
 
 
 def test_an_expired_lease_is_not_used(make_device, back_end) -> None:
