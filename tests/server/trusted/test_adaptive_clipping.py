@@ -76,8 +76,8 @@ def test_the_clip_norm_tracks_a_quantile_of_known_norms(quantile, bits) -> None:
     """From below and from above it comes to the norm that this share of devices stays within.
 
     150 devices with log-normal norms, the noise of multiplier 1. The share within is the quantile to
-    within 0.15 on average over the last ten rounds: the count's noise is 5 of 150 devices, four standard
-    deviations of the mean of ten are 0.05, and the rest is for the way there and 4 bits' rounding.
+    within 0.15 on average over the last ten rounds: the count's noise is 5 of 150 devices; four
+    standard deviations of the mean of ten are 0.05, the rest is for the way and for rounding.
     """
     adaptive = dataclasses.replace(ADAPTIVE, quantile=quantile, learning_rate=0.5, count_share=0.1)
     generator = np.random.default_rng(5)
