@@ -6,28 +6,18 @@ account and the trusted tier vouches for itself, so whoever owns the account can
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-import urllib3
-
-from pocketfl.errors import PocketFLError
+from pocketfl_server.deployment.settings import read_settings
+from pocketfl_server.deployment.supervisor import GATEWAY, TRUSTED_TIER, Supervisor
 from pocketfl_server.operator_client import OperatorClient
-
-START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 20.0
-
-
-class DeploymentError(PocketFLError):
-    """A local process did not start; the message ends with what it said."""
 
 
 class LocalDeployment:
@@ -36,8 +26,8 @@ class LocalDeployment:
     Parameters
     ----------
     directory : str or Path
-        Where database, ledger, secrets and logs go; made if it does not exist. A deployment that is
-        started again on the same directory goes on where it stopped, with the same secrets.
+        Where settings, database, ledger, secrets and logs go; made if it does not exist. A deployment
+        that is started again on the same directory goes on where it stopped, with the same secrets.
     plan_keys : iterable of str
         Ed25519 public keys of modellers, 64 hex digits each.
     database_url : str, optional
@@ -73,7 +63,7 @@ class LocalDeployment:
         self.directory = Path(directory).resolve()
         self._plan_keys = tuple(plan_keys)
         self._database_url = database_url or f"sqlite:///{self.directory / 'back_end.db'}"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._supervisor: Supervisor | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -95,42 +85,41 @@ class LocalDeployment:
         DeploymentError
             If one ends or stays silent.
         """
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.operator_key = self._secret("operator-key")
-        self.enrolment_key = self._secret("enrolment-key")
-        self._secret("trusted-token")
+        self.prepare()
         try:
             self.start_trusted_tier()
             self.start_back_end()
         except BaseException:
             self.stop()
             raise
-        self.operator = OperatorClient(self.url, self.operator_key)
+
+    def prepare(self) -> Path:
+        """Write secrets and settings without starting anything; returns the file of settings."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.operator_key = self._secret("operator-key")
+        self.enrolment_key = self._secret("enrolment-key")
+        self._secret("trusted-token")
+        path = self.directory / "pocketfl.toml"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(self._settings())
+        self._supervisor = Supervisor(path, read_settings(path), logs=self.directory)
+        return path
 
     def start_trusted_tier(self) -> None:
         """Start the trusted tier alone; :meth:`start` does both."""
-        self.trusted_url = self._start(
-            "trusted",
-            "--ledger",
-            str(self.directory / "ledger.db"),
-            "--witness",
-            str(self.directory / "witness.log"),
-            *self._secret_files("trusted-token"),
-        )
-        self._wait_for("trusted", self.trusted_url + "/health")
+        self._running().start_trusted_tier()
+        self.trusted_url = self._running().trusted_url
 
     def start_back_end(self) -> None:
         """Start the back end alone; :meth:`start` does both."""
-        self.url = self._start(
-            "run",
-            "--database",
-            self._database_url,
-            "--trusted-url",
-            self.trusted_url,
-            *(["--anonymous-only"] if self._anonymous_only else []),
-            *self._secret_files("operator-key", "enrolment-key", "trusted-token"),
-        )
-        self._wait_for("run", self.url + "/v1/health")
+        self._running().start_gateways()
+        self.url = self._running().url
+        self.operator = OperatorClient(self.url, self.operator_key)
+
+    @property
+    def processes(self) -> dict[str, subprocess.Popen[bytes]]:
+        """What runs, by name: ``trusted`` and ``gateway``."""
+        return {} if self._supervisor is None else self._supervisor.processes
 
     @property
     def attestation_key(self) -> str:
@@ -141,67 +130,49 @@ class LocalDeployment:
         """Stop both processes; what devices were promised stays on disk."""
         if hasattr(self, "operator"):
             self.operator.close()
-        for command in ("run", "trusted"):
-            self.stop_process(command)
+        if self._supervisor is not None:
+            self._supervisor.stop()
 
-    def stop_process(self, command: str, *, kill: bool = False) -> None:
-        """Stop one process, "run" or "trusted"; ``kill`` gives it no time to put things in order."""
-        process = self._processes.pop(command, None)
-        if process is None:
-            return
-        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+    def stop_process(self, name: str, *, kill: bool = False) -> None:
+        """Stop one process, "gateway" or "trusted"; ``kill`` gives it no time to put things in order.
 
-    def log(self, command: str) -> str:
-        """Return what a process has written so far."""
-        path = self._log_path(command)
-        return path.read_text(errors="replace") if path.exists() else ""
+        Raises
+        ------
+        ValueError
+            For any other name.
+        """
+        if name not in (GATEWAY, TRUSTED_TIER):
+            raise ValueError(f"{name!r} is not one of {GATEWAY!r} and {TRUSTED_TIER!r}")
+        self._running().stop_process(name, kill=kill)
 
-    def _start(self, command: str, *options: str) -> str:
-        url_file = self.directory / f"{command}.url"
-        url_file.unlink(missing_ok=True)
-        arguments = [sys.executable, "-m", "pocketfl_server", command, "--port", "0", *options]
-        for key in self._plan_keys:
-            arguments += ["--plan-key", key]
-        with self._log_path(command).open("ab") as log:
-            self._processes[command] = subprocess.Popen(  # noqa: S603 - our own program
-                [*arguments, "--url-file", str(url_file), "--until-stdin-closes"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the driver, which then stops them in order
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not url_file.exists():
-            self._check_alive(command, deadline)
-            time.sleep(0.02)
-        return url_file.read_text()
+    def log(self, name: str) -> str:
+        """Return what a process, "gateway" or "trusted", has written so far."""
+        return self._running().log(name)
 
-    def _wait_for(self, command: str, url: str) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        with urllib3.PoolManager(retries=False, timeout=5.0) as pool:
-            while True:
-                try:
-                    if pool.request("GET", url).status < 300:
-                        return
-                except urllib3.exceptions.HTTPError:
-                    pass
-                self._check_alive(command, deadline)
-                time.sleep(0.02)
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
+            raise ValueError("the deployment has not been started")
+        return self._supervisor
 
-    def _check_alive(self, command: str, deadline: float) -> None:
-        process = self._processes[command]
-        if process.poll() is not None or time.monotonic() > deadline:
-            state = "stays silent" if process.poll() is None else f"ended ({process.returncode})"
-            raise DeploymentError(
-                f"'pocketfl server {command}' {state}; its log ends with: {self.log(command)[-2000:]}"
-            )
+    def _settings(self) -> str:
+        """Return the file that ``pocketfl serve`` would read."""
+        keys = ", ".join(json.dumps(key) for key in self._plan_keys)
+        return f"""\
+plan_keys = [{keys}]
+trusted_token_file = "trusted-token"
+
+[back_end]
+database = {json.dumps(self._database_url)}
+port = 0
+anonymous_only = {str(self._anonymous_only).lower()}
+operator_key_file = "operator-key"
+enrolment_key_file = "enrolment-key"
+
+[trusted_tier]
+ledger = "ledger.db"
+witness = "witness.log"
+port = 0
+"""
 
     def _secret(self, name: str) -> str:
         path = self.directory / name
@@ -210,9 +181,3 @@ class LocalDeployment:
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(32))
         return path.read_text()
-
-    def _secret_files(self, *names: str) -> list[str]:
-        return [part for name in names for part in (f"--{name}-file", str(self.directory / name))]
-
-    def _log_path(self, command: str) -> Path:
-        return self.directory / f"{command}.log"

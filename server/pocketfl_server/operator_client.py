@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -59,9 +60,18 @@ class OperatorClient:
         The operator's secret.
     timeout : float
         Seconds to wait for an answer; closing a round includes the trusted tier's work.
+    ca_file : str or Path, optional
+        PEM file of the authority that signed its certificate, unless the system knows it.
     """
 
-    def __init__(self, url: str, operator_key: str, *, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        operator_key: str,
+        *,
+        timeout: float = 600.0,
+        ca_file: str | Path | None = None,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not an http or https URL")
@@ -70,7 +80,9 @@ class OperatorClient:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {operator_key}"}
         self._pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=10.0, read=timeout), retries=False
+            timeout=urllib3.Timeout(connect=10.0, read=timeout),
+            retries=False,
+            ca_certs=None if ca_file is None else str(ca_file),
         )
 
     def close(self) -> None:

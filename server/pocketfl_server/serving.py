@@ -18,30 +18,34 @@ MAX_CONCURRENCY: Final = 2048
 
 
 def serve(
+    listener: socket.socket,
     *,
     database_url: str,
     trusted_url: str,
     trusted_token: str,
+    trusted_ca: str | None = None,
     plan_keys: Iterable[str | bytes],
     enrolment_key: str,
     operator_key: str,
     anonymous_only: bool = False,
     arrivals_per_second: float = DEFAULT_PER_SECOND,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    announce: Callable[[str], None] | None = None,
+    certificate: tuple[str, str] | None = None,
+    ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve devices and the operator until SIGINT or SIGTERM; prints nothing.
 
-    There is no access log: it would hold addresses beside leases. The transport is plain HTTP: keep it
-    on loopback, or put TLS in front.
+    There is no access log: it would hold addresses beside leases.
 
     Parameters
     ----------
+    listener : socket
+        Where to accept connections; several gateways may share one.
     database_url : str
         ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
     trusted_url, trusted_token : str
         The trusted tier and the bearer token that it was started with.
+    trusted_ca : str, optional
+        PEM file of the authority that signed the trusted tier's certificate.
     plan_keys : iterable of str or bytes
         Ed25519 public keys of the modellers whose plans are served.
     enrolment_key, operator_key : str
@@ -50,20 +54,21 @@ def serve(
         Whether devices have to check in with anonymous tokens.
     arrivals_per_second : float
         Check-ins that devices which are turned away are spread to.
-    host, port : str, int
-        Where to listen; port 0 is any free one.
-    announce : callable, optional
-        Called once with the URL when connections are accepted.
+    certificate : tuple of (str, str), optional
+        PEM files of the certificate and its key: HTTPS. Without, plain HTTP: keep it on loopback, or
+        put TLS in front.
+    ready : callable, optional
+        Called once when all is prepared.
 
     Raises
     ------
     PocketFLError
         If the database or a key cannot be used.
     OSError
-        If the address is taken.
+        If the certificate cannot be read.
     """
     with (
-        HttpTrustedTier(trusted_url, trusted_token) as trusted,
+        HttpTrustedTier(trusted_url, trusted_token, ca_file=trusted_ca) as trusted,
         BackEnd(
             database_url,
             trusted=trusted,
@@ -74,19 +79,19 @@ def serve(
         ) as back_end,
     ):
         app = create_app(back_end, operator_key=operator_key)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, backlog=2048) as listener:
-            if announce is not None:
-                shown = f"[{host}]" if ":" in host else host
-                announce(f"http://{shown}:{listener.getsockname()[1]}")
-            config = uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                # Nothing here asks for an address.
-                proxy_headers=False,
-                limit_concurrency=MAX_CONCURRENCY,
-                timeout_keep_alive=30,
-            )
-            uvicorn.Server(config).run(sockets=[listener])
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            # Nothing here asks for an address.
+            proxy_headers=False,
+            limit_concurrency=MAX_CONCURRENCY,
+            timeout_keep_alive=30,
+            ssl_certfile=None if certificate is None else certificate[0],
+            ssl_keyfile=None if certificate is None else certificate[1],
+        )
+        config.load()  # reads the certificate
+        if ready is not None:
+            ready()
+        uvicorn.Server(config).run(sockets=[listener])

@@ -94,7 +94,7 @@ def test_no_feature_label_or_update_of_a_device_reaches_the_back_end(
         updates = {data[5:].lstrip(b"\0")[:48] for data in plaintexts}
         assert len(updates) == DEVICES
         secret = markers | updates
-        back_end = site._processes["run"].pid
+        back_end = site.processes["gateway"].pid
         before_release = memory_search(back_end, {*secret, site.operator_key.encode()})
         site.operator.close_round("visits", notice.round)
         after_release = memory_search(back_end, {*secret, site.operator_key.encode()})

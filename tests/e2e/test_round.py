@@ -165,7 +165,7 @@ def test_private_rounds_move_the_model_by_noise_of_the_signed_size(
     assert site.operator.models("private")[1].epsilon == pytest.approx(spent.epsilon)
 
 
-@pytest.mark.parametrize("killed", ["run", "trusted"])
+@pytest.mark.parametrize("killed", ["gateway", "trusted"])
 def test_a_killed_process_loses_no_report(
     site: LocalDeployment, fleet: list[ExampleStore], plan_with: Callable[..., Plan], killed: str
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,9 +12,10 @@ import pytest
 
 from pocketfl.protocol import EnrolmentRequest
 from pocketfl.transport import HttpTransport
-from pocketfl_server.local import DeploymentError, LocalDeployment
+from pocketfl_server.deployment.supervisor import DeploymentError
+from pocketfl_server.local import LocalDeployment
 
-from .conftest import AVERAGING, CHECK_IN, OPERATOR_KEY, seal_update
+from .conftest import AVERAGING, CHECK_IN, seal_update
 
 
 def report(deployment, plan, names, *, update):
@@ -33,7 +33,7 @@ def check_secrets(deployment: LocalDeployment) -> None:
     for name in ("operator-key", "enrolment-key", "trusted-token"):
         path = deployment.directory / name
         assert path.stat().st_mode & 0o077 == 0
-        for process in deployment._processes.values():
+        for process in deployment.processes.values():
             assert path.read_text() not in " ".join(map(str, process.args))
 
 
@@ -49,7 +49,7 @@ def test_a_deployment_survives_kill_9_of_both_processes(tmp_path, make_plan, pla
         deployment.operator.open_round("clicks", seconds=600)
         report(deployment, plan, ["a", "b"], update=np.full(5, 0.4))
         secrets = (deployment.operator_key, deployment.enrolment_key)
-        deployment.stop_process("run", kill=True)
+        deployment.stop_process("gateway", kill=True)
         deployment.stop_process("trusted", kill=True)
     with LocalDeployment(tmp_path / "local", plan_keys=plan_keys) as deployment:
         assert (deployment.operator_key, deployment.enrolment_key) == secrets
@@ -59,7 +59,7 @@ def test_a_deployment_survives_kill_9_of_both_processes(tmp_path, make_plan, pla
         moved = deployment.operator.model_parameters("clicks", 1)
         np.testing.assert_allclose(moved, 0.4, atol=0.002)
         assert deployment.operator.funnel("clicks", 1).accepted == 4
-        pids = [process.pid for process in deployment._processes.values()]
+        pids = [process.pid for process in deployment.processes.values()]
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -76,7 +76,7 @@ def test_a_deadline_ends_a_round_without_anybody_asking(tmp_path, make_plan, pla
         while deployment.operator.round("clicks", 1).state != "finished":
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        for log in ("run", "trusted"):
+        for log in ("gateway", "trusted"):
             assert "POST" not in deployment.log(log)  # no access log: addresses beside leases
 
 
@@ -85,59 +85,13 @@ def test_a_deployment_that_cannot_start_says_why(tmp_path) -> None:
     deployment = LocalDeployment(tmp_path, plan_keys=["not a key"])
     with pytest.raises(DeploymentError, match="not 32 bytes or 64 hex digits"):
         deployment.start()
-    assert deployment._processes == {}
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pocketfl_server", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def test_a_missing_secret_is_named(tmp_path) -> None:
-    """The command says which file or variable it wants, in one line."""
-    result = run("run", "--database", f"sqlite:///{tmp_path / 'x.db'}", "--plan-key", "0" * 64)
-    assert result.returncode == 1
-    assert "give --trusted-token-file FILE, or set POCKETFL_TRUSTED_TOKEN" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_secrets_come_from_the_environment(tmp_path, plan_keys) -> None:
-    """Without a file the variable counts; the process stops in order on SIGTERM."""
-    url_file = tmp_path / "url"
-    command = [sys.executable, "-m", "pocketfl_server", "run", "--port", "0"]
-    command += ["--database", f"sqlite:///{tmp_path / 'x.db'}", "--plan-key", plan_keys[0]]
-    environment = {
-        "POCKETFL_OPERATOR_KEY": OPERATOR_KEY,
-        "POCKETFL_ENROLMENT_KEY": "an-enrolment-key-of-the-app",
-        "POCKETFL_TRUSTED_TOKEN": "a-token-of-the-trusted-tier",
-    }
-    process = subprocess.Popen(
-        [*command, "--url-file", str(url_file)],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    deadline = time.monotonic() + 60
-    while not url_file.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
-    assert b"Traceback" not in output
-    assert url_file.read_text().encode() in output
+    assert deployment.processes == {}
 
 
 def test_the_trusted_tier_loads_nothing_of_the_back_end() -> None:
-    """Its process has no code of the back end in it, but for the command line that starts it."""
+    """Its process has no code of the back end in it, but for what reads settings and starts it."""
     script = (
-        "import sys, pocketfl_server.commands, pocketfl_server.trusted.process\n"
+        "import sys, pocketfl_server.deployment.processes, pocketfl_server.trusted.process\n"
         "print([m for m in sys.modules if m.startswith('pocketfl_server') "
         "and not m.startswith('pocketfl_server.trusted')])"
     )
@@ -146,8 +100,10 @@ def test_the_trusted_tier_loads_nothing_of_the_back_end() -> None:
     )
     assert sorted(eval(result.stdout)) == [
         "pocketfl_server",
-        "pocketfl_server.commands",
-        "pocketfl_server.lifeline",
+        "pocketfl_server.deployment",
+        "pocketfl_server.deployment.lifeline",
+        "pocketfl_server.deployment.processes",
+        "pocketfl_server.deployment.settings",
     ]
 
 
@@ -165,7 +121,7 @@ def test_a_killed_driver_leaves_no_server_behind(tmp_path, plan_keys) -> None:
         "import sys, time\n"
         "from pocketfl_server.local import LocalDeployment\n"
         f"with LocalDeployment({str(tmp_path)!r}, plan_keys={list(plan_keys)!r}) as running:\n"
-        "    print(*[p.pid for p in running._processes.values()], flush=True)\n"
+        "    print(*[p.pid for p in running.processes.values()], flush=True)\n"
         "    time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as driver:

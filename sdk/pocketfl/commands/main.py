@@ -14,6 +14,6 @@ def run() -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"the command line needs its extra ({error}): pip install 'pocketfl[cli]'")
     try:
-        build_app()()
+        build_app(sys.argv[1] if len(sys.argv) > 1 else None)()
     except PocketFLError as error:
         sys.exit(f"error: {error}")

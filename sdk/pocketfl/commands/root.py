@@ -15,11 +15,24 @@ from pocketfl import __version__
 
 GROUP = "pocketfl.commands"
 # What to install when a command's own libraries are missing.
-_EXTRA_OF = {"export": "export", "server": "server", "demo": "demo", "bench": "demo"}
+_EXTRA_OF = {
+    "export": "export",
+    "serve": "server",
+    "task": "server",
+    "demo": "demo",
+    "bench": "demo",
+}
 
 
-def build_app() -> typer.Typer:
-    """Return the whole command line as one Typer app."""
+def build_app(only: str | None = None) -> typer.Typer:
+    """Return the command line as one Typer app.
+
+    Parameters
+    ----------
+    only : str, optional
+        Load this command alone, if there is one of this name: a server that runs for weeks shall not
+        hold the libraries of all the others.
+    """
     app = typer.Typer(
         name="pocketfl",
         help="Train compact models on the devices that hold the data.",
@@ -39,7 +52,9 @@ def build_app() -> typer.Typer:
     ) -> None:
         pass
 
-    for entry in sorted(entry_points(group=GROUP), key=lambda found: found.name):
+    entries = sorted(entry_points(group=GROUP), key=lambda found: found.name)
+    wanted = [entry for entry in entries if entry.name == only]
+    for entry in wanted or entries:
         _mount(app, entry)
     return app
 

@@ -149,6 +149,8 @@ class HttpTrustedTier:
         Seconds to wait for any other answer.
     retries : int
         Further attempts when there is no answer.
+    ca_file : str, optional
+        PEM file of the authority that signed its certificate, unless the system knows it.
 
     Raises
     ------
@@ -164,6 +166,7 @@ class HttpTrustedTier:
         release_timeout: float = 1800.0,
         timeout: float = 60.0,
         retries: int = 3,
+        ca_file: str | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
@@ -176,6 +179,7 @@ class HttpTrustedTier:
         self._release_timeout = release_timeout
         self._pool = urllib3.PoolManager(
             maxsize=8,
+            ca_certs=ca_file,
             retries=urllib3.Retry(
                 total=retries,
                 allowed_methods=None,

@@ -53,31 +53,27 @@ class AttestationSettings:
 
 
 def serve(
+    listener: socket.socket,
+    *,
     ledger_path: str | Path,
     plan_keys: Iterable[str | bytes],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8001,
     token: str,
     attestation: AttestationSettings,
     witness: str | Path | None = None,
     workers: int = 1,
-    announce: Callable[[str], None] | None = None,
+    certificate: tuple[str, str] | None = None,
+    ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve until the process is told to stop (SIGINT or SIGTERM); prints nothing.
 
-    The transport is plain HTTP: keep it on loopback or a private network, or put TLS in front.
-
     Parameters
     ----------
+    listener : socket
+        Where to accept connections.
     ledger_path : str or Path
         The durable ledger with the private keys; made if it does not exist.
     plan_keys : iterable of str or bytes
         Ed25519 public keys of the modellers whose plans are served.
-    host : str
-        Address to listen on.
-    port : int
-        0 for any free one.
     token : str
         Bearer token that the back end shows.
     attestation : AttestationSettings
@@ -86,8 +82,11 @@ def serve(
         File of the witness that hears of every release before it is handed over.
     workers : int
         Processes that sum reports; 1 for this process alone.
-    announce : callable, optional
-        Called once with the URL when connections are accepted.
+    certificate : tuple of (str, str), optional
+        PEM files of the certificate and its key: HTTPS. Without, plain HTTP: keep it on loopback or a
+        private network, or put TLS in front.
+    ready : callable, optional
+        Called once when all is prepared.
 
     Raises
     ------
@@ -96,7 +95,7 @@ def serve(
     WitnessError
         If the witness says that the ledger was rolled back.
     OSError
-        If the address is taken.
+        If the certificate cannot be read.
     """
     forbid_core_dumps()
     with Aggregator(
@@ -106,11 +105,14 @@ def serve(
         witness=None if witness is None else FileWitness(witness),
         workers=workers,
     ) as aggregator:
-        app = create_trusted_app(aggregator, token=token)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, backlog=128) as listener:
-            if announce is not None:
-                shown = f"[{host}]" if ":" in host else host
-                announce(f"http://{shown}:{listener.getsockname()[1]}")
-            config = uvicorn.Config(app, log_level="warning", access_log=False)
-            uvicorn.Server(config).run(sockets=[listener])
+        config = uvicorn.Config(
+            create_trusted_app(aggregator, token=token),
+            log_level="warning",
+            access_log=False,
+            ssl_certfile=None if certificate is None else certificate[0],
+            ssl_keyfile=None if certificate is None else certificate[1],
+        )
+        config.load()  # reads the certificate
+        if ready is not None:
+            ready()
+        uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,1 @@
+"""``pocketfl serve`` and ``pocketfl task``: run a deployment, and work with its tasks."""

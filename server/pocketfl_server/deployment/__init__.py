@@ -1,0 +1,1 @@
+"""A deployment on one machine: its settings, its processes, and what starts and stops them."""
