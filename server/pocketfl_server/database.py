@@ -1,5 +1,7 @@
 """The back end's tables, and the one place that opens them: SQLite by default, PostgreSQL by URL.
 
+A change to a table here needs a revision in :mod:`.migrations`.
+
 What joins whom. ``devices`` and ``check_ins`` know a device (by the hash of its token); ``reports`` and
 everything after it know a lease. No column joins the two sides: a check-in has no lease, no time and no
 row number (its table is kept in the order of random keys), and a lease is first written when its report
@@ -36,8 +38,6 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
-    inspect,
-    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -46,15 +46,11 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from pocketfl_server.errors import DatabaseUnusableError
+from pocketfl_server.migrations import prepare_schema
 
-SCHEMA_VERSION: Final = 5
 BUSY_TIMEOUT_SECONDS: Final = 20
 
 metadata = MetaData()
-
-schema_version = Table(
-    "pocketfl_schema_version", metadata, Column("version", Integer, primary_key=True)
-)
 
 blobs = Table(
     "blobs",
@@ -237,14 +233,6 @@ clip_norms = Table(
     ForeignKeyConstraint(["task", "version"], ["models.task", "models.version"]),
 )
 
-# What a database of an older version lacks; one that was ever released never changes.
-_ADDED_AFTER: Final[dict[int, tuple[Table, ...]]] = {
-    1: (pauses,),
-    2: (results,),
-    3: (token_keys, issued_tokens),
-    4: (clip_norms,),
-}
-
 
 class Prepared:
     """A statement that is compiled once and then goes straight to the driver.
@@ -303,7 +291,7 @@ class Database:
     Raises
     ------
     DatabaseUnusableError
-        If it cannot be opened, is damaged, holds something else, or has another schema version.
+        If it cannot be opened, is damaged, holds something else, or is of a later release.
     """
 
     def __init__(self, url: str) -> None:
@@ -378,27 +366,7 @@ class Database:
             if not self.in_process:
                 # Several gateways may start at once; the number is arbitrary but must not change.
                 connection.execute(text("SELECT pg_advisory_xact_lock(7201980316)"))
-            present = set(inspect(connection).get_table_names())
-            if not present:
-                metadata.create_all(connection)
-                connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
-                return
-            if schema_version.name not in present:
-                raise DatabaseUnusableError(
-                    f"the database {self._shown} holds other tables ({sorted(present)[0]!r} is one); "
-                    "give PocketFL a database of its own"
-                )
-            versions = connection.execute(select(schema_version.c.version)).scalars().all()
-            if len(versions) == 1 and versions[0] in _ADDED_AFTER:
-                for version in range(versions[0], SCHEMA_VERSION):
-                    metadata.create_all(connection, tables=_ADDED_AFTER[version])
-                connection.execute(schema_version.update().values(version=SCHEMA_VERSION))
-                return
-            if versions != [SCHEMA_VERSION]:
-                raise DatabaseUnusableError(
-                    f"the database {self._shown} has schema version {versions}; this pocketfl reads "
-                    f"{SCHEMA_VERSION}"
-                )
+            prepare_schema(connection, metadata, shown=self._shown)
 
 
 def _parse(url: str) -> URL:

@@ -8,28 +8,8 @@ import threading
 import pytest
 from sqlalchemy import create_engine, text
 
-from pocketfl_server.database import SCHEMA_VERSION, Database, devices, schema_version
+from pocketfl_server.database import Database, devices
 from pocketfl_server.errors import DatabaseUnusableError
-
-
-def test_the_schema_version_is_on_record(database_url) -> None:
-    """A second opening finds it and changes nothing."""
-    for _ in range(2):
-        database = Database(database_url)
-        with database.reading() as connection:
-            versions = connection.execute(schema_version.select()).scalars().all()
-        assert versions == [SCHEMA_VERSION]
-        database.close()
-
-
-def test_another_schema_version_is_refused(database_url) -> None:
-    """A newer or older layout is not guessed at."""
-    database = Database(database_url)
-    with database.writing() as connection:
-        connection.execute(schema_version.update().values(version=SCHEMA_VERSION + 1))
-    database.close()
-    with pytest.raises(DatabaseUnusableError, match=f"version \\[{SCHEMA_VERSION + 1}\\]"):
-        Database(database_url)
 
 
 def test_somebody_else_s_database_is_left_alone(database_url) -> None:

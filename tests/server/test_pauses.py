@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sqlalchemy import inspect
 from typer.testing import CliRunner
 
 from pocketfl.errors import TransportError
 from pocketfl.protocol import Pause, RetryWindow
-from pocketfl_server.commands import app
-from pocketfl_server.database import SCHEMA_VERSION, Database, pauses, results, schema_version
+from pocketfl_server.commands.task import app
 from pocketfl_server.errors import Malformed, NotFound
 from pocketfl_server.operator_client import OperatorClient
 from pocketfl_server.records import PauseRequest
@@ -179,20 +177,3 @@ def test_a_person_pauses_on_the_command_line(served, back_end, two_tasks, tmp_pa
     assert back_end.pauses() == ()
     for words in (["pause", "--reason", "x"], ["resume"], ["resume", "clicks", "--all"]):
         assert runner.invoke(app, [*words, *site]).exit_code == 2
-
-
-def test_a_database_of_the_version_before_gets_the_table(database_url) -> None:
-    """What is on record stays, and the version moves on."""
-    database = Database(database_url)
-    with database.writing() as connection:
-        pauses.drop(connection)
-        results.drop(connection)
-        connection.execute(schema_version.update().values(version=1))
-    database.close()
-    for _ in range(2):
-        database = Database(database_url)
-        with database.reading() as connection:
-            assert connection.execute(schema_version.select()).scalars().all() == [SCHEMA_VERSION]
-            assert {"pauses", "results"} <= set(inspect(connection).get_table_names())
-            assert connection.execute(pauses.select()).all() == []
-        database.close()

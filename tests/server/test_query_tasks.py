@@ -18,7 +18,7 @@ from pocketfl.protocol import Assignment, CheckIn
 from pocketfl.queries import Count, Histogram, QuerySet, ScoreHistogram, Sum
 from pocketfl.queries.plans import write_analytics_plan, write_evaluation_plan
 from pocketfl_server.back_end import BackEnd
-from pocketfl_server.commands import app
+from pocketfl_server.commands.task import app
 from pocketfl_server.errors import Conflict, Malformed, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
 
