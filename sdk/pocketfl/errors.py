@@ -82,6 +82,14 @@ class LedgerError(PocketFLError):
     """The ledger is asked for something that does not fit what it has recorded."""
 
 
+class RolloutError(PocketFLError):
+    """A rollout document cannot be trusted or used; what was in use before stays in use."""
+
+
+class ModelStoppedError(RolloutError):
+    """The rollout says that no version of a model may be used, or none that this device has."""
+
+
 class TransportError(PocketFLError):
     """The server could not be reached, or answered with something unusable.
 

@@ -6,6 +6,7 @@
 ``POST /v1/tasks/T/rounds/R/check-in``     device token -> :class:`Assignment` or :class:`RetryWindow`
 ``GET /v1/plans/SHA256``                   the plan's archive; immutable
 ``GET /v1/parameters/SHA256``              flat float32 parameters; immutable
+``GET /v1/rollouts/SHA256``                which version to predict with, signed; immutable
 ``PUT /v1/leases/L/report``                sealed report under the lease; idempotent
 ``GET /v1/features/TABLE``                 the user's own server-side features; device token
 ``GET /v1/tasks/T/token-keys``             keys for anonymous tokens of rounds to come
@@ -33,6 +34,8 @@ FEATURES_LIMIT: Final = 32 * 2**20
 MAX_RETRY_SECONDS: Final = 30 * 86_400.0
 TOKEN_LIMIT: Final = 32 * 2**10
 """Largest attestation token in characters; those with a certificate chain take about 8,000."""
+ROLLOUT_LIMIT: Final = 64 * 2**10
+"""Largest signed rollout document in bytes."""
 REPORT_OVERHEAD: Final = 64
 """HPKE adds 32 bytes of encapsulated key and 16 of tag; the report's own header takes the rest."""
 
@@ -138,6 +141,26 @@ class Pause:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RolloutNotice:
+    """A task's latest rollout document; what it says counts only once its signature was checked.
+
+    Attributes
+    ----------
+    task : str
+        Whose model it deploys.
+    sha256 : str
+        What to download.
+    """
+
+    task: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_identifier(self.task, what="task")
+        check_digest(self.sha256, what="sha256 of a rollout")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notices:
     """All open rounds, and what is paused.
 
@@ -147,10 +170,13 @@ class Notices:
         Rounds of paused tasks are not among them.
     pauses : tuple of Pause
         A device obeys them whatever rounds are listed.
+    rollouts : tuple of RolloutNotice or None
+        Which versions devices predict with; None where no task has a rollout.
     """
 
     notices: tuple[RoundNotice, ...]
     pauses: tuple[Pause, ...] = ()
+    rollouts: tuple[RolloutNotice, ...] | None = None
 
     def pause_of(self, task: str | None) -> Pause | None:
         """Return the pause that holds for a task, one of the whole fleet before one of its own.

@@ -64,8 +64,28 @@ def coin(secret: bytes, *, task: str, round: int, manifest_sha256: str) -> float
     float
         In [0, 1), from the first 53 bits of HMAC-SHA256 (RFC 2104) over the three.
     """
-    message = bytearray(_LABEL)
-    for text in (task, str(round), manifest_sha256):
+    return keyed_uniform(secret, _LABEL, task, str(round), manifest_sha256)
+
+
+def keyed_uniform(secret: bytes, label: bytes, *texts: str) -> float:
+    """Return a number that is uniform to everybody without the secret, and always the same.
+
+    Parameters
+    ----------
+    secret : bytes
+        The device's own, 32 random bytes.
+    label : bytes
+        What the number is for.
+    texts : str
+        What it depends on.
+
+    Returns
+    -------
+    float
+        In [0, 1), from the first 53 bits of HMAC-SHA256 (RFC 2104).
+    """
+    message = bytearray(label)
+    for text in texts:
         encoded = text.encode()
         message += len(encoded).to_bytes(4, "big") + encoded
     digest = hmac.digest(secret, message, "sha256")

@@ -49,10 +49,12 @@ from pocketfl_server.records import (
     ModelVersion,
     PauseRecord,
     PauseRequest,
+    RolloutRecord,
     RoundResult,
     TaskRecord,
 )
 from pocketfl_server.registry import Registry
+from pocketfl_server.rollouts import Rollouts
 from pocketfl_server.rounds import Rounds
 from pocketfl_server.tasks import Tasks
 from pocketfl_server.trusted.client import TrustedTier
@@ -73,6 +75,8 @@ class BackEnd:
         Ed25519 public keys of the modellers whose plans are served.
     enrolment_key : str
         The secret that apps enrol with, at least 16 characters.
+    rollout_keys : iterable of str or bytes, optional
+        Public keys of those whose rollout documents are taken; the modellers' by default.
     anonymous_only : bool
         Whether devices have to check in with anonymous tokens.
     arrivals_per_second : float
@@ -95,11 +99,13 @@ class BackEnd:
         trusted: TrustedTier,
         plan_keys: Iterable[str | bytes],
         enrolment_key: str,
+        rollout_keys: Iterable[str | bytes] | None = None,
         anonymous_only: bool = False,
         arrivals_per_second: float = DEFAULT_PER_SECOND,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
+        plan_keys = tuple(plan_keys)
         self._trusted = trusted
         self._enrolments = Enrolments(enrolment_key=enrolment_key)
         self.database = Database(database_url)
@@ -108,6 +114,13 @@ class BackEnd:
         try:
             self._tasks = Tasks(
                 self.database, self._blobs, self._registry, trusted=trusted, plan_keys=plan_keys
+            )
+            self._rollouts = Rollouts(
+                self.database,
+                self._blobs,
+                self._tasks,
+                self._registry,
+                keys=plan_keys if rollout_keys is None else rollout_keys,
             )
         except BaseException:
             self.database.close()
@@ -169,12 +182,13 @@ class BackEnd:
         return lambda connection: self._enrolments.add(connection, request, now=now)
 
     def notices(self) -> Notices:
-        """Return all open rounds and what is paused, the same answer for everybody."""
+        """Return open rounds, pauses and rollouts, the same answer for everybody."""
         open_rounds = self._rounds.open_rounds(now=self._clock())
         said = Notices(notices=(), pauses=self._pauses.announced())
         # A model that devices shall stay away from is not offered for prediction either.
         listed = tuple(notice for notice in open_rounds if said.pause_of(notice.task) is None)
-        return Notices(notices=listed, pauses=said.pauses)
+        # A rollout may have to take back what a paused task brought.
+        return Notices(notices=listed, pauses=said.pauses, rollouts=self._rollouts.announced())
 
     def check_in(
         self, token: str, task: str, round: int, request: CheckIn
@@ -223,8 +237,12 @@ class BackEnd:
         """Return parameters as little-endian float32."""
         return self._blobs.get("parameters", sha256)
 
+    def rollout_document(self, sha256: str) -> bytes:
+        """Return a signed rollout document."""
+        return self._blobs.get("rollout", sha256)
+
     def has_content(self, kind: BlobKind, sha256: str) -> bool:
-        """Say whether a plan or parameters with this hash are here."""
+        """Say whether there is a plan, or whatever it is, with this hash."""
         return self._blobs.exists(kind, sha256)
 
     def report_bytes(self, lease: str) -> int:
@@ -324,6 +342,14 @@ class BackEnd:
     def pauses(self) -> tuple[PauseRecord, ...]:
         """Return every pause."""
         return self._pauses.all()
+
+    def publish_rollout(self, task: str, data: bytes) -> RolloutRecord:
+        """Announce a signed rollout document; see :meth:`.Rollouts.publish`."""
+        return self._rollouts.publish(task, data, now=self._clock())
+
+    def rollouts(self, task: str) -> tuple[RolloutRecord, ...]:
+        """Return every rollout document of a task, oldest first."""
+        return self._rollouts.all(task)
 
     def round(self, task: str, round: int) -> RoundResult:
         """Return a round."""

@@ -1,4 +1,4 @@
-"""Plans, parameters and optimizer states by their SHA-256; never changed, never deleted."""
+"""Plans, parameters, optimizer states and rollouts by their SHA-256; never changed, never deleted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, select
 from pocketfl_server.database import Database, blobs
 from pocketfl_server.errors import NotFound
 
-BlobKind = Literal["plan", "parameters", "optimizer_state"]
+BlobKind = Literal["plan", "parameters", "optimizer_state", "rollout"]
 
 CACHE_BYTES: Final = 256 * 2**20
 
@@ -52,7 +52,8 @@ class Blobs:
         Raises
         ------
         NotFound
-            With code ``unknown_plan``, ``unknown_parameters`` or ``unknown_optimizer_state``.
+            With code ``unknown_plan``, ``unknown_parameters``, ``unknown_optimizer_state`` or
+            ``unknown_rollout``.
         """
         with self._lock:
             data = self._cache.get((kind, digest))

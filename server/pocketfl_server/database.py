@@ -55,7 +55,7 @@ metadata = MetaData()
 blobs = Table(
     "blobs",
     metadata,
-    Column("kind", String(16), primary_key=True),  # plan, parameters, optimizer_state
+    Column("kind", String(16), primary_key=True),  # plan, parameters, optimizer_state, rollout
     Column("sha256", String(64), primary_key=True),
     Column("data", LargeBinary, nullable=False),
 )
@@ -231,6 +231,16 @@ clip_norms = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("clip_norm", Float(53), nullable=False),
     ForeignKeyConstraint(["task", "version"], ["models.task", "models.version"]),
+)
+
+# Signed documents that say what devices predict with; their bytes are in `blobs`.
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("task", ForeignKey("tasks.name"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("sha256", String(64), nullable=False),
+    Column("published_at", Float(53), nullable=False),
 )
 
 

@@ -102,6 +102,10 @@ class InProcessTransport:
         """Return flat little-endian float32 parameters."""
         return self._download("parameters", self._back_end.parameters, sha256)
 
+    def rollout(self, sha256: str) -> bytes:
+        """Return a signed rollout document."""
+        return self._download("rollout", self._back_end.rollout_document, sha256)
+
     def upload(self, lease: str, report: SealedReport) -> ReportReceipt:
         """Hand over a report under its lease."""
         if report.lease != lease:

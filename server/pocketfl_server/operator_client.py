@@ -33,6 +33,8 @@ from pocketfl_server.records import (
     PauseRecord,
     PauseRequest,
     PlanStored,
+    RolloutList,
+    RolloutRecord,
     RoundList,
     RoundResult,
     TaskList,
@@ -195,6 +197,20 @@ class OperatorClient:
     def pauses(self) -> tuple[PauseRecord, ...]:
         """Return every pause, that of all tasks first."""
         return self._ask(PauseList, "GET", "/pauses").pauses
+
+    def publish_rollout(self, task: str, document: bytes) -> RolloutRecord:
+        """Publish a signed rollout document; the same one again changes nothing."""
+        return self._ask(
+            RolloutRecord,
+            "PUT",
+            _task(task) + "/rollout",
+            body=document,
+            media_type="application/octet-stream",
+        )
+
+    def rollouts(self, task: str) -> tuple[RolloutRecord, ...]:
+        """Return every rollout document of a task, oldest first."""
+        return self._ask(RolloutList, "GET", _task(task) + "/rollout").rollouts
 
     def round(self, task: str, round: int) -> RoundResult:
         """Return a round."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pocketfl.plan.manifest import Kind, Privacy
 from pocketfl.protocol import AggregatorKey, FeatureRow
+from pocketfl.rollout import Rollout
 from pocketfl_server.optimizers import OptimizerSpec
 
 RoundState = Literal["open", "closing", "aborting", "finished", "aborted"]
@@ -267,3 +268,32 @@ class Health:
 
     status: Literal["ok"] = "ok"
     protocol: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutRecord:
+    """A rollout document that was published.
+
+    Attributes
+    ----------
+    sha256 : str
+        Of the signed document.
+    signed_by : str
+        Public key, 64 hex digits.
+    published_at : float
+        Unix time in seconds.
+    rollout : Rollout
+        What it says.
+    """
+
+    sha256: str
+    signed_by: str
+    published_at: float
+    rollout: Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutList:
+    """A task's rollout documents, oldest first; the last one holds."""
+
+    rollouts: tuple[RolloutRecord, ...]

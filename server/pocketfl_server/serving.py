@@ -27,6 +27,7 @@ def serve(
     plan_keys: Iterable[str | bytes],
     enrolment_key: str,
     operator_key: str,
+    rollout_keys: Iterable[str | bytes] | None = None,
     anonymous_only: bool = False,
     arrivals_per_second: float = DEFAULT_PER_SECOND,
     certificate: tuple[str, str] | None = None,
@@ -50,6 +51,8 @@ def serve(
         Ed25519 public keys of the modellers whose plans are served.
     enrolment_key, operator_key : str
         Secrets of apps and of the operator, at least 16 characters each.
+    rollout_keys : iterable of str or bytes, optional
+        Public keys of those whose rollout documents are taken; the modellers' by default.
     anonymous_only : bool
         Whether devices have to check in with anonymous tokens.
     arrivals_per_second : float
@@ -74,6 +77,7 @@ def serve(
             trusted=trusted,
             plan_keys=plan_keys,
             enrolment_key=enrolment_key,
+            rollout_keys=rollout_keys,
             anonymous_only=anonymous_only,
             arrivals_per_second=arrivals_per_second,
         ) as back_end,

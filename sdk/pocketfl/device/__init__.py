@@ -1,5 +1,6 @@
 """A device of the fleet: takes part in rounds, keeps its own limits, predicts with the latest model."""
 
+from pocketfl.device.deployment import DeploymentInfo
 from pocketfl.device.device import Device
 from pocketfl.device.hooks import SessionEnd, SessionHooks
 from pocketfl.device.limits import DeviceLimits
@@ -9,6 +10,7 @@ from pocketfl.device.plans import PlanCache
 from pocketfl.device.sessions import PendingSession, Session
 
 __all__ = [
+    "DeploymentInfo",
     "Device",
     "DeviceLimits",
     "ModelInfo",

@@ -25,6 +25,7 @@ from pocketfl.conditions import ConditionSpec, PlatformSignals, SignalProvider
 from pocketfl.device.admission import Admission
 from pocketfl.device.attempt import Attempt, RoundEnd
 from pocketfl.device.contribution import Contribution, KeptBack, kept_back
+from pocketfl.device.deployment import Deployment, DeploymentInfo
 from pocketfl.device.enrolment import DeviceToken, FeatureDownloads
 from pocketfl.device.explanation import Explanation, explain
 from pocketfl.device.guardrails import Guardrails
@@ -47,6 +48,7 @@ from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import Pause
 from pocketfl.reasons import Reason
 from pocketfl.receipts import Receipts
+from pocketfl.rollout import STABLE, RolloutBook
 from pocketfl.sampling import Participation
 from pocketfl.scheduling import Scheduler
 from pocketfl.sealing import AggregatorVerifier, RefuseEveryAggregator
@@ -104,6 +106,11 @@ class Device:
     anonymous : bool
         Check in with single-use tokens that name nobody. They are fetched by :meth:`run_due` at times
         of their own, or by :meth:`fetch_tokens`; a round for which there is none is left out.
+    rollout_keys : iterable of str or bytes, optional
+        Ed25519 public keys of those who decide which version the fleet predicts with; those of
+        ``plan_keys`` by default.
+    channel : str
+        What this app is built for, such as ``canary`` for testers; see :mod:`pocketfl.rollout`.
     hooks : SessionHooks, optional
         What else happens when a session moves on.
     clock : callable, optional
@@ -136,6 +143,8 @@ class Device:
         seed: int | None = None,
         checkpoints: CheckpointPolicy | None = None,
         anonymous: bool = False,
+        rollout_keys: Iterable[str | bytes] | None = None,
+        channel: str = STABLE,
         hooks: SessionHooks | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -191,15 +200,34 @@ class Device:
             seed=seed,
             clock=clock,
         )
+        trusted_keys = parse_public_keys(plan_keys)
+        self._rollouts = RolloutBook(
+            store.database,
+            trusted_keys=trusted_keys if rollout_keys is None else parse_public_keys(rollout_keys),
+        )
         self._source = ModelSource(
             self._transport,
             shelf=ModelShelf(store.database),
             plans=plans if plans is not None else self._owned_plans,  # type: ignore[arg-type]
             keeps_models=plans is None,
-            trusted_keys=parse_public_keys(plan_keys),
+            trusted_keys=trusted_keys,
+        )
+        self._deployment = Deployment(
+            store,
+            self._transport,
+            source=self._source,
+            book=self._rollouts,
+            channel=channel,
+            runtime=runtime,
+            log=log,
         )
         self._prediction = Prediction(
-            store, self._transport, source=self._source, runtime=runtime, clock=clock
+            store,
+            self._transport,
+            source=self._source,
+            deployment=self._deployment,
+            runtime=runtime,
+            clock=clock,
         )
         self._choice = RoundChoice(
             store,
@@ -207,6 +235,7 @@ class Device:
             participation=participation,
             limits=limits,
             guardrails=self._guardrails,
+            rollouts=self._rollouts,
             runtime=runtime,
             clock=clock,
         )
@@ -286,8 +315,20 @@ class Device:
             return ()
         outcomes = self.scheduler.run_due()
         if outcomes:
+            # A device that had a reason to ask no server asks none now, either.
+            if any("notices" in outcome.phases for outcome in outcomes):
+                self._look_for_rollouts()
             self._guardrails.receipts.account()
         return outcomes
+
+    def _look_for_rollouts(self) -> None:
+        """Obey rollouts; a version is downloaded and judged only under the app's own conditions."""
+        with suppress(PocketFLError):
+            tasks = self._deployment.hear(self._transport.notices().rollouts, task=None)
+            if tasks and not self._admission.unmet(None):
+                for task in tasks:
+                    with suppress(PocketFLError):
+                        self._deployment.apply(task)
 
     def stop(self) -> None:
         """Have the session under way stop at its next batch; it goes on another time."""
@@ -543,7 +584,10 @@ class Device:
     # The model.
 
     def refresh_model(self, *, task: str | None = None) -> ModelInfo | None:
-        """Fetch the newest model that an open round trains, for prediction.
+        """Look for what to predict with: the version of the rollout, or else of an open round.
+
+        A version of a rollout is judged on this device's own examples first, unless it is older than
+        the one in use: a rollback is obeyed at once. :meth:`run_due` looks for rollouts, too.
 
         Parameters
         ----------
@@ -553,7 +597,7 @@ class Device:
         Returns
         -------
         ModelInfo or None
-            The model that :meth:`predict` uses from now on; None if no round announces one.
+            The model that :meth:`predict` uses from now on; None if nothing announces one.
 
         Raises
         ------
@@ -561,6 +605,8 @@ class Device:
             If the server cannot be reached.
         PlanError
             If the plan or its parameters cannot be trusted.
+        RolloutError
+            If the rollout is forged, replayed, or stops the model.
         """
         return self._prediction.refresh(task=task)
 
@@ -592,6 +638,8 @@ class Device:
         ------
         PlanError
             If there is no model yet and no round announces one.
+        ModelStoppedError
+            If the task's rollout stops its model.
         FeatureError
             Naming field and row.
         TransportError
@@ -603,6 +651,11 @@ class Device:
     def models(self) -> tuple[ModelInfo, ...]:
         """The models that this device has, one per task."""
         return tuple(self._source.models().values())
+
+    @property
+    def deployments(self) -> tuple[DeploymentInfo, ...]:
+        """Where the rollout of each task stands on this device."""
+        return self._deployment.infos()
 
     def close(self) -> None:
         """Close runtimes and connections that this device opened; the store stays open."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
@@ -55,7 +55,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class _Models:
+    """The latest model that rounds brought, and the one that a rollout put into use, of each task."""
+
     models: tuple[ModelInfo, ...]
+    deployed: tuple[ModelInfo, ...] | None = None
 
 
 def parse_parameters(data: bytes, *, digest: str, count: int) -> FloatVector:
@@ -103,36 +106,59 @@ class ModelShelf:
         self._database = database
 
     def models(self) -> dict[str, ModelInfo]:
-        """Return the model of each task.
+        """Return the latest model of each task that rounds brought.
 
         Raises
         ------
         StoreError
             If the record is damaged.
         """
+        return {model.task: model for model in self._record().models}
+
+    def deployed(self) -> dict[str, ModelInfo]:
+        """Return the model of each task that a rollout put into use; raises as :meth:`models`."""
+        return {model.task: model for model in self._record().deployed or ()}
+
+    def _record(self) -> _Models:
         data = self._database.read_state(_TASKS_STATE)
         if data is None:
-            return {}
+            return _Models(models=())
         try:
-            record = decode_json(_Models, data, what="models", limit=_RECORD_LIMIT)
+            return decode_json(_Models, data, what="models", limit=_RECORD_LIMIT)
         except DecodeError as error:
             raise StoreError(f"the device's record of models is damaged: {error}") from None
-        return {model.task: model for model in record.models}
 
-    def put(self, model: ModelInfo, *, plan: bytes, parameters: bytes) -> None:
-        """Keep a task's model instead of the one before: all of it, or nothing."""
+    def put(
+        self, model: ModelInfo, *, plan: bytes, parameters: bytes, deployed: bool = False
+    ) -> None:
+        """Keep a task's model instead of the one before: all of it, or nothing.
+
+        Parameters
+        ----------
+        model : ModelInfo
+            Which.
+        plan, parameters : bytes
+            Its parts.
+        deployed : bool
+            Whether a rollout put it into use; otherwise rounds brought it.
+        """
         with self._database.transaction():
-            models = self.models()
-            previous = models.get(model.task)
+            record = self._record()
+            kept = (record.deployed or ()) if deployed else record.models
+            previous = next((other for other in kept if other.task == model.task), None)
             present = self._present(model)
             if previous == model and len(present) == 2:
                 return
-            models[model.task] = model
-            needed = {name for kept in models.values() for name in _names(kept)}
+            changed = (*(other for other in kept if other.task != model.task), model)
+            record = replace(record, **{"deployed" if deployed else "models": changed})
+            needed = {
+                name
+                for other in (*record.models, *(record.deployed or ()))
+                for name in _names(other)
+            }
             for name, content in zip(_names(model), (plan, parameters), strict=True):
                 if name not in present:
                     self._database.write_state(name, content)
-            record = _Models(models=tuple(models.values()))
             self._database.write_state(_TASKS_STATE, encode_json(record))
             if previous is not None and previous != model:
                 for name in set(_names(previous)) - needed:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl.balancing.correction import correct_outputs
+from pocketfl.device.deployment import Deployment
 from pocketfl.device.models import ModelInfo
 from pocketfl.device.sources import ModelSource
 from pocketfl.errors import PlanError
@@ -27,6 +28,8 @@ class Prediction:
         The line to the back end, asked only for a model that this device does not have.
     source : ModelSource
         Plans and models.
+    deployment : Deployment
+        Decides where a task has a rollout.
     runtime : str
         What predicts.
     clock : callable
@@ -39,19 +42,26 @@ class Prediction:
         transport: Transport,
         *,
         source: ModelSource,
+        deployment: Deployment,
         runtime: str,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._transport = transport
         self._source = source
+        self._deployment = deployment
         self._runtime = runtime
         self._clock = clock
 
     def refresh(self, *, task: str | None) -> ModelInfo | None:
-        """Fetch the newest model that an open round trains; None if no round announces one."""
-        for notice in self._transport.notices().notices:
-            if task not in (None, notice.task):
+        """Look for what to predict with; see :meth:`pocketfl.device.Device.refresh_model`."""
+        announced = self._transport.notices()
+        ruled = self._deployment.hear(announced.rollouts, task=task)
+        in_use = [self._deployment.apply(name) for name in ruled]
+        if in_use:
+            return in_use[0]
+        for notice in announced.notices:
+            if task not in (None, notice.task) or self._deployment.governs(notice.task):
                 continue
             model = ModelInfo.of(notice)
             opened = self._source.plan(model.plan_sha256)
@@ -74,7 +84,10 @@ class Prediction:
             raise ValueError(f"{len(rows)} examples, but {len(moments)} times")
         model = self._choose_model(task)
         opened = self._source.plan(model.plan_sha256)
-        parameters = self._source.parameters(model, opened)
+        if self._deployment.governs(model.task):
+            parameters = self._source.deployed_parameters(model, opened)
+        else:
+            parameters = self._source.parameters(model, opened)
         inputs = load_inputs(self._store, opened.pipeline, rows, times=moments)
         with opened.runtime(self._runtime) as runtime:
             runtime.set_parameters(parameters)
@@ -85,12 +98,15 @@ class Prediction:
 
     def _choose_model(self, task: str | None) -> ModelInfo:
         known = self._source.models()
+        names = {*known, *self._deployment.tasks()}
+        if task is None and len(names) > 1:
+            raise ValueError(f"this device has models of {sorted(names)}: say which task")
+        if task is None and names:
+            (task,) = names
+        if task is not None and self._deployment.governs(task):
+            return self._deployment.model_in_use(task)
         if task is not None and task in known:
             return known[task]
-        if task is None and len(known) == 1:
-            return next(iter(known.values()))
-        if task is None and known:
-            raise ValueError(f"this device has models of {sorted(known)}: say which task")
         model = self.refresh(task=task)
         if model is None:
             raise PlanError("this device has no model yet, and no open round announces one")

@@ -9,9 +9,10 @@ from pocketfl.device.guardrails import Guardrails
 from pocketfl.device.limits import DeviceLimits
 from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sources import ModelSource
-from pocketfl.errors import FeatureError, PocketFLError
+from pocketfl.errors import FeatureError, ModelStoppedError, PocketFLError
 from pocketfl.protocol import RoundNotice
 from pocketfl.reasons import Reason
+from pocketfl.rollout import RolloutBook
 from pocketfl.sampling import Participation
 from pocketfl.store import ExampleStore
 
@@ -31,6 +32,8 @@ class RoundChoice:
         What it agrees to at most.
     guardrails : Guardrails
         Its conditions and budgets.
+    rollouts : RolloutBook
+        Say which models may not be trained any more.
     runtime : str
         What it trains with.
     clock : callable
@@ -45,6 +48,7 @@ class RoundChoice:
         participation: Participation,
         limits: DeviceLimits,
         guardrails: Guardrails,
+        rollouts: RolloutBook,
         runtime: str,
         clock: Callable[[], float],
     ) -> None:
@@ -53,6 +57,7 @@ class RoundChoice:
         self._participation = participation
         self._limits = limits
         self._guardrails = guardrails
+        self._rollouts = rollouts
         self._runtime = runtime
         self._clock = clock
 
@@ -105,6 +110,10 @@ class RoundChoice:
         with attempt.phase("plan"):
             opened = self._source.plan(notice.plan_sha256)
         self._limits.check(opened.plan.manifest)
+        try:
+            self._rollouts.require_usable(notice.task, opened.plan.manifest)
+        except ModelStoppedError as error:
+            raise RoundEnd("ineligible", "model_stopped", str(error)) from None
         _check_clip_norm(notice, opened)
         with attempt.phase("eligibility"):
             heads = self._participation.would_be_heads(

@@ -44,6 +44,8 @@ class ModelSource:
         self._trusted_keys = trusted_keys
         self._known_plans: set[str] = set()
         self._models: dict[str, ModelInfo] | None = None
+        self._deployed: dict[str, ModelInfo] | None = None
+        self._deployed_vector: tuple[str, FloatVector] | None = None
         self._parameters: tuple[str, FloatVector] | None = None
 
     def plan(self, digest: str) -> OpenPlan:
@@ -97,7 +99,7 @@ class ModelSource:
         TransportError
             If they cannot be downloaded.
         """
-        vector = self._find_parameters(model, opened)
+        vector = self.find_parameters(model, opened)
         # What is only evaluated is not what the app predicts with.
         if opened.plan.manifest.kind != "training":
             return vector
@@ -110,11 +112,14 @@ class ModelSource:
         self.models()[model.task] = model
         return vector
 
-    def _find_parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
+    def find_parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
+        """Return a model's parameters, and change nothing; raises as :meth:`parameters`."""
         digest = model.parameters_sha256
         count = opened.plan.manifest.required_model.parameter_count
-        if self._parameters is not None and self._parameters[0] == digest:
-            vector = self._parameters[1]
+        for held in (self._parameters, self._deployed_vector):
+            if held is None or held[0] != digest:
+                continue
+            vector = held[1]
             if len(vector) != count:
                 raise PlanError(f"{len(vector)} parameters, not the {count} of this plan")
             return vector
@@ -129,3 +134,23 @@ class ModelSource:
         if self._models is None:
             self._models = self._shelf.models() if self._keeps_models else {}
         return self._models
+
+    def deploy(self, model: ModelInfo, opened: OpenPlan, vector: FloatVector) -> None:
+        """Keep a model as the one that the app predicts with, whatever rounds bring."""
+        if self._keeps_models:
+            data = vector.astype("<f4").tobytes()
+            self._shelf.put(model, plan=opened.plan.data, parameters=data, deployed=True)
+        self.deployed()[model.task] = model
+        self._deployed_vector = (model.parameters_sha256, vector)
+
+    def deployed(self) -> dict[str, ModelInfo]:
+        """Return the model of each task that a rollout put into use on this device."""
+        if self._deployed is None:
+            self._deployed = self._shelf.deployed() if self._keeps_models else {}
+        return self._deployed
+
+    def deployed_parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
+        """Return the parameters of a deployed model; raises as :meth:`parameters`."""
+        vector = self.find_parameters(model, opened)
+        self._deployed_vector = (model.parameters_sha256, vector)
+        return vector

@@ -22,13 +22,16 @@ Phase: TypeAlias = Literal[
     "rejected",
     "abandoned",
     "interrupted",
+    "deployed",
+    "refused",
     "error",
 ]
 """``eligible``: plan, conditions, budgets and coin spoke for it. ``check_in``: it got a place.
 ``downloaded``: it had all that it needs. ``trained``: it made its update or its answer. ``sealed``: the
 report was made. ``uploaded``: the server answered for it, with ``accepted`` or ``rejected``.
 ``turned_away``: the server had no place. ``abandoned``: the session was given up. ``interrupted``: it
-was stopped and may go on. ``error``: something that should have worked did not.
+was stopped and may go on. ``deployed``: a version of the model was taken into use. ``refused``: the
+accept gate kept the old one. ``error``: something that should have worked did not.
 """
 
 TurnedAway: TypeAlias = Literal["paused", "closed", "unsupported", "other"]
@@ -39,6 +42,10 @@ Interrupted: TypeAlias = Literal[
 """``killed``: the process ended in the middle of a session, as it does when the system needs memory.
 ``app``: it was switched off or told to stop.
 """
+Deployed: TypeAlias = Literal["canary", "stable", "rollback"]
+"""``canary``: of a channel other than the stable one. ``rollback``: an older version."""
+Refused: TypeAlias = Literal["worse", "unusable"]
+"""``worse``: on the device's own examples. ``unusable``: the device cannot run it."""
 ErrorClass: TypeAlias = Literal[
     "network", "server", "plan", "model", "memory", "data", "store", "trust", "other"
 ]
@@ -50,6 +57,8 @@ _REASONS: Final[dict[str, tuple[str, ...]]] = {
     "turned_away": get_args(TurnedAway),
     "rejected": get_args(Rejected),
     "interrupted": get_args(Interrupted),
+    "deployed": get_args(Deployed),
+    "refused": get_args(Refused),
     "error": get_args(ErrorClass),
 }
 

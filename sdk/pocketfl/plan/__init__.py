@@ -1,6 +1,7 @@
 """The signed archive in which a modeller ships everything tunable: graphs, weights, rules."""
 
 from pocketfl.encoding import EncodingSpec
+from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
 from pocketfl.plan.archive import Plan, build_plan, write_plan
 from pocketfl.plan.card import ModelCard
@@ -27,6 +28,7 @@ from pocketfl.plan.signing import (
 from pocketfl.plan.training import LocalOptimizerSpec, TrainingSpec
 
 __all__ = [
+    "AcceptanceSpec",
     "AdaptiveClippingSpec",
     "AggregationSpec",
     "BudgetSpec",

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from pocketfl.errors import DecodeError, PlanError, PlanSignatureError
 from pocketfl.features.transforms import FeatureSpec
+from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.manifest import (
     MANIFEST_LIMIT,
     MAX_PARTS,
@@ -191,6 +192,7 @@ def build_plan(
     parts: Mapping[str, bytes],
     signing_key: Ed25519PrivateKey,
     eligibility: EligibilitySpec | None = None,
+    acceptance: AcceptanceSpec | None = None,
 ) -> Plan:
     """Sign a manifest and pack it with its parts; the same contents give the same bytes.
 
@@ -228,6 +230,7 @@ def build_plan(
             dp=dp,
             budget=budget,
             eligibility=eligibility or EligibilitySpec(),
+            acceptance=acceptance,
             runtimes=dict(runtimes),
             parts=tuple(
                 PartSpec(name=part, sha256=sha256(content).hexdigest(), size=len(content))

@@ -19,6 +19,7 @@ from pocketfl.decoding import decode, encode_json, parse_json
 from pocketfl.encoding.spec import EncodingSpec, padded_length
 from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec
+from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
 from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.schemas import READABLE_SCHEMAS, check_schema
@@ -480,6 +481,8 @@ class Manifest:
         Present exactly when ``privacy`` is not ``none``.
     budget : BudgetSpec or None
         The account that is shared with other tasks, besides the plan's own budget in ``dp``.
+    acceptance : AcceptanceSpec or None
+        What a device's own examples may say against a new version; None for the defaults.
     runtimes : dict of str to RuntimeSpec
         By name; none for ``analytics``.
     parts : tuple of PartSpec
@@ -500,6 +503,7 @@ class Manifest:
     dp: DifferentialPrivacySpec | None = None
     budget: BudgetSpec | None = None
     eligibility: EligibilitySpec = field(default_factory=EligibilitySpec)
+    acceptance: AcceptanceSpec | None = None
     runtimes: dict[str, RuntimeSpec] = field(default_factory=dict)
     parts: tuple[PartSpec, ...] = ()
 
@@ -511,11 +515,17 @@ class Manifest:
         )
         if self.schema == 1:
             aggregation = self.aggregation
-            newer = (self.queries, self.budget, aggregation.encoding, aggregation.adaptive)
+            newer = (
+                self.queries,
+                self.budget,
+                aggregation.encoding,
+                aggregation.adaptive,
+                self.acceptance,
+            )
             _require(
                 self.kind == "training" and not any(newer),
-                "a plan of schema 1 trains, and has no queries, no shared budget, no encoding, and one "
-                "clip norm",
+                "a plan of schema 1 trains, and has no queries, no shared budget, no encoding, one clip "
+                "norm and no acceptance",
             )
             _require(
                 all(runtime.inference is None for runtime in self.runtimes.values()),
@@ -539,6 +549,10 @@ class Manifest:
         _require(
             self.dp is None or self.dp.tree is None or self.kind == "training",
             "a tree's noise is for training: other tasks are released once",
+        )
+        _require(
+            self.acceptance is None or self.kind == "training",
+            "acceptance is of new versions of a model, so it goes with the kind 'training'",
         )
         self._check_kind()
         self._check_parts()

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.training.personal import LocalEvaluation
 
 Reason: TypeAlias = Literal["better", "no_worse", "worse", "too_few"]
@@ -56,14 +57,22 @@ class AcceptGate:
         With fewer examples set aside nothing can be said, and the parameters in use stay.
     loss_slack : float
         By what part the loss may rise where as many examples are right as before.
+    margin : float
+        Share of the examples, 0 to 1, by which fewer may be right.
     """
 
     min_examples: int = 3
     loss_slack: float = 0.05
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.min_examples < 1 or not 0 <= self.loss_slack < 1:
-            raise ValueError("min_examples must be at least 1, loss_slack 0 to 1")
+        if self.min_examples < 1 or not 0 <= self.loss_slack < 1 or not 0 <= self.margin < 1:
+            raise ValueError("min_examples must be at least 1, loss_slack and margin 0 to 1")
+
+    @classmethod
+    def of(cls, spec: AcceptanceSpec) -> AcceptGate:
+        """Return the gate that a plan asks for."""
+        return cls(min_examples=spec.min_examples, loss_slack=spec.loss_slack, margin=spec.margin)
 
     def judge(self, before: LocalEvaluation, after: LocalEvaluation) -> Verdict:
         """Compare the parameters in use with new ones, on the same examples.
@@ -104,7 +113,10 @@ class AcceptGate:
         if before.examples < self.min_examples:
             return "too_few"
         if right_before is not None and right_after is not None and right_before != right_after:
-            return "better" if right_after > right_before else "worse"
+            if right_after > right_before:
+                return "better"
+            lost = right_before - right_after
+            return "no_worse" if lost <= self.margin * before.examples else "worse"
         if after.loss < before.loss:
             return "better"
         return "no_worse" if after.loss <= before.loss * (1 + self.loss_slack) else "worse"

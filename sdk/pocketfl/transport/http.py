@@ -23,6 +23,7 @@ from pocketfl.errors import DecodeError, TransportError
 from pocketfl.protocol import (
     FEATURES_LIMIT,
     MESSAGE_LIMIT,
+    ROLLOUT_LIMIT,
     Assignment,
     CheckIn,
     CheckInReply,
@@ -266,11 +267,15 @@ class HttpTransport:
 
     def plan(self, sha256: str) -> bytes:
         """Return a plan's archive, verified against its hash."""
-        return self._content("plan", "plans", sha256)
+        return self._content("plan", "plans", sha256, limit=self._max_download_bytes)
 
     def parameters(self, sha256: str) -> bytes:
         """Return parameters, verified against their hash."""
-        return self._content("parameters", "parameters", sha256)
+        return self._content("parameters", "parameters", sha256, limit=self._max_download_bytes)
+
+    def rollout(self, sha256: str) -> bytes:
+        """Return a rollout document, verified against its hash."""
+        return self._content("rollout", "rollouts", sha256, limit=ROLLOUT_LIMIT)
 
     def upload(self, lease: str, report: SealedReport) -> ReportReceipt:
         """Upload a report, as often as it takes until the server's receipt names its hash."""
@@ -345,17 +350,17 @@ class HttpTransport:
 
         return self._retrier.run(attempt, idempotent=idempotent)
 
-    def _content(self, kind: RequestKind, folder: str, digest: str) -> bytes:
+    def _content(self, kind: RequestKind, folder: str, digest: str, *, limit: int) -> bytes:
         check_digest(digest, what=f"name of {folder}")
         download, was_cached = self._cache.fetch(
-            digest, lambda: self._download(kind, f"/v1/{folder}/{digest}", digest)
+            digest, lambda: self._download(kind, f"/v1/{folder}/{digest}", digest, limit=limit)
         )
         if was_cached and digest not in self._downloaded:
             self._meter.add(kind, up=download.bytes_up, down=download.bytes_down)
         self._downloaded.add(digest)
         return download.data
 
-    def _download(self, kind: RequestKind, path: str, digest: str) -> Download:
+    def _download(self, kind: RequestKind, path: str, digest: str, *, limit: int) -> Download:
         content = bytearray()
         exchanges: list[Exchange] = []
 
@@ -375,7 +380,7 @@ class HttpTransport:
                 if start and not _continues(response, start):
                     content.clear()
                 try:
-                    self._connection.answer(response, limit=self._max_download_bytes, into=content)
+                    self._connection.answer(response, limit=limit, into=content)
                 except FailedAttemptError as failure:
                     raise FailedAttemptError(
                         failure.error, progressed=len(content) - start >= PROGRESS_BYTES

@@ -20,7 +20,7 @@ from pocketfl.protocol import (
 from pocketfl.reports import SealedReport
 
 RequestKind: TypeAlias = Literal[
-    "enrol", "notices", "check_in", "plan", "parameters", "upload", "features", "tokens"
+    "enrol", "notices", "check_in", "plan", "parameters", "upload", "features", "tokens", "rollout"
 ]
 """The requests of the device protocol, as traffic is listed."""
 
@@ -33,6 +33,7 @@ REQUEST_KINDS: Final[tuple[RequestKind, ...]] = (
     "upload",
     "features",
     "tokens",
+    "rollout",
 )
 
 
@@ -140,6 +141,9 @@ class Transport(Protocol):
 
     def parameters(self, sha256: str) -> bytes:
         """Return flat little-endian float32 parameters with this hash."""
+
+    def rollout(self, sha256: str) -> bytes:
+        """Return a signed rollout document with this hash."""
 
     def upload(self, lease: str, report: SealedReport) -> ReportReceipt:
         """Hand over a report under its lease; doing it again changes nothing."""

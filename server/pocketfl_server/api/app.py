@@ -60,6 +60,8 @@ _RECORDS: Final = (
     records.PauseRequest,
     records.PlanStored,
     records.PutFeatures,
+    records.RolloutList,
+    records.RolloutRecord,
     records.RoundList,
     records.RoundResult,
     records.TaskList,

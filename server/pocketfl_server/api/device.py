@@ -234,13 +234,18 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
         headers = {"Cache-Control": "private, no-store"}
         return Response(page.to_json(), 200, headers, media_type="application/json")
 
+    contents: dict[BlobKind, Callable[[str], bytes]] = {
+        "plan": back_end.plan,
+        "parameters": back_end.parameters,
+        "rollout": back_end.rollout_document,
+    }
+
     async def download(request: Request, kind: BlobKind) -> Response:
         digest = request.path_params["sha256"]
         known = matches(request, f'"{digest}"')
         if known and await read(back_end.has_content, kind, digest):
             return unchanged_content(digest)
-        get = back_end.plan if kind == "plan" else back_end.parameters
-        return content(request, await read(get, digest), digest)
+        return content(request, await read(contents[kind], digest), digest)
 
     @router.get(
         **described("/plans/{sha256}", answers=_BYTES, refusals=(404, 416)),
@@ -257,6 +262,14 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
     async def parameters(request: Request) -> Response:
         """Return little-endian float32 parameters by their hash: immutable, with ETag and ranges."""
         return await download(request, "parameters")
+
+    @router.get(
+        **described("/rollouts/{sha256}", answers=_BYTES, refusals=(404, 416)),
+        summary="Download a rollout document",
+    )
+    async def rollout(request: Request) -> Response:
+        """Return a signed rollout document by its hash: immutable, with ETag and ranges."""
+        return await download(request, "rollout")
 
     fast_routes.add("POST", "/v1/tasks/{task}/rounds/{round}/check-in", check_in)
     fast_routes.add("PUT", "/v1/leases/{lease}/report", upload)

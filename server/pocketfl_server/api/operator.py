@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pocketfl.plan.archive import PLAN_LIMIT
-from pocketfl.protocol import FEATURES_LIMIT, RoundNotice
+from pocketfl.protocol import FEATURES_LIMIT, ROLLOUT_LIMIT, RoundNotice
 from pocketfl_server import user_features
 from pocketfl_server.analytics.records import ResultList, TaskResult
 from pocketfl_server.api.requests import BearerKey, number, read_body, read_record
@@ -30,6 +30,8 @@ from pocketfl_server.records import (
     PauseRequest,
     PlanStored,
     PutFeatures,
+    RolloutList,
+    RolloutRecord,
     RoundList,
     RoundResult,
     TaskList,
@@ -171,6 +173,31 @@ def operator_router(back_end: BackEnd, *, operator_key: str) -> APIRouter:
         """List every round of a task, oldest first."""
         found = await in_thread(back_end.rounds, request.path_params["task"])
         return json_answer(RoundList(rounds=found))
+
+    @router.put(
+        **of_operator(
+            _TASK + "/rollout",
+            takes="application/octet-stream",
+            answers=RolloutRecord,
+            refusals=(401, 404, 408, 409, 413, 415, 422),
+        ),
+        summary="Publish a rollout",
+    )
+    async def publish_rollout(request: Request) -> Response:
+        """Announce a signed rollout document; devices obey it if they trust its signer."""
+        media_type = "application/octet-stream"
+        data = await read_body(request, limit=ROLLOUT_LIMIT, media_type=media_type)
+        name = request.path_params["task"]
+        return json_answer(await in_thread(back_end.publish_rollout, name, data))
+
+    @router.get(
+        **of_operator(_TASK + "/rollout", answers=RolloutList, refusals=(401, 404)),
+        summary="A task's rollouts",
+    )
+    async def rollouts(request: Request) -> Response:
+        """List every rollout document of a task, oldest first; the last one holds."""
+        found = await in_thread(back_end.rollouts, request.path_params["task"])
+        return json_answer(RolloutList(rollouts=found))
 
     def on_round(call: Callable[[str, int], object]) -> Endpoint:
         async def endpoint(request: Request) -> Response:

@@ -147,6 +147,7 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
         answer({"answer": ASSIGNMENT}),
         answer({"table": "weather", "rows": []}),
         answer({"task": "clicks", "keys": []}),
+        answer(CONTENT),
         answer(status=503),
         answer({"lease": LEASE, "sha256": report.sha256}),
     ]
@@ -157,6 +158,7 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
     transport.check_in(TOKEN, "clicks", 3, CHECK_IN)
     transport.features(TOKEN, "weather", None)
     transport.token_keys("clicks")
+    transport.rollout(DIGEST)
     transport.upload(LEASE, report)
     traffic = transport.traffic
     assert set(traffic.by_kind) == set(REQUEST_KINDS)
@@ -165,7 +167,7 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
     kinds = traffic.by_kind.values()
     assert sum(kind.bytes_up for kind in kinds) == traffic.bytes_up == server.bytes_received
     assert sum(kind.bytes_down for kind in kinds) == traffic.bytes_down == server.bytes_sent
-    assert sum(kind.requests for kind in kinds) == traffic.requests == 9
+    assert sum(kind.requests for kind in kinds) == traffic.requests == 10
 
 
 def test_a_kind_without_new_requests_is_no_part_of_a_difference(server, transport) -> None:
