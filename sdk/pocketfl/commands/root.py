@@ -19,6 +19,7 @@ _EXTRA_OF = {
     "export": "export",
     "serve": "server",
     "task": "server",
+    "rollout": "server",
     "demo": "demo",
     "bench": "demo",
 }

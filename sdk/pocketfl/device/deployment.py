@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -112,8 +112,17 @@ class Deployment:
         self._runtime = runtime
         self._log = log
 
-    def hear(self, announced: Iterable[RolloutNotice] | None, *, task: str | None) -> list[str]:
+    def hear(
+        self, announced: Iterable[RolloutNotice] | None, *, tasks: Container[str]
+    ) -> list[str]:
         """Fetch rollout documents that are new to this device; returns the tasks that have one.
+
+        Parameters
+        ----------
+        announced : iterable of RolloutNotice or None
+            Of every task that the back end has, those of other apps included.
+        tasks : container of str
+            Those that are this device's business.
 
         Raises
         ------
@@ -122,11 +131,11 @@ class Deployment:
         TransportError
             If one cannot be downloaded.
         """
-        tasks = []
+        found = []
         for notice in announced or ():
-            if task not in (None, notice.task):
+            if notice.task not in tasks:
                 continue
-            tasks.append(notice.task)
+            found.append(notice.task)
             if self._book.has(notice.task, notice.sha256):
                 continue
             try:
@@ -134,11 +143,11 @@ class Deployment:
             except RolloutError:
                 self._count(event("error", "trust"))
                 raise
-        return tasks
+        return found
 
     def tasks(self) -> set[str]:
-        """Return the tasks in which a rollout decides, or did."""
-        return {*self._book.all(), *self._source.deployed()}
+        """Return the tasks of which this device has a model or a rollout."""
+        return {*self._book.all(), *self._source.deployed(), *self._source.models()}
 
     def governs(self, task: str) -> bool:
         """Say whether a rollout decides what this task predicts with."""
@@ -185,12 +194,12 @@ class Deployment:
         channel = self._channel_of(rollout)
         wanted = rollout.stable if channel is None else channel.model
         target = _info(task, wanted)
-        if target == used:
-            return target
         # Before its first rollout a device predicts with what rounds brought.
         before = used or self._source.models().get(task)
         opened = self._source.plan(target.plan_sha256)
         self._book.require_usable(task, opened.plan.manifest)
+        if target == used:
+            return target
         goes_back = before is not None and (
             rollout.rolls_back
             or (

@@ -324,7 +324,8 @@ class Device:
     def _look_for_rollouts(self) -> None:
         """Obey rollouts; a version is downloaded and judged only under the app's own conditions."""
         with suppress(PocketFLError):
-            tasks = self._deployment.hear(self._transport.notices().rollouts, task=None)
+            announced = self._transport.notices().rollouts
+            tasks = self._deployment.hear(announced, tasks=self._deployment.tasks())
             if tasks and not self._admission.unmet(None):
                 for task in tasks:
                     with suppress(PocketFLError):

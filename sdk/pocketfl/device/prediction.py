@@ -56,7 +56,10 @@ class Prediction:
     def refresh(self, *, task: str | None) -> ModelInfo | None:
         """Look for what to predict with; see :meth:`pocketfl.device.Device.refresh_model`."""
         announced = self._transport.notices()
-        ruled = self._deployment.hear(announced.rollouts, task=task)
+        tasks = self._deployment.tasks() if task is None else {task}
+        if not tasks and announced.rollouts is not None:
+            tasks = {announced.rollouts[0].task}
+        ruled = self._deployment.hear(announced.rollouts, tasks=tasks)
         in_use = [self._deployment.apply(name) for name in ruled]
         if in_use:
             return in_use[0]
@@ -98,7 +101,7 @@ class Prediction:
 
     def _choose_model(self, task: str | None) -> ModelInfo:
         known = self._source.models()
-        names = {*known, *self._deployment.tasks()}
+        names = self._deployment.tasks()
         if task is None and len(names) > 1:
             raise ValueError(f"this device has models of {sorted(names)}: say which task")
         if task is None and names:

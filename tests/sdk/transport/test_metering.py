@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import pytest
 
 from pocketfl.errors import TransportError
@@ -147,7 +149,7 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
         answer({"answer": ASSIGNMENT}),
         answer({"table": "weather", "rows": []}),
         answer({"task": "clicks", "keys": []}),
-        answer(CONTENT),
+        answer(b"a document"),
         answer(status=503),
         answer({"lease": LEASE, "sha256": report.sha256}),
     ]
@@ -158,7 +160,7 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
     transport.check_in(TOKEN, "clicks", 3, CHECK_IN)
     transport.features(TOKEN, "weather", None)
     transport.token_keys("clicks")
-    transport.rollout(DIGEST)
+    transport.rollout(sha256(b"a document").hexdigest())
     transport.upload(LEASE, report)
     traffic = transport.traffic
     assert set(traffic.by_kind) == set(REQUEST_KINDS)
