@@ -111,6 +111,7 @@ def plan(  # noqa: PLR0917 - typer reads options from the signature
         training=settings.training,
         features=settings.feature_spec(),
         eligibility=settings.eligibility,
+        acceptance=settings.acceptance,
         encoding=settings.encoding,
         runtimes=settings.runtimes,
         inference=settings.inference,

@@ -15,6 +15,7 @@ from pocketfl.decoding import decode
 from pocketfl.encoding import EncodingSpec
 from pocketfl.errors import DecodeError
 from pocketfl.features.transforms import FeatureSpec
+from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.card import ModelCard
 from pocketfl.plan.manifest import (
     AggregationSpec,
@@ -44,7 +45,7 @@ class ExportConfiguration:
         File of the plan.
     privacy : {"gaussian", "none"}
         As in :func:`pocketfl_export.export_plan`.
-    aggregation, dp, training, eligibility, encoding : table
+    aggregation, dp, training, eligibility, acceptance, encoding : table
         Likewise.
     features : table or None
         Likewise.
@@ -70,6 +71,7 @@ class ExportConfiguration:
     dp: DifferentialPrivacySpec | None = None
     training: TrainingSpec = dataclasses.field(default_factory=TrainingSpec)
     eligibility: EligibilitySpec = dataclasses.field(default_factory=EligibilitySpec)
+    acceptance: AcceptanceSpec | None = None
     encoding: EncodingSpec | None = None
     features: FeatureSpec | None = None
     features_from: str | None = None

@@ -15,6 +15,7 @@ from pocketfl.features.pipeline import FeaturePipeline
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec
 from pocketfl.features.transforms import Tensor as TensorColumn
 from pocketfl.plan import Plan, build_plan, write_plan
+from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.card import CARD_PART, ModelCard
 from pocketfl.plan.manifest import (
     PARAMETERS_PART,
@@ -58,6 +59,7 @@ def export_plan(
     training: TrainingSpec | None = None,
     features: FeatureSpec | None = None,
     eligibility: EligibilitySpec | None = None,
+    acceptance: AcceptanceSpec | None = None,
     runtimes: Iterable[str] = ("onnxruntime", "executorch"),
     inference: Iterable[str] | Mapping[str, Iterable[str]] = ("float32",),
     inference_examples: Mapping[str, torch.Tensor] | None = None,
@@ -103,6 +105,8 @@ def export_plan(
     features : FeatureSpec, optional
         How examples become tensors. Without it every input is a field of that name in the collection
         ``examples``, as it is, and the target is the field ``target``.
+    acceptance : AcceptanceSpec, optional
+        What a device's own examples may say against a new version.
     eligibility : EligibilitySpec, optional
         What a device must have.
     runtimes : iterable of {"onnxruntime", "executorch"}
@@ -167,6 +171,7 @@ def export_plan(
         dp=dp,
         budget=budget,
         eligibility=eligibility,
+        acceptance=acceptance,
         runtimes={
             back_end.name: back_end.spec(
                 inference=made.ways if (made := predictions.get(back_end.name)) else None

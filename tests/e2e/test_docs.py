@@ -94,15 +94,19 @@ def assert_prints(output: str, page: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_guides_run_from_key_to_closed_round(tmp_path: Path) -> None:
-    """Export, serve and embed, word for word, as one person would follow them in one folder."""
+    """Export, serve, embed and roll out, word for word, as one person would in one folder."""
     shutil.copy(ROOT / "examples" / "embed.py", tmp_path)
-    export, serve, embed = (script_of(f"{n}.md", tmp_path) for n in ("export", "serve", "embed"))
-    script = "trap 'kill $(jobs -p)' EXIT\n" + export + serve + embed
+    pages = ("export", "serve", "embed", "rollout")
+    script = "trap 'kill $(jobs -p)' EXIT\n" + "".join(
+        script_of(f"{page}.md", tmp_path) for page in pages
+    )
     output = run_script(script, tmp_path, seconds=500)
     assert "plan tiredness 1" in output
     assert output.count("round 1: completed") == 3
     assert "round 1: finished, model version 1" in output
     assert "40 readings" in output
+    assert "rollout 1, channel canary: refused" in output
+    assert "published rollout 4 of tiredness, version 1 for everybody at once" in output
     assert_prints(output, "embed.md")
     # What the page says about its figures holds for this run, too.
     assert "skipped: battery 24 % < 50 %; next try in 5-7 h" in output

@@ -32,9 +32,9 @@ from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.rollout import Bucket, Rollout, RolloutModel
 from pocketfl.runtimes import open_runtime
 from pocketfl.store import Collection, ExampleStore, Field
+from pocketfl_server.commands.rollout import app
 from pocketfl_server.local import LocalDeployment
 from pocketfl_server.optimizers import OptimizerSpec
-from pocketfl_server.commands.rollout import app
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "plans" / "schema_2.pocketfl"
 AVERAGING = OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)

@@ -524,8 +524,8 @@ class Manifest:
             )
             _require(
                 self.kind == "training" and not any(newer),
-                "a plan of schema 1 trains, and has no queries, no shared budget, no encoding, one clip "
-                "norm and no acceptance",
+                "a plan of schema 1 trains, and has no queries, no shared budget, no encoding, one "
+                "clip norm and no acceptance",
             )
             _require(
                 all(runtime.inference is None for runtime in self.runtimes.values()),

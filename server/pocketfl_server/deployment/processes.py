@@ -60,6 +60,7 @@ def _gateway(
         trusted_ca=table.trusted_ca,
         trusted_token=read_secret("trusted_token", settings.trusted_token_file),
         plan_keys=settings.plan_keys,
+        rollout_keys=settings.rollout_keys or None,
         enrolment_key=read_secret("enrolment_key", table.enrolment_key_file),
         operator_key=read_secret("operator_key", table.operator_key_file),
         anonymous_only=table.anonymous_only,

@@ -144,6 +144,8 @@ class Settings(_Table, frozen=True, kw_only=True):
     ----------
     plan_keys : list of str
         Public keys of the modellers whose plans are served, 64 hex digits each.
+    rollout_keys : list of str
+        Public keys of those whose rollout documents are taken; empty for those of the modellers.
     trusted_token_file : str or None
         File with the secret between back end and trusted tier, or the variable.
     back_end : BackEndSettings or None
@@ -153,6 +155,7 @@ class Settings(_Table, frozen=True, kw_only=True):
     """
 
     plan_keys: tuple[str, ...]
+    rollout_keys: tuple[str, ...] = ()
     trusted_token_file: str | None = None
     back_end: BackEndSettings | None = None
     trusted_tier: TrustedTierSettings | None = None
