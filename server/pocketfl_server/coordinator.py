@@ -11,6 +11,11 @@ them :meth:`Coordinator.close` simply continues:
    ``finished``, keeps the counts, and deletes the check-ins and the sealed reports.
 
 A round that cannot be released goes ``aborting`` -> ``aborted`` instead, with its reason and counts.
+
+With several gateways every one has a clock, and whichever takes the lock of a task ends its round. The
+lock saves the others the same work and decides nothing: should it be lost with its connection, or an
+operator close the round by hand meanwhile, each step still happens once, because it begins from the
+state that the step before it left.
 """
 
 from __future__ import annotations
@@ -203,7 +208,8 @@ class Coordinator:
         """Close every round past its deadline, and end those that a crash left half-ended.
 
         A round that cannot be ended now, because the trusted tier is away, stays as it is and is
-        logged; later calls try again, ever less often.
+        logged; later calls try again, ever less often. One that another gateway is ending is left
+        to it.
         """
         ended = []
         now = self._clock()
@@ -212,7 +218,10 @@ class Coordinator:
             if now < not_before:
                 continue
             try:
-                ended.append(self.close(task, number))
+                with self._database.exclusively(f"end {task}") as mine:
+                    if not mine:
+                        continue  # another gateway is at it
+                    ended.append(self.close(task, number))
                 self._delays.pop((task, number), None)
             except Exception as error:
                 self._delays[task, number] = (now + delay, min(2 * delay, MAX_DELAY_SECONDS))

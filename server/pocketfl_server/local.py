@@ -34,6 +34,8 @@ class LocalDeployment:
         By default a SQLite file in the directory.
     anonymous_only : bool
         Whether devices have to check in with anonymous tokens.
+    gateways : int
+        Processes of the back end, at one address; more than one need PostgreSQL.
 
     Attributes
     ----------
@@ -58,7 +60,9 @@ class LocalDeployment:
         plan_keys: Iterable[str],
         database_url: str | None = None,
         anonymous_only: bool = False,
+        gateways: int = 1,
     ) -> None:
+        self._gateways = gateways
         self._anonymous_only = anonymous_only
         self.directory = Path(directory).resolve()
         self._plan_keys = tuple(plan_keys)
@@ -118,7 +122,7 @@ class LocalDeployment:
 
     @property
     def processes(self) -> dict[str, subprocess.Popen[bytes]]:
-        """What runs, by name: ``trusted`` and ``gateway``."""
+        """What runs, by name: ``trusted``, ``gateway``, ``gateway-2`` and so on."""
         return {} if self._supervisor is None else self._supervisor.processes
 
     @property
@@ -134,14 +138,14 @@ class LocalDeployment:
             self._supervisor.stop()
 
     def stop_process(self, name: str, *, kill: bool = False) -> None:
-        """Stop one process, "gateway" or "trusted"; ``kill`` gives it no time to put things in order.
+        """Stop one of the processes; ``kill`` gives it no time to put things in order.
 
         Raises
         ------
         ValueError
-            For any other name.
+            If no process can have that name.
         """
-        if name not in (GATEWAY, TRUSTED_TIER):
+        if name.partition("-")[0] not in (GATEWAY, TRUSTED_TIER):
             raise ValueError(f"{name!r} is not one of {GATEWAY!r} and {TRUSTED_TIER!r}")
         self._running().stop_process(name, kill=kill)
 
@@ -164,6 +168,7 @@ trusted_token_file = "trusted-token"
 [back_end]
 database = {json.dumps(self._database_url)}
 port = 0
+gateways = {self._gateways}
 anonymous_only = {str(self._anonymous_only).lower()}
 operator_key_file = "operator-key"
 enrolment_key_file = "enrolment-key"

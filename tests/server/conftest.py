@@ -238,7 +238,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in metafunc.fixturenames:
-        kinds = ["sqlite"]
+        several = metafunc.definition.get_closest_marker("several_gateways") is not None
+        kinds = [] if several else ["sqlite"]
         if POSTGRESQL_URL or POSTGRESQL_PROGRAMS:
             kinds.append("postgresql")
         metafunc.parametrize("database_url", kinds, indirect=True)
