@@ -46,6 +46,9 @@ to expect after a rotation."""
 
 _EXACT_SQUARES: Final = 2**14
 """Squares of int16 that are summed at a time: below 2**53, and within the processor's cache."""
+_ROUNDED_AT_ONCE: Final = 2**14
+"""Coordinates that are rounded at a time: their temporaries stay in the processor's cache, and a phone
+need not find memory for several copies of a large update."""
 _SPREAD: Final = 6.0
 """Width of the margin in standard deviations of the squared norm's linear term."""
 
@@ -174,11 +177,11 @@ def clip_to_grid(
     for _ in range(MAX_ROUNDINGS):
         rounded = _round_stochastically(scaled, random)
         if is_within_bound(rounded, spec):
-            return rounded.astype(np.int16)
-    toward_zero = np.trunc(scaled).astype(np.int64)
+            return rounded
+    toward_zero = np.trunc(scaled).astype(np.int16)
     if not is_within_bound(toward_zero, spec):  # the limit lies below the bound, so this cannot be
         raise ReportError("rounding toward zero left the update above its bound")
-    return toward_zero.astype(np.int16)
+    return toward_zero
 
 
 def _scale_to_grid(
@@ -186,7 +189,8 @@ def _scale_to_grid(
 ) -> NDArray[np.float64]:
     norm = math.sqrt(float(np.dot(relative, relative)))
     if spec.encoding is None:
-        return _clip(relative, norm, peak, spec, variance=WORST_VARIANCE)
+        # In place: each temporary of a large model is memory that a phone has to find.
+        return _clip(relative, norm, peak, spec, variance=WORST_VARIANCE, into=relative)
     # Rotated coordinates hardly ever lie where rounding is worst. Where they do, room is made for that.
     scaled = _clip(relative, norm, peak, spec, variance=ROTATED_VARIANCE)
     if not _has_room(scaled, spec.norm_bound):
@@ -234,11 +238,13 @@ def _clip(
     spec: AggregationSpec,
     *,
     variance: float,
+    into: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     limit = rounding_limit(relative.size, spec.norm_bound, variance=variance)
     if peak * norm > limit * spec.grid_step:
-        return relative * (limit / norm)
-    return relative * peak / spec.grid_step
+        return np.multiply(relative, limit / norm, out=into)
+    grown = np.multiply(relative, peak, out=into)
+    return np.divide(grown, spec.grid_step, out=grown)
 
 
 def _has_room(scaled: NDArray[np.float64], norm_bound: int) -> bool:
@@ -252,13 +258,18 @@ def _has_room(scaled: NDArray[np.float64], norm_bound: int) -> bool:
     return mean + _SPREAD * deviation <= norm_bound**2
 
 
-def _round_stochastically(scaled: NDArray[np.float64], random: RandomBytes) -> NDArray[np.int64]:
-    below = np.floor(scaled)
-    # 32 random bits against the fraction's first 32: up with probability fraction, to within 2**-32;
-    # a fraction of 0 is never rounded up, so zero stays zero.
+def _round_stochastically(scaled: NDArray[np.float64], random: RandomBytes) -> GridVector:
+    """Round each coordinate up or down; none is beyond the norm bound, so that int16 holds them."""
+    rounded = np.empty(scaled.size, np.int16)
     draws = np.frombuffer(random(4 * scaled.size), dtype="<u4")
-    # In place: each temporary of a large model is memory that a phone has to find.
-    fraction = scaled - below
-    fraction *= 2.0**32
-    below += draws < fraction
-    return below.astype(np.int64)
+    for start in range(0, scaled.size, _ROUNDED_AT_ONCE):
+        stop = start + _ROUNDED_AT_ONCE
+        part = scaled[start:stop]
+        below = np.floor(part)
+        # 32 random bits against the fraction's first 32: up with probability fraction, to within
+        # 2**-32; a fraction of 0 is never rounded up, so zero stays zero.
+        fraction = part - below
+        fraction *= 2.0**32
+        below += draws[start:stop] < fraction
+        rounded[start:stop] = below
+    return rounded

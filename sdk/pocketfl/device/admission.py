@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Final
 
 from pocketfl.budgets import Amounts, Budgets, agreed_budgets
 from pocketfl.conditions import (
@@ -31,6 +32,9 @@ from pocketfl.scheduling.switch import KillSwitch
 
 _MESSAGE_BYTES = 8 * 2**10
 """What the small messages of a round come to at most: notices, check-in, receipt, and headers."""
+
+_RECENT_SECONDS = 2.0
+"""How long a look at the link holds for the bytes that go over it; as often as conditions are polled."""
 
 _SWITCH_SECONDS = 1.0
 """How often a session looks whether another process of the app has switched training off."""
@@ -71,7 +75,7 @@ class Admission:
         clock: Callable[[], float],
     ) -> None:
         agreed_budgets(app=budgets)
-        self.signals: SignalProvider = _OneAtATime(signals)
+        self.signals: Final = _OneAtATime(signals, clock=clock)
         self.switch = KillSwitch(database)
         self.stride = stride_of()
         self._ledger = ledger
@@ -211,9 +215,9 @@ class Admission:
         return Amounts(contributions=1, bytes_up=report_bytes + _MESSAGE_BYTES)
 
     def is_metered(self) -> bool | None:
-        """Say whether the link costs money; None where that is not known."""
+        """Say whether the link costs money, by a look of the last seconds; None where not known."""
         try:
-            return self.signals.read().metered
+            return self.signals.read_recent().metered
         except Exception:  # An app's own provider may raise anything; the bytes are charged anyway.
             return None
 
@@ -221,13 +225,26 @@ class Admission:
 class _OneAtATime:
     """Keeps the training thread, its watch and :meth:`Device.explain` from asking at once."""
 
-    def __init__(self, provider: SignalProvider) -> None:
+    def __init__(self, provider: SignalProvider, *, clock: Callable[[], float]) -> None:
         self._provider = provider
+        self._clock = clock
         self._lock = threading.Lock()
+        self._last: tuple[float, Signals] | None = None
 
     def read(self) -> Signals:
         with self._lock:
-            return self._provider.read()
+            # A look that fails leaves nothing known.
+            self._last = None
+            signals = self._provider.read()
+            self._last = self._clock(), signals
+            return signals
+
+    def read_recent(self) -> Signals:
+        """Return what was read a moment ago, or read it now: each look costs a millisecond or so."""
+        last = self._last
+        if last is not None and 0 <= self._clock() - last[0] < _RECENT_SECONDS:
+            return last[1]
+        return self.read()
 
 
 def retry_after(reasons: tuple[Reason, ...]) -> float | None:

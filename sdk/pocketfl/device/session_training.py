@@ -153,7 +153,7 @@ class SessionTraining:
             attempt.training = result
             if not result.completed and result.steps > earlier.steps:
                 checkpointer.save(result.state)
-            update = runtime.parameters().astype(np.float64) - start
+            update = np.subtract(runtime.parameters(), start, dtype=np.float64)
         if not result.completed:
             raise RoundEnd(
                 "interrupted",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pocketfl.errors import FeatureError
 from pocketfl.features.transforms import FieldSpec, Source
-from pocketfl.store.schema import value_checker
+from pocketfl.store.schema import are_tensors, value_checker
 
 _MISSING_TYPE: Final = type(None)
 _TYPES: Final[dict[str, frozenset[type]]] = {
@@ -167,7 +167,9 @@ class FieldReader:
                         raise self._error(field.name, numbers[place], "expected a value, got none")
         if field.type != "tensor" and types <= _TYPES[field.type]:
             return values, holes
-        # NumPy scalars, tensors, and mistakes.
+        if field.type == "tensor" and are_tensors(values, field.shape):
+            return values, holes
+        # NumPy scalars, tensors of other types, and mistakes.
         check = value_checker(field.type, field.shape)
         result = []
         for place, value in enumerate(values):

@@ -224,9 +224,16 @@ class RowCodec:
             if ends[row] > len(payload):
                 raise self._damaged(row, f"is cut off in field {column.name!r}")
             array = np.frombuffer(payload, _FLOAT32, column.elements, cursors[row])
-            if not np.isfinite(array).all():
-                raise self._damaged(row, f"is not finite in field {column.name!r}")
             tensors.append(array.reshape(column.shape))
+        present = [tensor for tensor in tensors if tensor is not None]
+        # All at once: a call for each of them would take longer than the look itself.
+        if present and not np.isfinite(np.stack(present)).all():
+            row = next(
+                row
+                for row, tensor in enumerate(tensors)
+                if tensor is not None and not np.isfinite(tensor).all()
+            )
+            raise self._damaged(row, f"is not finite in field {column.name!r}")
         return tensors, ends
 
     def _first_short(self, payloads: Sequence[bytes]) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal, NoReturn, TypeAlias
@@ -313,6 +313,16 @@ def _tensor_checker(shape: tuple[int, ...]) -> Callable[[object], NDArray[np.flo
         return result
 
     return check
+
+
+def are_tensors(values: Sequence[object], shape: tuple[int, ...] | None) -> bool:
+    """Say whether all values are what a tensor's :func:`value_checker` would return of them, at once."""
+    arrays = [
+        value
+        for value in values
+        if isinstance(value, np.ndarray) and value.dtype == np.float32 and value.shape == shape
+    ]
+    return 0 < len(arrays) == len(values) and bool(np.isfinite(np.stack(arrays)).all())
 
 
 @cache
