@@ -128,11 +128,12 @@ class BackEnd:
         self._rounds = Rounds(self.database, self._tasks, self._registry)
         self._pauses = Pauses(self.database, self._tasks)
         self._issuer = TokenIssuer(self.database, self._tasks, self._enrolments)
+        self._attestations = Attestations(trusted, clock=clock)
         self._intake = Intake(
             self.database,
             self._enrolments,
             self._rounds,
-            attestations=Attestations(trusted, clock=clock),
+            attestations=self._attestations,
             issuer=self._issuer,
             anonymous_only=anonymous_only,
             arrivals=Arrivals(per_second=arrivals_per_second),
@@ -317,7 +318,12 @@ class BackEnd:
 
     def open_round(self, task: str, *, seconds: float) -> RoundNotice:
         """Open a task's next round; see :meth:`.Rounds.open`."""
-        return self._rounds.open(task, seconds=seconds, now=self._clock())
+        notice = self._rounds.open(task, seconds=seconds, now=self._clock())
+        facts = self._rounds.facts(task, notice.round)
+        if facts is not None:
+            # Now, so that the first device to check in need not wait for it, and others behind it.
+            self._attestations.key(facts)
+        return notice
 
     def close_round(self, task: str, round: int | None = None) -> RoundResult:
         """End a round with a new model version; see :meth:`.Coordinator.close`."""
