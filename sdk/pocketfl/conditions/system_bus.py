@@ -6,6 +6,7 @@ answer is ``None``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ _Read: TypeAlias = Callable[[str, str, str, str], Any]
 
 TIMEOUT: Final = 0.5
 """Seconds per question; a service that hangs must not hold up training."""
+
+_SOCKET: Final = "/var/run/dbus/system_bus_socket"
+"""Where the D-Bus specification has the system bus, unless the environment names another address."""
 
 _NETWORK_MANAGER: Final = "org.freedesktop.NetworkManager"
 # NMMetered: 1 yes, 2 no, 3 and 4 the same as a guess, 0 unknown.
@@ -58,6 +62,8 @@ def read_system_bus() -> BusSignals:
     BusSignals
         All ``None`` without a bus, as in containers.
     """
+    if "DBUS_SYSTEM_BUS_ADDRESS" not in os.environ and not os.path.exists(_SOCKET):
+        return BusSignals()  # The library need not be loaded to find nobody.
     from jeepney.io.blocking import open_dbus_connection
 
     values: dict[str, bool | None] = {}

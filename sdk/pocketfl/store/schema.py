@@ -316,7 +316,7 @@ def _tensor_checker(shape: tuple[int, ...]) -> Callable[[object], NDArray[np.flo
 
 
 def are_tensors(values: Sequence[object], shape: tuple[int, ...] | None) -> bool:
-    """Say whether all values are what a tensor's :func:`value_checker` would return of them, at once."""
+    """Say whether all values are tensors as a :func:`value_checker` returns them; one look for all."""
     arrays = [
         value
         for value in values
