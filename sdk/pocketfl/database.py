@@ -20,7 +20,7 @@ from pocketfl.errors import StoreDamagedError, StoreError
 
 SCHEMA_VERSION: Final = 2
 # Zeros over what is deleted where a page is written anyway. Some builds of SQLite write them over every
-# page, which doubles what a round writes; :meth:`Database.erasing` does where it is for a person's sake.
+# page, which doubles what a round writes; `Database.erasing` does where it is for a person's sake.
 _CLEANING: Final = "PRAGMA secure_delete=FAST"
 APPLICATION_ID: Final = 0x504B464C
 """Marks the file as ours in SQLite's header ("PKFL"), so that another app's file is never written."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 _Read: TypeAlias = Callable[[str, str, str, str], Any]
@@ -17,7 +18,7 @@ _Read: TypeAlias = Callable[[str, str, str, str], Any]
 TIMEOUT: Final = 0.5
 """Seconds per question; a service that hangs must not hold up training."""
 
-_SOCKET: Final = "/var/run/dbus/system_bus_socket"
+_SOCKET: Final = Path("/var/run/dbus/system_bus_socket")
 """Where the D-Bus specification has the system bus, unless the environment names another address."""
 
 _NETWORK_MANAGER: Final = "org.freedesktop.NetworkManager"
@@ -62,7 +63,7 @@ def read_system_bus() -> BusSignals:
     BusSignals
         All ``None`` without a bus, as in containers.
     """
-    if "DBUS_SYSTEM_BUS_ADDRESS" not in os.environ and not os.path.exists(_SOCKET):
+    if "DBUS_SYSTEM_BUS_ADDRESS" not in os.environ and not _SOCKET.exists():
         return BusSignals()  # The library need not be loaded to find nobody.
     from jeepney.io.blocking import open_dbus_connection
 

@@ -34,7 +34,7 @@ _MESSAGE_BYTES = 8 * 2**10
 """What the small messages of a round come to at most: notices, check-in, receipt, and headers."""
 
 _RECENT_SECONDS = 2.0
-"""How long a look at the link holds for the bytes that go over it; as often as conditions are polled."""
+"""How long a look at the link holds for bytes that go over it; as often as conditions are polled."""
 
 _SWITCH_SECONDS = 1.0
 """How often a session looks whether another process of the app has switched training off."""
