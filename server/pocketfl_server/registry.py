@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, func, select
 
-from pocketfl.encoding import Rotation
 from pocketfl.plan import Manifest
 from pocketfl.plan.manifest import Privacy
 from pocketfl.runtimes.interface import FloatVector
@@ -30,7 +28,7 @@ from pocketfl_server.optimizers import (
     encode_state,
 )
 from pocketfl_server.records import ModelVersion
-from pocketfl_server.releases import check_release
+from pocketfl_server.releases import check_release, mean_update
 from pocketfl_server.trusted.messages import Release
 
 _INSERT = models.insert()
@@ -137,7 +135,14 @@ class Registry:
             model_version=model_version,
             clip_norm=clip_norm,
         )
-        update = _mean_update(release, manifest)
+        update = mean_update(
+            release.values,
+            manifest=manifest,
+            plan_sha256=plan_sha256,
+            task=task,
+            round_number=round_number,
+            clip_norm=clip_norm,
+        )
         row = self._row(connection, task, model_version)
         parameters = np.frombuffer(
             self._blobs.get("parameters", row["parameters_sha256"]), dtype="<f4"
@@ -228,21 +233,6 @@ def _store_clip_norm(
         connection.execute(
             _INSERT_CLIP_NORM, {"task": task, "version": version, "clip_norm": clip_norm}
         )
-
-
-def _mean_update(release: Release, manifest: Manifest) -> NDArray[np.float64]:
-    """Return what a release says of the parameters, shape (P,), in the model's own units."""
-    total = release.values.astype(np.float64)
-    if manifest.aggregation.encoding is not None:
-        rotation = Rotation.of_round(
-            manifest.summed_length,
-            plan_sha256=release.plan_sha256,
-            task=release.task,
-            round=release.round,
-        )
-        total = rotation.invert(total)
-    # Behind the parameters there may be a count.
-    return total[: manifest.vector_length] * (release.grid_step / release.expected_cohort)
 
 
 def check_seed(seed: ModelVersion, *, seed_manifest: Manifest, manifest: Manifest) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfl.encoding import Rotation
 from pocketfl.plan import Manifest
 from pocketfl_server.errors import ReleaseRefusedError
 from pocketfl_server.trusted.messages import NoisedRelease, Release, UnprotectedRelease
@@ -71,3 +75,37 @@ def check_release(
         raise ReleaseRefusedError(
             f"the release has {release.values.size} values; reports of the plan have {length}"
         )
+
+
+def mean_update(
+    values: NDArray[np.int64],
+    *,
+    manifest: Manifest,
+    plan_sha256: str,
+    task: str,
+    round_number: int,
+    clip_norm: float | None,
+) -> NDArray[np.float64]:
+    """Return what a released sum says of the parameters, shape (P,), in the model's own units.
+
+    Parameters
+    ----------
+    values : ndarray of int64, shape (report_length,)
+        The sum, in grid units.
+    manifest, plan_sha256
+        The task's plan.
+    task, round_number
+        Of the release; they decide the rotation of an encoded sum.
+    clip_norm : float or None
+        Of the round, where the plan lets it move.
+    """
+    aggregation = manifest.aggregation.in_round(clip_norm)
+    total = values.astype(np.float64)
+    if aggregation.encoding is not None:
+        rotation = Rotation.of_round(
+            manifest.summed_length, plan_sha256=plan_sha256, task=task, round=round_number
+        )
+        total = rotation.invert(total)
+    # Behind the parameters there may be a count.
+    total = total[: manifest.vector_length]
+    return total * (aggregation.grid_step / aggregation.expected_cohort)

@@ -20,6 +20,8 @@ _EXTRA_OF = {
     "serve": "server",
     "task": "server",
     "rollout": "server",
+    "simulate": "simulate",
+    "tune": "simulate",
     "demo": "demo",
     "bench": "demo",
 }

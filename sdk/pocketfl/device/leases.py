@@ -131,8 +131,13 @@ class Leases:
     def _training_seed(self, notice: RoundNotice) -> int:
         if self._seed is None:
             return secrets.randbits(62)
-        text = f"{self._seed}/{self._user}/{notice.task}/{notice.round}"
-        return int.from_bytes(sha256(text.encode()).digest()[:7], "big")
+        return training_seed(self._seed, user=self._user, task=notice.task, round=notice.round)
+
+
+def training_seed(seed: int, *, user: str, task: str, round: int) -> int:  # noqa: A002
+    """Return what decides a seeded device's examples and their order in a round."""
+    text = f"{seed}/{user}/{task}/{round}"
+    return int.from_bytes(sha256(text.encode()).digest()[:7], "big")
 
 
 def _draw_upload(manifest: Manifest, now: float, expires_at: float) -> float:

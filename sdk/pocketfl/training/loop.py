@@ -171,7 +171,7 @@ def train_locally(
             try:
                 step = runtime.train_step(
                     batch,
-                    learning_rate=spec.learning_rate * _mean_weight(batch),
+                    learning_rate=spec.learning_rate * mean_weight(batch),
                     clip_norm=spec.max_gradient_norm,
                 )
             except TrainingCancelledError:
@@ -184,7 +184,7 @@ def train_locally(
     return result(completed=True)
 
 
-def _mean_weight(batch: Arrays) -> float:
+def mean_weight(batch: Arrays) -> float:
     """Return what a step counts: the graph's loss is a weighted mean, in which weights cancel.
 
     With the learning rate scaled by it, a batch of common examples moves the model less than one of

@@ -1,0 +1,37 @@
+"""What every engine offers."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfl.runtimes.interface import FloatVector
+from pocketfl_simulation.packing import PackedSteps
+
+ENGINES: Final = ("onnxruntime", "torch")
+
+
+class Engine(Protocol):
+    """Trains devices with the plan's training step; may be called from several threads at once."""
+
+    name: str
+    device: str
+    """Where it computes: ``cpu`` or ``cuda``."""
+
+    def train(self, steps: PackedSteps, parameters: FloatVector) -> NDArray[np.float64]:
+        """Return what each device's training changed.
+
+        Parameters
+        ----------
+        steps : PackedSteps
+            What D devices train on.
+        parameters : ndarray of float32, shape (P,)
+            What each of them starts from.
+
+        Returns
+        -------
+        ndarray of float64, shape (D, P)
+            Trained parameters minus those; zeros for a device without usable examples.
+        """
