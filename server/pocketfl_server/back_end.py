@@ -33,6 +33,7 @@ from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.analytics.records import ResultSummary, TaskResult
 from pocketfl_server.analytics.results import Results
 from pocketfl_server.attestations import Attestations
+from pocketfl_server.audit import AuditLog
 from pocketfl_server.blobs import BlobKind, Blobs
 from pocketfl_server.coordinator import Coordinator
 from pocketfl_server.credentials.issuer import TokenIssuer
@@ -83,6 +84,13 @@ class BackEnd:
         Check-ins that devices which are turned away are spread to.
     clock : callable, optional
         Returns Unix time in seconds.
+
+    Attributes
+    ----------
+    database : Database
+        The one that it runs on.
+    audit : AuditLog
+        What operators did and what was released.
 
     Raises
     ------
@@ -150,6 +158,7 @@ class BackEnd:
             clock=clock,
         )
         self._user_features = UserFeatures(self.database)
+        self.audit = AuditLog(self.database)
 
     def close(self) -> None:
         """Close the database."""
@@ -165,6 +174,10 @@ class BackEnd:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def now(self) -> float:
+        """Return the time by this back end's clock, in Unix seconds."""
+        return self._clock()
 
     # What devices ask.
 

@@ -30,6 +30,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from pocketfl.plan import Manifest
 from pocketfl_server.analytics.results import Results
+from pocketfl_server.audit import record_release
 from pocketfl_server.database import Database, check_ins, reports, round_counts, rounds
 from pocketfl_server.errors import Conflict, NotFound
 from pocketfl_server.records import RoundResult
@@ -340,7 +341,8 @@ class Coordinator:
             )
             if moved.rowcount == 0:
                 return  # another gateway applied the same release
-            self._registry.store_next(connection, following, manifest, now=now)
+            version = self._registry.store_next(connection, following, manifest, now=now)
+            record_release(connection, release, new_version=version, now=now)
             self._keep_outcome(connection, facts, release.reports, release.rejected)
             self._forget(connection, facts)
             limit = manifest.aggregation.max_rounds
@@ -357,6 +359,7 @@ class Coordinator:
             if moved.rowcount == 0:
                 return  # another gateway kept the same release
             self._results.store(connection, release, now=now)
+            record_release(connection, release, new_version=None, now=now)
             self._keep_outcome(connection, facts, release.reports, release.rejected)
             self._forget(connection, facts)
             limit = manifest.aggregation.max_rounds

@@ -252,6 +252,35 @@ rollouts = Table(
     Column("published_at", Float(53), nullable=False),
 )
 
+# People and programs that may use the operator's routes, besides the one with the operator key.
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),  # viewer, operator, modeller, administrator
+    Column("token_sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", Float(53), nullable=False),
+)
+
+# What operators did and what was released; rows are added and get their outcome, never deleted.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column(
+        "sequence",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    ),
+    Column("at", Float(53), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("action", String(128), nullable=False),
+    Column("task", String(128)),
+    Column("details", Text, nullable=False),  # JSON
+    Column("status", Integer),  # of HTTP; none yet while the action runs, or if it never ended
+)
+
 # The schema belongs to the name: several back ends may share one PostgreSQL database.
 _LOCK_KEY: Final = ":space, hashtext(current_schema() || ' ' || :name)"
 _TRY_LOCK: Final = text(f"SELECT pg_try_advisory_lock({_LOCK_KEY})")

@@ -65,6 +65,13 @@ class NotAuthenticated(Refusal):
     status = 401
 
 
+class NotAllowed(Refusal):
+    """The token's role does not cover what was asked."""
+
+    default_code = "not_allowed"
+    status = 403
+
+
 class NotFound(Refusal):
     """No such task, round, model, plan, parameters or lease; the code says which."""
 

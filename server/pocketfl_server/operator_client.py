@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -22,17 +22,24 @@ from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.analytics.records import ResultList, ResultSummary, TaskResult
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_server.records import (
+    AccessToken,
+    AccessTokenList,
+    AuditEntry,
+    AuditPage,
+    CreateAccessToken,
     CreateTask,
     FeaturesStored,
     Funnel,
     ModelList,
     ModelReference,
     ModelVersion,
+    NewAccessToken,
     OpenRound,
     PauseList,
     PauseRecord,
     PauseRequest,
     PlanStored,
+    Role,
     RolloutList,
     RolloutRecord,
     RoundList,
@@ -231,6 +238,25 @@ class OperatorClient:
     def result(self, task: str, round: int) -> TaskResult:
         """Return one release of a task that asks queries, in natural units."""
         return self._ask(TaskResult, "GET", f"{_task(task)}/results/{round}")
+
+    def create_token(self, name: str, role: Role) -> NewAccessToken:
+        """Give somebody a token with a role; it is told this once."""
+        wanted = CreateAccessToken(name=name, role=role)
+        return self._ask(NewAccessToken, "POST", "/tokens", record=wanted)
+
+    def tokens(self) -> tuple[AccessToken, ...]:
+        """Return who has a token."""
+        return self._ask(AccessTokenList, "GET", "/tokens").tokens
+
+    def revoke_token(self, name: str) -> None:
+        """Make somebody's token worthless at once."""
+        self._ask(AccessTokenList, "DELETE", f"/tokens/{quote(name, safe='')}")
+
+    def audit(self, *, after: int = 0) -> Iterator[AuditEntry]:
+        """Yield what operators did and what was released, oldest first, above a sequence number."""
+        while entries := self._ask(AuditPage, "GET", f"/audit?after={after}").entries:
+            yield from entries
+            after = entries[-1].sequence
 
     def put_features(self, table: str, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> int:
         """Store rows of users' features, many users to a request; returns how many rows.

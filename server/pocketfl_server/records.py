@@ -10,6 +10,7 @@ from pocketfl.protocol import AggregatorKey, FeatureRow
 from pocketfl.rollout import Rollout
 from pocketfl_server.optimizers import OptimizerSpec
 
+Role = Literal["viewer", "operator", "modeller", "administrator"]
 RoundState = Literal["open", "closing", "aborting", "finished", "aborted"]
 
 
@@ -260,6 +261,85 @@ class RoundList:
     """All rounds of a task, oldest first."""
 
     rounds: tuple[RoundResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateAccessToken:
+    """Request: let somebody use the operator's routes.
+
+    Attributes
+    ----------
+    role : {"viewer", "operator", "modeller", "administrator"}
+        ``viewer`` looks; ``operator`` runs rounds, pauses and stores features as well; ``modeller``
+        looks, uploads plans and makes tasks; ``administrator`` may do everything.
+    """
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewAccessToken:
+    """Answer: a token, told this once."""
+
+    name: str
+    role: Role
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessToken:
+    """Who has a token; the token itself is known to its owner alone."""
+
+    name: str
+    role: Role
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessTokenList:
+    """All tokens by name."""
+
+    tokens: tuple[AccessToken, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """One action of an operator, or one release.
+
+    Attributes
+    ----------
+    sequence : int
+        Rises from entry to entry.
+    at : float
+        Unix time in seconds.
+    actor, role : str
+        Whose token; ``coordinator`` is the back end itself.
+    action : str
+        Method and path of an action; ``release`` for a release.
+    task : str or None
+        Which it is about.
+    details : str
+        JSON: parameters of the path; of a release its round, counts, epsilon and privacy event.
+    status : int or None
+        Of HTTP; None for an action that has not ended, or was cut short.
+    """
+
+    sequence: int
+    at: float
+    actor: str
+    role: str
+    action: str
+    task: str | None = None
+    details: str
+    status: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPage:
+    """Entries of the log, oldest first; ask again after the last one's sequence for more."""
+
+    entries: tuple[AuditEntry, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ GROUP = "pocketfl.commands"
 # What to install when a command's own libraries are missing.
 _EXTRA_OF = {
     "export": "export",
+    "access": "server",
     "serve": "server",
     "task": "server",
     "rollout": "server",

@@ -23,10 +23,13 @@ from pocketfl.protocol import (
     TokenKeys,
 )
 from pocketfl_server import records
+from pocketfl_server.access import Access
 from pocketfl_server.analytics.records import ResultList, TaskResult
+from pocketfl_server.api.administration import administration_router
+from pocketfl_server.api.authorisation import OPERATOR_KEY
 from pocketfl_server.api.device import DEVICE_TOKEN, ENROLMENT_KEY, device_router
 from pocketfl_server.api.fast_routes import FastRoutesApp
-from pocketfl_server.api.operator import OPERATOR_KEY, operator_router
+from pocketfl_server.api.operator import operator_router
 from pocketfl_server.api.routes import document, handle_unrouted, in_thread
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.group_commit import GroupCommit
@@ -48,12 +51,16 @@ _RECORDS: Final = (
     TaskDescription,
     TaskResult,
     TokenKeys,
+    records.AccessTokenList,
+    records.AuditPage,
+    records.CreateAccessToken,
     records.CreateTask,
     records.FeaturesStored,
     records.Funnel,
     records.Health,
     records.ModelList,
     records.ModelVersion,
+    records.NewAccessToken,
     records.OpenRound,
     records.PauseList,
     records.PauseRecord,
@@ -79,7 +86,8 @@ def create_app(
     back_end : BackEnd
         Owned by the caller, who also closes it.
     operator_key : str
-        Bearer token of the operator's routes, at least 16 characters.
+        The administrator's bearer token for the operator's routes, at least 16 characters; others have
+        tokens of their own.
     end_rounds_every : float, optional
         Seconds between two looks for rounds whose deadline has passed; None leaves that to another
         process.
@@ -118,7 +126,9 @@ def create_app(
         lifespan=lifespan,
     )
     app.include_router(device_router(back_end, group, app.fast_routes))
-    app.include_router(operator_router(back_end, operator_key=operator_key))
+    access = Access(back_end.database, operator_key=operator_key)
+    app.include_router(operator_router(back_end, access))
+    app.include_router(administration_router(back_end, access))
     handle_unrouted(app)
     document(
         app,
@@ -126,7 +136,7 @@ def create_app(
         {
             ENROLMENT_KEY: "The secret that an app was built with",
             DEVICE_TOKEN: "What enrolment returned; never shown after a check-in",
-            OPERATOR_KEY: "The operator's secret",
+            OPERATOR_KEY: "The operator key, or a token with a role",
         },
     )
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,9 +13,11 @@ from starlette.responses import Response
 from pocketfl.plan.archive import PLAN_LIMIT
 from pocketfl.protocol import FEATURES_LIMIT, ROLLOUT_LIMIT, RoundNotice
 from pocketfl_server import user_features
+from pocketfl_server.access import MODELLERS, Access
 from pocketfl_server.analytics.records import ResultList, TaskResult
-from pocketfl_server.api.requests import BearerKey, number, read_body, read_record
-from pocketfl_server.api.routes import Endpoint, PlainRoute, described, in_thread, json_answer
+from pocketfl_server.api.authorisation import PREFIX, guarded_route, of_operator
+from pocketfl_server.api.requests import number, read_body, read_record
+from pocketfl_server.api.routes import Endpoint, in_thread, json_answer
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.errors import Malformed
 from pocketfl_server.records import (
@@ -40,32 +42,30 @@ from pocketfl_server.records import (
 from pocketfl_server.trusted.messages import TaskDescription
 
 RECORD_LIMIT: Final = 64 * 2**10
-OPERATOR_KEY: Final = "operator key"
 
 _TASK: Final = "/tasks/{task}"
 _ROUND: Final = "/tasks/{task}/rounds/{round}"
 _ENDING: Final = (401, 404, 409, 502, 503)
 
 
-def operator_router(back_end: BackEnd, *, operator_key: str) -> APIRouter:
+def operator_router(back_end: BackEnd, access: Access) -> APIRouter:
     """Return the operator's routes.
 
     Parameters
     ----------
     back_end : BackEnd
         What answers.
-    operator_key : str
-        Bearer token that each request has to show.
+    access : Access
+        Knows who asks.
     """
-    key = BearerKey(operator_key)
-    router = APIRouter(route_class=_guarded_route(key), prefix="/v1/operator", tags=["operator"])
-
-    def of_operator(path: str, **details: Any) -> dict[str, Any]:
-        return described(path, secret=OPERATOR_KEY, **details)
+    router = APIRouter(
+        route_class=guarded_route(back_end, access), prefix=PREFIX, tags=["operator"]
+    )
 
     @router.put(
         **of_operator(
             "/plans/{sha256}",
+            roles=MODELLERS,
             takes="application/octet-stream",
             answers=PlanStored,
             refusals=(401, 408, 413, 415, 422),
@@ -89,6 +89,7 @@ def operator_router(back_end: BackEnd, *, operator_key: str) -> APIRouter:
     @router.post(
         **of_operator(
             "/tasks",
+            roles=MODELLERS,
             takes=CreateTask,
             answers=TaskRecord,
             status=201,
@@ -319,12 +320,3 @@ def operator_router(back_end: BackEnd, *, operator_key: str) -> APIRouter:
         return json_answer(FeaturesStored(rows=stored))
 
     return router
-
-
-def _guarded_route(key: BearerKey) -> type[PlainRoute]:
-    """Return a route class that asks for the operator key before anything of the body is read."""
-
-    class OperatorRoute(PlainRoute):
-        guard = key
-
-    return OperatorRoute

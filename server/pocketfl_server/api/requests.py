@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 from base64 import b64decode, b64encode
 from hashlib import sha256
@@ -63,26 +62,6 @@ def private_token(request: Request) -> bytes | None:
         return b64decode(match[1], altchars=b"-_", validate=True)
     except ValueError:
         raise NotAuthenticated("the anonymous token cannot be read", code="wrong_token") from None
-
-
-class BearerKey:
-    """Compares bearer tokens with one secret, in a time that does not depend on how wrong they are.
-
-    Parameters
-    ----------
-    key : str
-        At least 16 characters.
-    """
-
-    def __init__(self, key: str) -> None:
-        if len(key) < 16:
-            raise ValueError("the operator key needs at least 16 characters")
-        self._digest = _digest(key)
-
-    def require(self, request: Request) -> None:
-        """Refuse a request without the key."""
-        if not hmac.compare_digest(_digest(bearer(request)), self._digest):
-            raise NotAuthenticated("the operator key is wrong", code="wrong_operator_key")
 
 
 async def read_body(request: Request, *, limit: int, media_type: str) -> bytes:
@@ -172,7 +151,3 @@ def number(request: Request, name: str) -> int:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body has more than the {limit} bytes allowed", details={"limit": limit})
-
-
-def _digest(secret: str) -> bytes:
-    return sha256(secret.encode("utf-8", "surrogatepass")).digest()

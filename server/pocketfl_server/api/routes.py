@@ -10,7 +10,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -23,7 +23,6 @@ from starlette.responses import Response
 from pocketfl.decoding import encode_json
 from pocketfl.errors import DecodeError
 from pocketfl.protocol import Problem
-from pocketfl_server.api.requests import BearerKey
 from pocketfl_server.errors import Refusal, ReleaseRefusedError
 from pocketfl_server.trusted.messages import TrustedTierError
 
@@ -34,6 +33,7 @@ Endpoint: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 _PATH_PARAMETER: Final = re.compile(r"\{(\w+)\}")
 _REASONS: Final = {
     401: "No key or token, or a wrong one",
+    403: "The token's role does not cover this",
     404: "No such thing",
     408: "The body came too slowly",
     409: "Contradicts what is on record; the record stays",
@@ -60,21 +60,20 @@ _PASSED_ON: Final = frozenset({403, 409, 422, 503})
 class PlainRoute(APIRoute):
     """Calls its endpoint with the request, and turns what it raises into a problem."""
 
-    guard: ClassVar[BearerKey | None] = None
-    """Asked for before anything of the request's body is read."""
-
     def get_route_handler(self) -> Endpoint:
         """Return the endpoint itself, guarded."""
-        return guarded(self.endpoint, key=self.guard)
+        return guarded(self.guard(self.endpoint))
+
+    def guard(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint that lets some requests through to the given one; here all."""
+        return endpoint
 
 
-def guarded(endpoint: Endpoint, *, key: BearerKey | None = None) -> Endpoint:
-    """Return an endpoint that asks for a key first and answers refusals with a problem."""
+def guarded(endpoint: Endpoint) -> Endpoint:
+    """Return an endpoint that answers refusals with a problem."""
 
     async def handle(request: Request) -> Response:
         try:
-            if key is not None:
-                key.require(request)
             return await endpoint(request)
         except Exception as error:
             return answer_for(error)

@@ -39,6 +39,7 @@ from pocketfl_server.trusted.accounting import (
     spent_privacy,
 )
 from pocketfl_server.trusted.attesters import AttestationError, Attester
+from pocketfl_server.trusted.events import spent_event
 from pocketfl_server.trusted.ledger import (
     BudgetConflictError,
     Charge,
@@ -306,6 +307,7 @@ class Aggregator:
                 aggregation=aggregation,
                 spent=spent,
                 budget=budget,
+                privacy_event=spent_event(state.manifest, number),
                 noise=noise,
             )
             dp = state.manifest.dp
@@ -518,6 +520,7 @@ def _make_release(
     aggregation: AggregationSpec,
     spent: PrivacyStatement,
     budget: BudgetStatement | None,
+    privacy_event: str,
     noise: IntegerVector | None,
 ) -> Release:
     """Add the noise that the plan asks for; the only way from a sum to a release."""
@@ -545,6 +548,7 @@ def _make_release(
         clip_norm=clip_norm,
         next_clip_norm=following,
         share_within=within,
+        privacy_event=privacy_event,
     )
     kind = UnprotectedRelease if unprotected else NoisedRelease
     return kind(summary=summary, values=values)

@@ -198,6 +198,9 @@ class ReleaseSummary:
     clip_norm, next_clip_norm, share_within : float or None
         Where the plan lets the clip norm adapt: of this round, of the next one, and the noised share of
         updates that were within it.
+    privacy_event : str or None
+        The event tree of all of the task's releases, this one included; see :mod:`.events`. None of
+        releases of earlier versions.
     """
 
     kind: Literal["noised", "unprotected"]
@@ -218,6 +221,7 @@ class ReleaseSummary:
     clip_norm: float | None = None
     next_clip_norm: float | None = None
     share_within: float | None = None
+    privacy_event: str | None = None
 
     def __post_init__(self) -> None:
         check_identifier(self.task, what="task")
