@@ -117,17 +117,19 @@ def test_killed_at_any_point(prepared, plan_keys, point):
 
 SERVER = textwrap.dedent(
     """
-    import sys
+    import socket, sys
     from pocketfl_server.trusted.process import AttestationSettings, serve
 
     folder, plan_key, token = sys.argv[1:]
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     serve(
-        folder + "/ledger",
-        [plan_key],
-        port=0,
+        listener,
+        ledger_path=folder + "/ledger",
+        plan_keys=[plan_key],
         token=token,
         attestation=AttestationSettings(kind="none", audience="devices"),
-        announce=lambda url: print(url, flush=True),
+        ready=lambda: print(url, flush=True),
     )
     """
 )
