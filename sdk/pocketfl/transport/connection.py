@@ -245,8 +245,11 @@ class ServerConnection:
         return FailedAttemptError(error, unprocessed=busy)
 
     def _insecure(self, error: ssl.SSLError) -> TransportError:
+        reason: object = error
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"its certificate is refused: {error.verify_message}"
         return TransportError(
-            f"no secure connection to {self._host} ({error}); check its certificate and this "
+            f"no secure connection to {self._host} ({reason}); check its certificate and this "
             "device's clock",
             code="tls",
         )
