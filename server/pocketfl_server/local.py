@@ -39,6 +39,8 @@ class LocalDeployment:
 
     Attributes
     ----------
+    database_url : str
+        Of its database.
     url : str
         Where devices and the operator find the back end.
     operator_key, enrolment_key : str
@@ -66,7 +68,7 @@ class LocalDeployment:
         self._anonymous_only = anonymous_only
         self.directory = Path(directory).resolve()
         self._plan_keys = tuple(plan_keys)
-        self._database_url = database_url or f"sqlite:///{self.directory / 'back_end.db'}"
+        self.database_url = database_url or f"sqlite:///{self.directory / 'back_end.db'}"
         self._supervisor: Supervisor | None = None
 
     def __enter__(self) -> Self:
@@ -166,7 +168,7 @@ plan_keys = [{keys}]
 trusted_token_file = "trusted-token"
 
 [back_end]
-database = {json.dumps(self._database_url)}
+database = {json.dumps(self.database_url)}
 port = 0
 gateways = {self._gateways}
 anonymous_only = {str(self._anonymous_only).lower()}

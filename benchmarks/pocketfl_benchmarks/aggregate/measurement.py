@@ -19,6 +19,7 @@ from pocketfl.clipping import squared_norm
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, Tensor
 from pocketfl.plan import (
     AggregationSpec,
+    DifferentialPrivacySpec,
     EncodingSpec,
     ModelSpec,
     ParameterSpec,
@@ -246,14 +247,21 @@ def _bound(values: list[NDArray[np.int16]], plan: Plan) -> Callable[[], None]:
     return work
 
 
-def placeholder_plan(parameters: int, reports: int, encoding: EncodingSpec | None) -> Plan:
+def placeholder_plan(
+    parameters: int,
+    reports: int,
+    encoding: EncodingSpec | None,
+    *,
+    dp: DifferentialPrivacySpec | None = None,
+    rounds: int = 1,
+) -> Plan:
     """Return a signed plan whose graphs are placeholders: nothing is trained here."""
     aggregation = AggregationSpec(
         clip_norm=1.0,
         population=reports,
         cohort_floor=1,
-        max_rounds=1,
-        max_participations=1,
+        max_rounds=rounds,
+        max_participations=rounds,
     )
     if encoding is not None:
         aggregation = aggregation.encoded(encoding, parameters=parameters)
@@ -261,7 +269,7 @@ def placeholder_plan(parameters: int, reports: int, encoding: EncodingSpec | Non
     return build_plan(
         name="bench",
         version="1",
-        privacy="none",
+        privacy="none" if dp is None else "gaussian",
         model=ModelSpec(
             parameters=(ParameterSpec(name="weight", shape=(parameters,), offset=0),),
             inputs=(TensorSpec(name="x", dtype="float32", shape=_SHAPE),),
@@ -280,7 +288,7 @@ def placeholder_plan(parameters: int, reports: int, encoding: EncodingSpec | Non
             label=LabelSpec(field="y"),
         ),
         aggregation=aggregation,
-        dp=None,
+        dp=dp,
         runtimes={
             "onnxruntime": RuntimeSpec(
                 train=parts["train"],

@@ -1,0 +1,1 @@
+"""Half an hour of steady rounds: ``python -m benchmarks.soak``."""

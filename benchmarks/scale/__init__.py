@@ -1,0 +1,1 @@
+"""``python -m benchmarks.scale``, from the project's root."""

@@ -1,0 +1,1 @@
+"""``python -m benchmarks.soak``, from the project's root."""
