@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
+
+FIGURES: Final = Path("benchmarks/figures")
+"""Committed figures, from the repository's root."""
 
 
 def scale(
@@ -21,11 +25,18 @@ def scale(
         int, typer.Option(min=1, max=16, help="More than one need POCKETFL_DATABASE_URL.")
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Measure nothing; write the capacity page from the committed figures."),
+    ] = None,
 ) -> None:
     """Measure how many devices one gateway takes, how fast it answers, and how fast a round ends.
 
     An empty PostgreSQL database is named by POCKETFL_DATABASE_URL; without it a SQLite file is made.
     """
+    if page is not None:
+        page.write_text(capacity_page())
+        return
     from pocketfl_benchmarks.machine import describe_machine
     from pocketfl_benchmarks.scale.measurement import ScaleSettings, measure
 
@@ -42,6 +53,17 @@ def scale(
         typer.echo(json.dumps(figures, indent=2))
     else:
         _show(figures)
+
+
+def capacity_page(figures: Path = FIGURES) -> str:
+    """Return the capacity page of the figures in a folder: ``scale.json`` and ``soak.json``."""
+    from pocketfl_benchmarks.scale.page import page
+
+    soak = figures / "soak.json"
+    return page(
+        json.loads((figures / "scale.json").read_text()),
+        json.loads(soak.read_text()) if soak.exists() else None,
+    )
 
 
 def _show(figures: dict[str, Any]) -> None:

@@ -17,7 +17,6 @@ from pocketfl.protocol import (
     CheckInReply,
     Enrolment,
     EnrolmentRequest,
-    Notices,
     RoundNotice,
 )
 from pocketfl.reports import make_report
@@ -68,11 +67,6 @@ def assignments(bodies: Iterable[bytes]) -> list[Assignment]:
     """Read assignments from the answers to check-ins, leaving out who was turned away."""
     replies = (_decode(CheckInReply, body).answer for body in bodies)
     return [answer for answer in replies if isinstance(answer, Assignment)]
-
-
-def open_rounds(body: bytes) -> tuple[RoundNotice, ...]:
-    """Read the answer to a request for notices."""
-    return _decode(Notices, body).notices
 
 
 def uploads(plan: Plan, assigned: Sequence[Assignment]) -> list[Prepared]:

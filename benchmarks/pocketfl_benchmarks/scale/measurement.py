@@ -96,16 +96,18 @@ class _Measurement:
             fleet.downloads(f"/v1/parameters/{notice.parameters_sha256}", settings.downloads)
         )
         notices, _ = self._load(fleet.downloads("/v1/notices", settings.downloads))
-        first_end = self._end(notice)
+        first_end, _, _ = self._end(notice)
         second = running.operator.open_round(TASK, seconds=ROUND_SECONDS)
         steady = self._steady(second, tokens, check_in["per_second"], upload["per_second"])
-        second_end = self._end(second)
+        second_end, summing, ending = self._end(second)
         return {
             "checkins_per_second": check_in["per_second"],
             "reports_per_second": upload["per_second"],
             "p99_ms": max(steady["check_in"]["p99_ms"], steady["report"]["p99_ms"]),
             "round_server_seconds": min(first_end, second_end),
             "round_server_seconds_of_rounds": [first_end, second_end],
+            "round_server_processor_seconds": summing + ending,
+            "trusted_reports_per_core_second": settings.devices / summing,
             "devices": settings.devices,
             "parameters": settings.parameters,
             "gateways": settings.gateways,
@@ -155,15 +157,24 @@ class _Measurement:
         reported, _ = self._load(prepared, rate=STEADY_PART * reports)
         return {"part_of_capacity": STEADY_PART, "check_in": checked, "report": reported}
 
-    def _end(self, notice: RoundNotice) -> float:
-        """Return the seconds from closing a round to having the new version downloaded."""
+    def _end(self, notice: RoundNotice) -> tuple[float, float, float]:
+        """Return the seconds from closing a round to having the new version downloaded.
+
+        And the processor time for it: of the trusted tier, to store, open, check and sum its reports,
+        for the noise and the accountant; and of the gateways.
+        """
         operator = self._running.operator
+        trusted = [self._running.processes["trusted"].pid]
+        spent = [processes.processor_seconds(pids) for pids in (trusted, self._gateways)]
         began = time.perf_counter()
         result = operator.close_round(notice.task, notice.round)
         if result.new_version is None:
             raise RuntimeError(f"the round ended without a version: {result}")
         operator.model_parameters(notice.task, result.new_version)
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        summing = processes.processor_seconds(trusted) - spent[0]
+        ending = processes.processor_seconds(self._gateways) - spent[1]
+        return seconds, max(summing, 0.01), ending
 
     def _registered(self) -> dict[str, Any]:
         """Enrol many devices at once, in the database, and see what they cost."""
