@@ -15,7 +15,7 @@ from typing import Self
 
 from sqlalchemy import Connection
 
-from pocketfl.plan import Plan
+from pocketfl.plan import Manifest, Plan
 from pocketfl.protocol import (
     Assignment,
     CheckIn,
@@ -361,6 +361,15 @@ class BackEnd:
     def pauses(self) -> tuple[PauseRecord, ...]:
         """Return every pause."""
         return self._pauses.all()
+
+    def manifest(self, task: str) -> Manifest:
+        """Return what a task's plan says."""
+        return self._tasks.manifest(self._tasks.get(task).plan_sha256)
+
+    def fleet(self) -> dict[str, int]:
+        """Return how many devices have enrolled with each version of the SDK."""
+        with self.database.reading() as connection:
+            return self._enrolments.count_by_sdk(connection)
 
     def publish_rollout(self, task: str, data: bytes) -> RolloutRecord:
         """Announce a signed rollout document; see :meth:`.Rollouts.publish`."""

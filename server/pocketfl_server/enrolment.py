@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from pocketfl.protocol import Enrolment, EnrolmentRequest
 from pocketfl_server.database import devices
@@ -21,6 +21,7 @@ _SECONDS_PER_DAY: Final = 86_400
 
 _INSERT = devices.insert()
 _FIND = select(devices.c.user).where(devices.c.token_sha256 == bindparam("token_sha256"))
+_BY_SDK = select(devices.c.sdk, func.count()).group_by(devices.c.sdk)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Enrolments:
         if len(enrolment_key) < 16:
             raise ValueError("the enrolment key needs at least 16 characters")
         self._enrolment_key = token_digest(enrolment_key)
+
+    def count_by_sdk(self, connection: Connection) -> dict[str, int]:
+        """Return how many devices have enrolled with each version of the SDK."""
+        return {sdk: int(count) for sdk, count in connection.execute(_BY_SDK)}
 
     def check(self, key: str, request: EnrolmentRequest) -> None:
         """Refuse a request that must not or cannot become a device.

@@ -32,6 +32,7 @@ from pocketfl_server.api.fast_routes import FastRoutesApp
 from pocketfl_server.api.operator import operator_router
 from pocketfl_server.api.routes import document, handle_unrouted, in_thread
 from pocketfl_server.back_end import BackEnd
+from pocketfl_server.dashboard.pages import dashboard_router
 from pocketfl_server.group_commit import GroupCommit
 from pocketfl_server.trusted.messages import TaskDescription
 
@@ -129,6 +130,7 @@ def create_app(
     access = Access(back_end.database, operator_key=operator_key)
     app.include_router(operator_router(back_end, access))
     app.include_router(administration_router(back_end, access))
+    app.include_router(dashboard_router(back_end, access, operator_key=operator_key))
     handle_unrouted(app)
     document(
         app,

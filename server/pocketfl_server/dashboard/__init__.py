@@ -1,0 +1,1 @@
+"""The operator's dashboard: one page, rendered here, that asks nothing of any other server."""
