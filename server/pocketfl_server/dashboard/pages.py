@@ -63,9 +63,7 @@ def dashboard_router(
     reader = OverviewReader(back_end, clock=clock)
 
     async def may_look(request: Request) -> bool:
-        valid: bool = await in_thread(
-            sessions.is_valid, request.cookies.get(COOKIE), now=clock()
-        )
+        valid: bool = await in_thread(sessions.is_valid, request.cookies.get(COOKIE), now=clock())
         return valid
 
     @router.get("")
