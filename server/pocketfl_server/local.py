@@ -151,6 +151,21 @@ class LocalDeployment:
             raise ValueError(f"{name!r} is not one of {GATEWAY!r} and {TRUSTED_TIER!r}")
         self._running().stop_process(name, kill=kill)
 
+    def restart_killed(self, name: str) -> None:
+        """Kill one process, "gateway" or "trusted", and start it again where the others look for it.
+
+        Raises
+        ------
+        DeploymentError
+            If it does not come back, such as because another program took its port meanwhile.
+        """
+        self._running().keep_ports()
+        self.stop_process(name, kill=True)
+        if name == TRUSTED_TIER:
+            self.start_trusted_tier()
+        else:
+            self._running().start_gateways()
+
     def log(self, name: str) -> str:
         """Return what a process, "gateway" or "trusted", has written so far."""
         return self._running().log(name)

@@ -111,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for title, counts in (
         ("families", verdict.families),
         ("killed at", verdict.killed_at),
+        ("servers killed", verdict.servers_killed),
+        ("budgets watched", verdict.budgets),
         ("contributions", verdict.counted),
     ):
         print(f"  {title}: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))

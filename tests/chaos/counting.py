@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, OneHot
 from pocketfl.plan import (
     AggregationSpec,
+    DifferentialPrivacySpec,
     EligibilitySpec,
     ModelSpec,
     ParameterSpec,
@@ -39,6 +40,10 @@ UNITS_PER_EPOCH: Final = 16
 WHOLE: Final = EPOCHS * UNITS_PER_EPOCH
 """What one report adds to the slot of each of its examples, in grid units."""
 MAX_ROUNDS: Final = 100_000
+NOISE_MULTIPLIER: Final = 100.0
+"""Of the task with differential privacy, whose budget is to last for many runs."""
+PROTECTED_ROUNDS: Final = 2_000
+EPSILON_DELTA: Final = 1e-6
 
 COLLECTION: Final = Collection("moments", {"slot": Field("int"), "liked": Field("float")})
 
@@ -76,16 +81,20 @@ predict (float[{_P}] parameters, float[{BATCH},{_P}] x) => (float[{BATCH}] outpu
 }
 
 
-def counting_plan(signing_key: Ed25519PrivateKey) -> Plan:
-    """Make the plan: no noise, a floor of one report, every device takes part."""
+def counting_plan(signing_key: Ed25519PrivateKey, *, protected: bool = False) -> Plan:
+    """Make the plan: a floor of one report, every device takes part, and no noise.
+
+    With ``protected`` the same graphs have noise, under which only the number of reports is seen.
+    """
+    max_rounds = PROTECTED_ROUNDS if protected else MAX_ROUNDS
     aggregation = AggregationSpec(
         clip_norm=256.0,
         norm_bound=16_384,
         sampling_probability=1.0,
         population=POPULATION,
         cohort_floor=1,
-        max_rounds=MAX_ROUNDS,
-        max_participations=MAX_ROUNDS,
+        max_rounds=max_rounds,
+        max_participations=max_rounds,
     )
     parts = {
         f"onnxruntime/{name}.onnx": onnx.parser.parse_model(_HEAD + text).SerializeToString()
@@ -93,9 +102,9 @@ def counting_plan(signing_key: Ed25519PrivateKey) -> Plan:
     }
     parts[PARAMETERS_PART] = np.zeros(_P, dtype="<f4").tobytes()
     return build_plan(
-        name="counting",
+        name="protected" if protected else "counting",
         version="1",
-        privacy="none",
+        privacy="gaussian" if protected else "none",
         model=ModelSpec(
             parameters=(ParameterSpec(name="slots", shape=(_P,), offset=0),),
             inputs=(TensorSpec(name="x", dtype="float32", shape=(_P,)),),
@@ -119,7 +128,11 @@ def counting_plan(signing_key: Ed25519PrivateKey) -> Plan:
             label=LabelSpec(field="liked"),
         ),
         aggregation=aggregation,
-        dp=None,
+        dp=DifferentialPrivacySpec(
+            noise_multiplier=NOISE_MULTIPLIER, epsilon=20.0, delta=EPSILON_DELTA
+        )
+        if protected
+        else None,
         eligibility=EligibilitySpec(min_examples=1),
         runtimes={
             "onnxruntime": RuntimeSpec(

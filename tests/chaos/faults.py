@@ -12,6 +12,9 @@ RequestName: TypeAlias = str
 WireMoment: TypeAlias = Literal["asked", "acted", "answered"]
 """A request before the server has it; after the server acted; after the device has the answer."""
 
+ServerName: TypeAlias = Literal["gateway", "trusted"]
+"""The back end's process that devices talk to, and the trusted tier's."""
+
 NETWORK_KINDS: Final = (
     "refused",
     "cut_up",
@@ -22,6 +25,13 @@ NETWORK_KINDS: Final = (
     "corrupt_down",
     "slow",
 )
+TIME_MEASURES: Final = ("wall_seconds", "cpu_seconds")
+"""Of one round; what ends a session at a batch."""
+BYTE_MEASURES: Final = ("bytes_up", "bytes_down_unmetered")
+"""Of one round."""
+COUNT_MEASURES: Final = ("contributions", "epsilon")
+"""Of a day and of a year: as many contributions as there are, or as its epsilon has room for."""
+BUDGET_MEASURES: Final = (*TIME_MEASURES, *BYTE_MEASURES, *COUNT_MEASURES)
 DAMAGE_KINDS: Final = ("header", "page", "pages", "cut", "garbage", "log")
 
 
@@ -137,13 +147,32 @@ class Damage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServerKill:
+    """Processes of the back end get SIGKILL, and are started again.
+
+    Attributes
+    ----------
+    processes : tuple of str
+        Which, in this order.
+    at : WirePoint or None
+        At which moment of a request of the victim's; None is while the round is being closed.
+    after : float
+        Seconds after that moment, so that a process may be in the middle of what it does.
+    """
+
+    processes: tuple[ServerName, ...]
+    at: WirePoint | None
+    after: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """What the app allows in this run; without one it allows what the SDK does by default.
 
     Attributes
     ----------
     measure : str
-        ``wall_seconds`` of one round, or ``contributions`` of a day.
+        One of :data:`BUDGET_MEASURES`.
     amount : float
         At most so many.
     """
@@ -191,6 +220,8 @@ class Scenario:
         Between the two.
     budget : Budget or None
         What the app allows.
+    server : ServerKill or None
+        What happens to the back end meanwhile.
     batch_seconds, checkpoint_seconds : float
         Least time that a training step takes, and that lies between two checkpoints.
     next_clock : float
@@ -205,6 +236,7 @@ class Scenario:
     second: Faults = NO_FAULTS
     damage: Damage | None = None
     budget: Budget | None = None
+    server: ServerKill | None = None
     batch_seconds: float = 0.001
     checkpoint_seconds: float = 0.004
     next_clock: float = 0.0
@@ -214,5 +246,6 @@ class Scenario:
         parts = [f"run {self.number}", self.family, f"first {self.first}"]
         if self.second != NO_FAULTS:
             parts.append(f"second {self.second}")
-        parts += [str(more) for more in (self.damage, self.budget) if more is not None]
+        more = (self.damage, self.budget, self.server)
+        parts += [str(each) for each in more if each is not None]
         return ", ".join(parts)

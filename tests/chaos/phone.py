@@ -41,8 +41,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.counting import COLLECTION, example
-from tests.chaos.faults import Budget, ClockJump, DiskFull, Faults, Point
+from tests.chaos.counting import COLLECTION, EPSILON_DELTA, example
+from tests.chaos.faults import BYTE_MEASURES, Budget, ClockJump, DiskFull, Faults, Point
 
 from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Limits
 from pocketfl.conditions import ScriptedSignals, Signals, Thermal
@@ -81,6 +81,8 @@ class Orders:
         Its file.
     url, enrolment_key, plan_key, aggregator, task : str
         Where and with whom it takes part.
+    protected : bool
+        Whether the task has differential privacy, as a device wants by default.
     before, meanwhile : tuple of int
         Slots of the examples that the app keeps before the session and during it.
     batch_seconds : float
@@ -99,6 +101,7 @@ class Orders:
     plan_key: str
     aggregator: str
     task: str
+    protected: bool = False
     before: tuple[int, ...] = ()
     meanwhile: tuple[int, ...] = ()
     batch_seconds: float = 0.0
@@ -142,7 +145,7 @@ class Places:
             self._visits[name, edge] += 1
             here = Point(name=name, edge=edge, count=self._visits[name, edge])
         if name not in ("statement", "batch"):
-            self._teller.tell(place=name, edge=edge, at=time.monotonic())
+            self._teller.tell(place=name, edge=edge, at=time.monotonic(), cpu=time.process_time())
         faults = self._orders.faults
         if faults.clock is not None and faults.clock.at == here:
             self._jump(faults.clock)
@@ -183,7 +186,7 @@ class Places:
         self._teller.tell(disk="free")
 
 
-def watch(places: Places, teller: Teller, *, batch_seconds: float) -> None:
+def watch(places: Places, teller: Teller, *, batch_seconds: float, busy: bool) -> None:
     """Have the SDK's own code report where it is."""
     phase = Attempt.phase
 
@@ -199,10 +202,13 @@ def watch(places: Places, teller: Teller, *, batch_seconds: float) -> None:
     @functools.wraps(step)
     def watched_step(self: Any, *arguments: Any, **options: Any) -> Any:
         with places.inside("batch"):
-            began = time.monotonic()
-            time.sleep(batch_seconds)
+            began, cpu_began = time.monotonic(), time.process_time()
+            if busy:
+                _keep_busy(batch_seconds)
+            else:
+                time.sleep(batch_seconds)
             result = step(self, *arguments, **options)
-            teller.tell(batch=(began, time.monotonic()))
+            teller.tell(batch=(began, time.monotonic()), cpu_batch=(cpu_began, time.process_time()))
             return result
 
     onnx_runtime.OnnxRuntime.train_step = watched_step  # type: ignore[method-assign]
@@ -228,6 +234,12 @@ def watch(places: Places, teller: Teller, *, batch_seconds: float) -> None:
         return connection
 
     sqlite3.connect = watched_connect  # type: ignore[assignment]
+
+
+def _keep_busy(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
 
 
 def open_store(path: Path, teller: Teller) -> ExampleStore:
@@ -290,7 +302,7 @@ def live(orders: Orders, places: Places, teller: Teller) -> None:
             plan_keys=[orders.plan_key],
             aggregator=PinnedAggregator(orders.aggregator),
             enrolment_key=orders.enrolment_key,
-            limits=DeviceLimits(allow_unprotected=True),
+            limits=DeviceLimits(allow_unprotected=not orders.protected),
             budgets=_budgets(orders.budget),
             signals=ScriptedSignals.always(AT_NIGHT),
             checkpoints=CheckpointPolicy(
@@ -318,7 +330,10 @@ def _budgets(budget: Budget | None) -> Budgets:
         return DEFAULT_BUDGETS
     if budget.measure == "contributions":
         return Budgets(per_day=Limits(contributions=int(budget.amount)))
-    return Budgets(per_round=Limits(**{budget.measure: budget.amount}))
+    if budget.measure == "epsilon":
+        return Budgets(max_epsilon_per_year=budget.amount, delta=EPSILON_DELTA)
+    kind = int if budget.measure in BYTE_MEASURES else float
+    return Budgets(per_round=Limits(**{budget.measure: kind(budget.amount)}))
 
 
 def tell_state(orders: Orders, teller: Teller) -> None:
@@ -342,7 +357,8 @@ def main(orders: Orders, pipe: Connection) -> None:
     """Run one session; the process ends with it."""
     teller = Teller(pipe)
     places = Places(orders, teller)
-    watch(places, teller, batch_seconds=orders.batch_seconds)
+    busy = orders.budget is not None and orders.budget.measure == "cpu_seconds"
+    watch(places, teller, batch_seconds=orders.batch_seconds, busy=busy)
     teller.tell(ready=True)
     places.begin()
     try:

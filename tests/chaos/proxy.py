@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -43,6 +44,15 @@ class BrokenOffError(Exception):
     """A peer closed in the middle of a message, or for good."""
 
 
+@dataclass
+class Exchange:
+    """A request that arrived, and the bytes of HTTP that it came to."""
+
+    request: RequestName
+    up: int
+    down: int = 0
+
+
 class FaultyProxy:
     """Listens on loopback in front of a back end.
 
@@ -61,6 +71,8 @@ class FaultyProxy:
         What devices sent to it and got from it.
     requests : Counter
         Requests that arrived, by kind.
+    exchanges : list of Exchange
+        All of them in their order.
     """
 
     def __init__(self, target: str, *, seed: int) -> None:
@@ -76,6 +88,7 @@ class FaultyProxy:
         self.bytes_up = 0
         self.bytes_down = 0
         self.requests: Counter[RequestName] = Counter()
+        self.exchanges: list[Exchange] = []
         self.harmed = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -124,8 +137,10 @@ class FaultyProxy:
 
     def _exchange(self, client: socket.socket, request: bytes) -> None:
         kind = next((name for name, form in _KINDS if form.match(request)), "other")
+        exchange = Exchange(kind, up=len(request))
         with self._lock:
             self.requests[kind] += 1
+            self.exchanges.append(exchange)
             self.bytes_up += len(request)
             fault = self._fault if self._fault is not None and self._fault.request == kind else None
             if fault is not None and self._left == 0:
@@ -136,7 +151,7 @@ class FaultyProxy:
         self._tell(kind, "asked")
         answer = self._forward(client, request, fault)
         self._tell(kind, "acted")
-        self._answer(client, answer, fault)
+        self._answer(client, answer, fault, exchange)
         self._tell(kind, "answered")
 
     def _tell(self, kind: RequestName, moment: WireMoment) -> None:
@@ -168,27 +183,34 @@ class FaultyProxy:
                 return _read_message(server)
         return self._ask(request)
 
-    def _answer(self, client: socket.socket, answer: bytes, fault: NetworkFault | None) -> None:
+    def _answer(
+        self,
+        client: socket.socket,
+        answer: bytes,
+        fault: NetworkFault | None,
+        exchange: Exchange,
+    ) -> None:
         name = fault.kind if fault is not None else ""
         if fault is not None and name == "answer_lost":
             _reset(client)
             raise BrokenOffError
         if fault is not None and name == "cut_down":
             part = answer[: _place(answer, fault)]
-            self._count_down(len(part))
+            self._count_down(exchange, len(part))
             client.sendall(part)
             client.shutdown(socket.SHUT_WR)
             raise BrokenOffError
         if fault is not None and name == "corrupt_down":
             answer = self._flip(answer, fault)
-        self._count_down(len(answer))
+        self._count_down(exchange, len(answer))
         if name == "slow":
             _drip(client, answer)
         else:
             client.sendall(answer)
 
-    def _count_down(self, count: int) -> None:
+    def _count_down(self, exchange: Exchange, count: int) -> None:
         with self._lock:
+            exchange.down += count
             self.bytes_down += count
 
     def _flip(self, message: bytes, fault: NetworkFault) -> bytes:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from tests.chaos.counting import EPSILON_DELTA, NOISE_MULTIPLIER
 from tests.chaos.faults import (
+    BUDGET_MEASURES,
+    BYTE_MEASURES,
+    COUNT_MEASURES,
     DAMAGE_KINDS,
     NETWORK_KINDS,
+    TIME_MEASURES,
     Budget,
     ClockJump,
     Damage,
@@ -19,15 +25,23 @@ from tests.chaos.faults import (
     Point,
     RandomTime,
     Scenario,
+    ServerKill,
     WirePoint,
 )
+
+from pocketfl.budgets.epsilon import contribution_rho, epsilon_of
 
 JUMPS: Final = (-400 * 86_400.0, -25 * 3600.0, -90.0, 90.0, 25 * 3600.0, 40 * 86_400.0)
 """Seconds by which a clock is set; a round lasts 20 days."""
 
 SLOW_BATCH_SECONDS: Final = 0.05
 
-# The order in which families come up: a dozen runs have one of each, half of all are kills alone.
+_TO_THE_BACK_END: Final = ("enrol", "notices", "check_in", "plan", "parameters", "upload")
+# What a round of the counting task takes at least, and what it takes with a few repetitions.
+_ROOM_UP: Final = (10_000.0, 14_000.0)
+_ROOM_DOWN: Final = (3_000.0, 20_000.0)
+
+# The order in which families come up: a dozen runs have one of each.
 _FAMILIES: Final = (
     "phase",
     "network",
@@ -40,7 +54,7 @@ _FAMILIES: Final = (
     "checkpoint",
     "twice",
     "budget",
-    "phase",
+    "server",
     "network",
     "random",
     "disk",
@@ -49,9 +63,9 @@ _FAMILIES: Final = (
     "network",
     "clock",
     "budget",
-    "wire",
+    "server",
     "phase",
-    "random",
+    "budget",
     "wire",
 )
 FAMILIES: Final = tuple(sorted(set(_FAMILIES)))
@@ -114,6 +128,21 @@ class Scenarios:
         )
         self._damage = self._in_turn(list(DAMAGE_KINDS))
         self._jumps = self._in_turn(list(JUMPS))
+        self._measures = self._in_turn(list(BUDGET_MEASURES))
+        self._servers = self._in_turn(
+            [
+                (processes, at)
+                for processes in (("gateway",), ("trusted",), ("gateway", "trusted"))
+                for at in (
+                    None,
+                    *(
+                        WirePoint(request=request, moment=moment)
+                        for request in _TO_THE_BACK_END
+                        for moment in ("asked", "acted", "answered")
+                    ),
+                )
+            ]
+        )
 
     def _in_turn(self, things: list) -> Iterator:
         """Yield all in a random order, and again."""
@@ -124,7 +153,7 @@ class Scenarios:
     def draw(self, number: int) -> Scenario:
         """Return the next run."""
         family = _FAMILIES[number % len(_FAMILIES)]
-        first, second, damage = Faults(), Faults(), None
+        first, second, damage, server = Faults(), Faults(), None, None
         chance = self._random
         match family:
             case "phase":
@@ -155,6 +184,8 @@ class Scenarios:
                 kill = self._late_kill() if chance.random() < 0.7 else None
                 first = Faults(kill=kill)
                 damage = Damage(kind=next(self._damage), seed=chance.randrange(2**32))
+            case "server":
+                server = self._server()
             case "budget":
                 return self._budget(number)
         return Scenario(
@@ -163,31 +194,63 @@ class Scenarios:
             first=first,
             second=second,
             damage=damage,
+            server=server,
             healthy_first=chance.random() < 0.5,
         )
 
+    def _server(self) -> ServerKill:
+        processes, at = next(self._servers)
+        # Half of the kills come while a process is at work on the request, or on the sum.
+        after = self._random.uniform(0.0, 0.03) if self._random.random() < 0.5 else 0.0
+        return ServerKill(processes=processes, at=at, after=after)
+
     def _budget(self, number: int) -> Scenario:
         chance = self._random
-        by_time = chance.random() < 0.6
-        budget = Budget(measure="contributions", amount=1.0)
-        if by_time:
-            budget = Budget(measure="wall_seconds", amount=chance.uniform(1.1, 3.5))
-        kill = self._late_kill()
+        measure = next(self._measures)
+        first, second = Faults(kill=self._late_kill()), Faults()
+        if chance.random() < 0.5:
+            second = Faults(kill=self._early_kill())
+        amount = 1.0
+        if measure == "wall_seconds":
+            amount = chance.uniform(1.1, 3.5)
+        elif measure == "cpu_seconds":
+            # A crash is charged with a second of every processor.
+            amount = (os.cpu_count() or 1) + chance.uniform(0.2, 1.2)
+        elif measure == "bytes_up":
+            amount = chance.uniform(*_ROOM_UP)
+        elif measure == "bytes_down_unmetered":
+            amount = chance.uniform(*_ROOM_DOWN)
+        elif measure == "epsilon":
+            # Room for one contribution, and not for two.
+            amount = epsilon_of(1.5 * contribution_rho(NOISE_MULTIPLIER), delta=EPSILON_DELTA)
+        by_time, by_count = measure in TIME_MEASURES, measure in COUNT_MEASURES
         if by_time and chance.random() < 0.7:
-            kill = RandomTime(after=chance.uniform(0.2, 0.8) * budget.amount)
+            first = Faults(kill=RandomTime(after=chance.uniform(0.2, 0.8) * amount))
+        if measure in BYTE_MEASURES:
+            # Bytes are spent by sending and fetching the same again and again.
+            first, second = self._costly(measure), self._costly(measure)
         return Scenario(
             number=number,
             family="budget",
-            first=Faults(kill=kill),
-            second=Faults(kill=self._early_kill() if chance.random() < 0.5 else None),
-            budget=budget,
+            first=first,
+            second=second,
+            budget=Budget(measure=measure, amount=amount),
             # The ledger writes once a second, so training has to take longer than that; and without
             # a checkpoint it has to know by itself what a killed session has spent.
             batch_seconds=SLOW_BATCH_SECONDS if by_time else 0.001,
             checkpoint_seconds=chance.choice([0.004, 60.0]),
-            next_clock=0.0 if by_time else chance.choice([0.0, *JUMPS[:-1]]),
+            next_clock=chance.choice([0.0, *JUMPS[:-1]]) if by_count else 0.0,
             healthy_first=chance.random() < 0.5,
         )
+
+    def _costly(self, measure: str) -> Faults:
+        up = measure == "bytes_up"
+        request = "upload" if up else "parameters"
+        kinds = ["answer_lost", "corrupt_up"] if up else ["corrupt_down", "cut_down"]
+        fault = NetworkFault(kind=self._random.choice(kinds), request=request, times=100, place=0.9)
+        if up and self._random.random() < 0.5:
+            return Faults(kill=WirePoint(request=request, moment="acted"))
+        return Faults(network=fault)
 
     def _random_time(self) -> RandomTime:
         return RandomTime(after=self._random.uniform(0.0, 1.1 * self._itinerary.seconds))

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.chaos.scenarios import FAMILIES
+
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = 12
 """The first dozen have every family of faults."""
 
 
 def test_a_dozen_disturbed_rounds_lose_double_and_halve_nothing(tmp_path: Path) -> None:
-    """Killed, cut off, disk full, clock set, file damaged: it counts whole, once or never."""
+    """Killed, cut off, disk full, clock set, file damaged, servers killed: it counts once or never."""
     figures = tmp_path / "chaos.json"
     finished = subprocess.run(
         [
@@ -31,6 +33,9 @@ def test_a_dozen_disturbed_rounds_lose_double_and_halve_nothing(tmp_path: Path) 
     assert finished.returncode == 0, finished.stdout + finished.stderr
     found = json.loads(figures.read_text())
     killed_at = found.pop("killed_at")
+    assert sum(found.pop("servers_killed").values()) >= 1
+    assert sum(found.pop("budgets").values()) >= 1
+    assert set(found.pop("families")) == set(FAMILIES)
     assert found == {
         "runs": RUNS,
         "examples_lost": 0,

@@ -8,15 +8,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.chaos.counting import WHOLE
+from tests.chaos.counting import EPSILON_DELTA, NOISE_MULTIPLIER, WHOLE
 from tests.chaos.damage import DamagedFile, damage, find_whole_copy
-from tests.chaos.faults import NO_FAULTS, ClockJump, Faults, Point, RandomTime, Scenario, WirePoint
+from tests.chaos.faults import (
+    BYTE_MEASURES,
+    COUNT_MEASURES,
+    NO_FAULTS,
+    Budget,
+    ClockJump,
+    Faults,
+    Point,
+    RandomTime,
+    Scenario,
+    WireMoment,
+    WirePoint,
+)
 from tests.chaos.phone import Orders
 from tests.chaos.proxy import FaultyProxy
 from tests.chaos.scenarios import Itinerary
 from tests.chaos.verdict import Verdict
 from tests.chaos.victim import SessionRecord, live
-from tests.chaos.world import NEIGHBOURS, ROUND_SECONDS, TASK, Tally, World
+from tests.chaos.world import NEIGHBOURS, PROTECTED_TASK, ROUND_SECONDS, TASK, Tally, World
+
+from pocketfl.budgets.epsilon import contribution_rho, epsilon_of
 
 RECOVERIES: Final = 6
 """Sessions in which a device must have found out how its contribution ended."""
@@ -48,12 +62,19 @@ class Trial:
         self._world = world
         self._scenario = scenario
         self._store = directory / "device.db"
+        budget = scenario.budget
+        # Only where there is noise is there an epsilon.
+        self._is_protected = budget is not None and budget.measure == "epsilon"
+        self._task = PROTECTED_TASK if self._is_protected else TASK
+        self._servers_are_well = True
         self._slots = itertools.count()
         self._sessions: list[SessionRecord] = []
         self._intended: set[int] = set()
         self._harmed: DamagedFile | None = None
         self._ended: str | None = None
         self._verdict = Verdict(runs=1, families=Counter([scenario.family]))
+        if budget is not None:
+            self._verdict.budgets[budget.measure] += 1
         self._proxy = FaultyProxy(world.url, seed=scenario.number)
 
     def run(self) -> Verdict:
@@ -64,17 +85,20 @@ class Trial:
             self._examples_are_there()
         finally:
             self._proxy.close()
+            self._world.wait_for_servers()
         return self._verdict
 
     # The story.
 
     def _round_with_faults(self) -> None:
         scenario, world = self._scenario, self._world
-        number = world.open_round()
+        number = world.open_round(task=self._task)
         problems: list[str] = []
         if scenario.healthy_first:
             problems += world.neighbours_report()
-        self._live(FIRST_EXAMPLES, faults=scenario.first)
+        self._live(FIRST_EXAMPLES, faults=scenario.first, servers_too=True)
+        # As for any device, the next time is long after.
+        world.wait_for_servers()
         if scenario.damage is not None:
             self._harmed = damage(self._store, scenario.damage)
         self._ended = state = self._recover(number)
@@ -82,20 +106,27 @@ class Trial:
             problems += world.neighbours_report()
         for problem in problems:
             self._wrong("unrecovered", problem)
-        tally = world.close_round()
+        tally = self._close_first_round()
         self._check_sum(tally)
         self._check_budget()
-        self._verdict.counted["counted" if tally.victim else "not counted"] += 1
+        self._verdict.counted["counted" if tally.has_victim else "not counted"] += 1
         if state is not None and not self._has_lost_memory:
             receipt = (self._sessions[-1].last("receipts") or {}).get(str(number), "no receipt")
             knows = (state == "uploaded", receipt == "accepted")
-            if knows != (bool(tally.victim), bool(tally.victim)):
+            if knows != (tally.has_victim, tally.has_victim):
                 self._wrong(
                     "unrecovered",
                     f"the device says {state} and {receipt}, its report is "
-                    f"{'' if tally.victim else 'not '}in the sum ({tally.accepted} accepted, "
+                    f"{'' if tally.has_victim else 'not '}in the sum ({tally.accepted} accepted, "
                     f"{tally.rejected} rejected)",
                 )
+
+    def _close_first_round(self) -> Tally:
+        kill = self._scenario.server
+        if kill is None or kill.at is not None:
+            return self._world.close_round()
+        self._verdict.servers_killed.update(kill.processes)
+        return self._world.close_round(kill)
 
     def _recover(self, number: int) -> str | None:
         """Start the victim until it says how its contribution ended; return that."""
@@ -119,7 +150,7 @@ class Trial:
         return None
 
     def _next_round(self) -> None:
-        number = self._world.open_round()
+        number = self._world.open_round(task=self._task)
         required = self._acknowledged
         jump = self._scenario.next_clock
         faults = Faults(clock=ClockJump(at=None, seconds=jump)) if jump else NO_FAULTS
@@ -137,11 +168,11 @@ class Trial:
         if self._scenario.budget is not None:
             self._check_next_on_budget(tally)
             return
-        if state != "uploaded" or not tally.victim:
+        if state != "uploaded" or not tally.has_victim:
             self._wrong(
                 "unrecovered",
                 f"the next round: outcome {record.last('outcome')}, state {state}, "
-                f"{'' if tally.victim else 'not '}in the sum",
+                f"{'' if tally.has_victim else 'not '}in the sum",
             )
             return
         if not self._may_lack_examples:
@@ -166,13 +197,20 @@ class Trial:
             self._wrong("unrecovered", f"examples that should not be there, or twice: {strange}")
 
     def _live(
-        self, examples: int, *, meanwhile: int = MEANWHILE, faults: Faults = NO_FAULTS
+        self,
+        examples: int,
+        *,
+        meanwhile: int = MEANWHILE,
+        faults: Faults = NO_FAULTS,
+        servers_too: bool = False,
     ) -> SessionRecord:
         """Run one session of the victim and see that its app had no other trouble than the faults."""
         before = tuple(itertools.islice(self._slots, examples))
         later = tuple(itertools.islice(self._slots, meanwhile))
         self._intended |= {*before, *later}
-        record = live(self._orders(before=before, meanwhile=later, faults=faults), self._proxy)
+        orders = self._orders(before=before, meanwhile=later, faults=faults)
+        watcher = self._kill_servers_at if servers_too else None
+        record = live(orders, self._proxy, watcher=watcher)
         self._sessions.append(record)
         if record.killed:
             self._verdict.killed_at[_name(faults)] += 1
@@ -189,6 +227,15 @@ class Trial:
                 self._wrong("unrecovered", f"the app's store failed without a reason: {text}")
         return record
 
+    def _kill_servers_at(self, request: str, moment: WireMoment) -> None:
+        kill = self._scenario.server
+        if kill is None or not self._servers_are_well:
+            return
+        if kill.at == WirePoint(request=request, moment=moment):
+            self._servers_are_well = False
+            self._verdict.servers_killed.update(kill.processes)
+            self._world.kill_servers(kill.processes, after=kill.after)
+
     def _orders(
         self, *, before: tuple[int, ...], meanwhile: tuple[int, ...], faults: Faults
     ) -> Orders:
@@ -197,8 +244,9 @@ class Trial:
             url=self._proxy.url,
             enrolment_key=self._world.enrolment_key,
             plan_key=self._world.plan_key,
-            aggregator=self._world.aggregator,
-            task=TASK,
+            aggregator=self._world.aggregators[self._task],
+            task=self._task,
+            protected=self._is_protected,
             before=before,
             meanwhile=meanwhile,
             batch_seconds=self._scenario.batch_seconds,
@@ -229,13 +277,15 @@ class Trial:
 
     def _check_sum(self, tally: Tally) -> None:
         """See that the sum is the neighbours' and the victim's contribution, whole, once or never."""
+        expected = NEIGHBOURS + tally.has_victim
+        if tally.accepted != expected:
+            self._wrong("double_counted", f"{tally.accepted} reports are in the sum of {expected}")
+        if not tally.is_readable:
+            return
         if not tally.neighbours_are_whole:
             self._wrong("double_counted", "the neighbours' part of the sum is not what they sent")
         if tally.has_strays:
             self._wrong("double_counted", "the sum holds what nobody sent")
-        expected = NEIGHBOURS + bool(tally.victim)
-        if tally.accepted != expected:
-            self._wrong("double_counted", f"{tally.accepted} reports are in the sum of {expected}")
         if tally.victim:
             self._check_contribution(tally, set(_before_check_in(self._sessions)))
 
@@ -254,14 +304,17 @@ class Trial:
             self._wrong("double_counted", f"slots that the app never kept: {sorted(strange)}")
 
     def _check_budget(self) -> None:
-        """See that no training step began after the budget was used up, but for one."""
+        """See that nothing began after the budget was used up, but for one step or message."""
         budget = self._scenario.budget
-        if budget is None or budget.measure == "contributions":
+        if budget is None or budget.measure in COUNT_MEASURES:
+            return
+        if budget.measure in BYTE_MEASURES:
+            self._check_bytes(budget)
             return
         spent = 0.0
         beyond = 0
         for session in self._sessions:
-            steps = session.steps()
+            steps = session.steps(cpu=budget.measure == "cpu_seconds")
             beyond += sum(spent + began > budget.amount for began, _ in steps)
             spent += steps[-1][1] if steps else 0.0
         if beyond > 1:
@@ -270,17 +323,36 @@ class Trial:
                 f"{beyond} batches began after {budget}; {spent:.3f} were spent",
             )
 
+    def _check_bytes(self, budget: Budget) -> None:
+        """The same of the messages of a round; looking for rounds is not part of one."""
+        # A plan is fetched before a device has a place, and charged to the session that it leads to.
+        kinds = ("check_in", "upload") if budget.measure == "bytes_up" else ("parameters",)
+        spent = beyond = 0
+        for exchange in self._proxy.exchanges:
+            if exchange.request not in kinds:
+                continue
+            beyond += spent > budget.amount
+            spent += exchange.up if budget.measure == "bytes_up" else exchange.down
+        if beyond > 1:
+            self._wrong(
+                "budget_overspends", f"{beyond} messages began after {budget}; {spent} were spent"
+            )
+
     def _check_next_on_budget(self, tally: Tally) -> None:
         """See that a day's contributions are not exceeded, and others are not held back."""
         budget = self._scenario.budget
         if tally.victim:
             self._check_contribution(tally, set(_before_check_in(self._sessions[-1:])))
-        if budget is None or budget.measure != "contributions":
+        if budget is None or budget.measure not in COUNT_MEASURES:
             return
         # True time is what counts, whatever the clock says: both rounds are of one day.
-        made = self._verdict.counted["counted"] + bool(tally.victim)
-        if made > budget.amount:
-            self._wrong("budget_overspends", f"{made} contributions, {budget}")
+        made = self._verdict.counted["counted"] + tally.has_victim
+        spent: float = made
+        if budget.measure == "epsilon":
+            rho = made * contribution_rho(NOISE_MULTIPLIER)
+            spent = epsilon_of(rho, delta=EPSILON_DELTA)
+        if spent > budget.amount:
+            self._wrong("budget_overspends", f"{made} contributions, {spent:g} of {budget}")
         if made == 0 and self._ended == "abandoned" and self._scenario.next_clock == 0:
             outcome = self._sessions[-1].last("outcome")
             self._wrong("unrecovered", f"no contribution in two rounds: {outcome}")

@@ -27,6 +27,10 @@ class Verdict:
         not take part in the next round.
     killed_at : Counter
         Kills by where they were meant to be.
+    servers_killed : Counter
+        Kills of the back end's processes, by process.
+    budgets : Counter
+        Runs in which a budget was watched, by what it measures.
     notes : list of str
         What exactly.
     """
@@ -37,6 +41,8 @@ class Verdict:
     budget_overspends: int = 0
     unrecovered: int = 0
     killed_at: Counter[str] = field(default_factory=Counter)
+    servers_killed: Counter[str] = field(default_factory=Counter)
+    budgets: Counter[str] = field(default_factory=Counter)
     families: Counter[str] = field(default_factory=Counter)
     counted: Counter[str] = field(default_factory=Counter)
     runs: int = 0
@@ -60,6 +66,8 @@ class Verdict:
         for name in (*self.COUNTS, "runs"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.killed_at += other.killed_at
+        self.servers_killed += other.servers_killed
+        self.budgets += other.budgets
         self.families += other.families
         self.counted += other.counted
         self.notes += other.notes
@@ -70,6 +78,9 @@ class Verdict:
             "runs": self.runs,
             "killed_at": dict(sorted(self.killed_at.items())),
             **{name: getattr(self, name) for name in self.COUNTS},
+            "servers_killed": dict(sorted(self.servers_killed.items())),
+            "budgets": dict(sorted(self.budgets.items())),
+            "families": dict(sorted(self.families.items())),
         }
 
     def write(self, path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -60,15 +61,17 @@ class SessionRecord:
         """Slots of the examples that the store said it has."""
         return [slot for part in self.told("acknowledged") for slot in part]
 
-    def steps(self) -> list[tuple[float, float]]:
+    def steps(self, *, cpu: bool = False) -> list[tuple[float, float]]:
         """Return when each training step began and ended, in seconds since the check-in.
 
-        In a session that was taken up again, since it was.
+        In a session that was taken up again, since it was. With ``cpu`` seconds are those of the
+        processor.
         """
-        origins = [e["at"] for e in self.events if (e.get("place"), e.get("edge")) in _ORIGINS]
+        clock, batch = ("cpu", "cpu_batch") if cpu else ("at", "batch")
+        origins = [e[clock] for e in self.events if (e.get("place"), e.get("edge")) in _ORIGINS]
         if not origins:
             return []
-        return [(began - origins[0], ended - origins[0]) for began, ended in self.told("batch")]
+        return [(began - origins[0], ended - origins[0]) for began, ended in self.told(batch)]
 
     @property
     def is_over(self) -> bool:
@@ -76,8 +79,16 @@ class SessionRecord:
         return bool(self.told("over"))
 
 
-def live(orders: phone.Orders, proxy: FaultyProxy) -> SessionRecord:
-    """Run one session of the victim to its end, whatever end that is."""
+def live(
+    orders: phone.Orders,
+    proxy: FaultyProxy,
+    *,
+    watcher: Callable[[str, WireMoment], None] | None = None,
+) -> SessionRecord:
+    """Run one session of the victim to its end, whatever end that is.
+
+    The watcher is called at the moments of every request of its.
+    """
     record = SessionRecord()
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=phone.main, args=(orders, sender), daemon=True)
@@ -88,6 +99,8 @@ def live(orders: phone.Orders, proxy: FaultyProxy) -> SessionRecord:
     def at_moment(request: str, moment: WireMoment) -> None:
         if kill == WirePoint(request=request, moment=moment):
             process.kill()
+        if watcher is not None:
+            watcher(request, moment)
 
     proxy.harm(orders.faults.network)
     proxy.watch(at_moment)

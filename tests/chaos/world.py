@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -10,11 +13,14 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 from tests.chaos.counting import COLLECTION, SLOTS, WHOLE, counting_plan, example, summed
+from tests.chaos.faults import ServerKill, ServerName
 from tests.chaos.phone import AT_NIGHT
+from urllib3.exceptions import HTTPError
 
 from pocketfl.budgets import HARD_BOUNDS
 from pocketfl.conditions import ScriptedSignals
-from pocketfl.device import Device, DeviceLimits, PlanCache
+from pocketfl.device import Device, DeviceLimits, PlanCache, RoundOutcome
+from pocketfl.errors import TransportError
 from pocketfl.plan import generate_signing_key, public_key_hex
 from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
@@ -22,9 +28,12 @@ from pocketfl_server.local import LocalDeployment
 from pocketfl_server.optimizers import OptimizerSpec
 
 TASK: Final = "counting"
+PROTECTED_TASK: Final = "protected"
 ROUND_SECONDS: Final = 20 * 86_400.0
 NEIGHBOURS: Final = 2
 EXAMPLES_PER_NEIGHBOUR: Final = 6
+PATIENCE_SECONDS: Final = 30.0
+"""A gateway leaves a trusted tier that did not answer alone for half of this."""
 VICTIM_SLOTS: Final = SLOTS - NEIGHBOURS * EXAMPLES_PER_NEIGHBOUR
 """The victim's examples have the slots below this one."""
 
@@ -43,6 +52,8 @@ class Tally:
         Reports in the sum, and those that the trusted tier left out.
     units : ndarray of int64, shape (P,)
         The sum in grid units, slot by slot; zeros for a round without a sum.
+    is_readable : bool
+        False under noise, where only the number of reports is seen.
     """
 
     round: int
@@ -50,6 +61,12 @@ class Tally:
     accepted: int
     rejected: int
     units: NDArray[np.int64]
+    is_readable: bool
+
+    @property
+    def has_victim(self) -> bool:
+        """Whether the victim's report is in the sum."""
+        return bool(self.victim) if self.is_readable else self.accepted > NEIGHBOURS
 
     @property
     def victim(self) -> dict[int, int]:
@@ -81,10 +98,14 @@ class World:
         signing_key = generate_signing_key()
         self.plan = counting_plan(signing_key)
         self.plan_key = public_key_hex(signing_key)
+        self.protected_plan = counting_plan(signing_key, protected=True)
         self._deployment = LocalDeployment(directory / "server", plan_keys=[self.plan_key])
         self._neighbours: list[tuple[ExampleStore, Device]] = []
         self._model = self.plan.initial_parameters()
         self._round = 0
+        self._task = TASK
+        self._repairs: list[threading.Thread] = []
+        self._broken: list[str] = []
 
     def __enter__(self) -> Self:
         self._deployment.start()
@@ -98,8 +119,11 @@ class World:
     def _settle(self) -> None:
         operator = self._deployment.operator
         plain_averaging = OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
-        operator.create_task(TASK, self.plan.data, optimizer=plain_averaging)
-        self.aggregator = operator.task(TASK).aggregator.public_key
+        for task, plan in ((TASK, self.plan), (PROTECTED_TASK, self.protected_plan)):
+            operator.create_task(task, plan.data, optimizer=plain_averaging)
+        self.aggregators = {
+            task: operator.task(task).aggregator.public_key for task in (TASK, PROTECTED_TASK)
+        }
         plans = PlanCache()
         for number in range(NEIGHBOURS):
             first = VICTIM_SLOTS + number * EXAMPLES_PER_NEIGHBOUR
@@ -111,7 +135,7 @@ class World:
                 store,
                 server=self.url,
                 plan_keys=[self.plan_key],
-                aggregator=PinnedAggregator(self.aggregator),
+                aggregator=PinnedAggregator(*self.aggregators.values()),
                 enrolment_key=self.enrolment_key,
                 limits=DeviceLimits(allow_unprotected=True),
                 # They take part in every round of a long day.
@@ -131,6 +155,8 @@ class World:
 
     def close(self) -> None:
         """Stop everything."""
+        for repair in self._repairs:
+            repair.join()
         for store, device in self._neighbours:
             device.close()
             store.close()
@@ -147,28 +173,82 @@ class World:
         """The app's."""
         return self._deployment.enrolment_key
 
-    def open_round(self) -> int:
-        """Open the next round and return its number."""
-        notice = self._deployment.operator.open_round(TASK, seconds=ROUND_SECONDS)
-        self._round = notice.round
+    def open_round(self, *, task: str = TASK) -> int:
+        """Open the next round of a task and return its number."""
+        notice = self._deployment.operator.open_round(task, seconds=ROUND_SECONDS)
+        self._round, self._task = notice.round, task
         return notice.round
+
+    def kill_servers(self, processes: Iterable[ServerName], *, after: float = 0.0) -> None:
+        """Kill processes of the back end with SIGKILL and start them again, meanwhile.
+
+        Parameters
+        ----------
+        processes : iterable of {"gateway", "trusted"}
+            Which, one after the other.
+        after : float
+            In so many seconds.
+        """
+
+        def work() -> None:
+            time.sleep(after)
+            try:
+                for name in processes:
+                    self._deployment.restart_killed(name)
+            except Exception as error:
+                self._broken.append(f"{type(error).__name__}: {error}")
+
+        self._repairs.append(threading.Thread(target=work))
+        self._repairs[-1].start()
+
+    def wait_for_servers(self) -> None:
+        """Wait until what was killed is back.
+
+        Raises
+        ------
+        RuntimeError
+            If it does not come back.
+        """
+        while self._repairs:
+            self._repairs.pop().join()
+        if self._broken:
+            raise RuntimeError(f"the back end is not back: {self._broken}")
 
     def neighbours_report(self) -> list[str]:
         """Let the neighbours take part; return what went wrong."""
-        outcomes = [device.run_once(task=TASK) for _, device in self._neighbours]
+        outcomes = [self._take_part(device) for _, device in self._neighbours]
         return [
             f"a neighbour's round ended as {outcome.status}/{outcome.code}: {outcome.reason}"
             for outcome in outcomes
             if outcome.status != "completed"
         ]
 
-    def close_round(self) -> Tally:
-        """Close the round and read the sum off the model."""
+    def _take_part(self, device: Device) -> RoundOutcome:
+        """Run a neighbour's round; where the server has no place yet, it asks again as devices do."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            outcome = device.run_once(task=self._task)
+            if outcome.status != "turned_away" or time.monotonic() > until:
+                return outcome
+            time.sleep(0.5)
+
+    def close_round(self, killing: ServerKill | None = None) -> Tally:
+        """Close the round, if need be in spite of killed servers, and read the sum off the model."""
         operator = self._deployment.operator
-        result = operator.close_round(TASK, self._round)
-        funnel = operator.funnel(TASK, self._round)
+        if killing is not None:
+            self.kill_servers(killing.processes, after=killing.after)
+        try:
+            result = operator.close_round(self._task, self._round)
+        except (TransportError, HTTPError):
+            if killing is None:
+                raise
+            self.wait_for_servers()
+            result = operator.close_round(self._task, self._round)
+        self.wait_for_servers()
+        funnel = operator.funnel(self._task, self._round)
         units = np.zeros(len(self._model), dtype=np.int64)
-        if result.new_version is not None:
+        # Under noise there is nothing to read off.
+        if result.new_version is not None and self._task == TASK:
             model = operator.model_parameters(TASK, result.new_version)
             units = summed(self._model, model, self.plan)
             self._model = model
@@ -178,4 +258,5 @@ class World:
             accepted=funnel.accepted or 0,
             rejected=sum(funnel.rejected.values()),
             units=units,
+            is_readable=self._task == TASK,
         )

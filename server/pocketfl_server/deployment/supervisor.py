@@ -14,6 +14,8 @@ from select import select
 from types import FrameType
 from typing import IO, Final
 
+from msgspec.structs import replace
+
 from pocketfl.errors import PocketFLError
 from pocketfl_server.deployment.settings import DATABASE_VARIABLE, SECRET_VARIABLES, Settings, Tls
 
@@ -160,6 +162,15 @@ class Supervisor:
         if process.stdin is not None:
             process.stdin.close()
 
+    def keep_ports(self) -> None:
+        """Have what is started again listen where it does now, also where the settings say any port."""
+        tier, back_end = self._settings.trusted_tier, self._settings.back_end
+        if tier is not None:
+            tier = replace(tier, port=_port(self.trusted_url))
+        if back_end is not None:
+            back_end = replace(back_end, port=_port(self.url))
+        self._settings = replace(self._settings, trusted_tier=tier, back_end=back_end)
+
     def log(self, name: str) -> str:
         """Return what a process has written so far, where that goes to files."""
         if self._logs is None:
@@ -219,6 +230,10 @@ def _listener(host: str, port: int) -> socket.socket:
 def _url(listener: socket.socket, host: str, tls: Tls | None) -> str:
     shown = f"[{host}]" if ":" in host else host
     return f"{'http' if tls is None else 'https'}://{shown}:{listener.getsockname()[1]}"
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def _announce(name: str, url: str, url_file: str | None, *, quiet: bool) -> None:
