@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo app apk test check clean
+.PHONY: install demo app apk docs test check clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,10 @@ apk: install
 	mkdir -p build/apk
 	cp -R mobile_app/. sdk/pocketfl build/apk
 	cd build/apk && ../../$(BIN)/buildozer android debug
+
+# The site; open build/site/index.html. Warnings, such as dead links, are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # One file of tests goes to one process, so that what a file makes once is made once.
 test: install

@@ -18,8 +18,8 @@ from tests.chaos.proxy import FaultyProxy
 
 # That is when a session's account is opened.
 _ORIGINS: Final = (("check_in", "leave"), ("parameters", "enter"))
-SESSION_SECONDS: Final = 40.0
-"""A session that takes longer hangs."""
+SESSION_SECONDS: Final = 120.0
+"""A session that takes longer hangs; on a busy machine one that computes takes a while."""
 
 # Processes are forked off a server that has imported the program and nothing of this process.
 _CONTEXT: Final = multiprocessing.get_context("forkserver")

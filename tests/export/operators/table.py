@@ -21,9 +21,10 @@ NOT_MEASURED = "not measured"
 
 _HEAD = """# Operators
 
-What a model may be made of, and how exactly each runtime trains it. Written by the tests, not by hand:
+What a model may be made of, and how exactly each runtime trains it. Written by the tests, not by hand
+(CI runs them and compares with this page):
 
-```sh
+```console
 POCKETFL_WRITE_OPERATORS=1 pytest -m slow tests/export/operators
 ```
 
