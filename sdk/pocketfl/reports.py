@@ -122,7 +122,7 @@ def make_report(
             manifest.summed_length,
             plan_sha256=plan.sha256,
             task=context.task,
-            round=context.round,
+            round=manifest.rotation_round(context.round),
         )
     values = clip_to_grid(update, aggregation, rotation=rotation)
     plaintext = encode_vector(values, bits=manifest.report_bits)

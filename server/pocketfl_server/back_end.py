@@ -45,6 +45,7 @@ from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_server.pacing import DEFAULT_PER_SECOND, Arrivals
 from pocketfl_server.pauses import Pauses
 from pocketfl_server.records import (
+    Concurrency,
     Funnel,
     ModelReference,
     ModelVersion,
@@ -296,6 +297,7 @@ class BackEnd:
         *,
         optimizer: OptimizerSpec | None = None,
         seed_model: tuple[str, int] | None = None,
+        concurrency: Concurrency | None = None,
     ) -> TaskRecord:
         """Create a task; repeating the same request changes nothing.
 
@@ -309,12 +311,19 @@ class BackEnd:
             The server's; for a plan that trains, and only for one.
         seed_model : (task, version), optional
             Start from that model instead of from the plan's initial parameters, or evaluate that one.
+        concurrency : Concurrency, optional
+            For a plan of asynchronous rounds, and only for one.
         """
         seed = None
         if seed_model is not None:
             seed = ModelReference(task=seed_model[0], version=seed_model[1])
         return self._tasks.create(
-            name, plan_data, optimizer=optimizer, seed_model=seed, now=self._clock()
+            name,
+            plan_data,
+            optimizer=optimizer,
+            seed_model=seed,
+            concurrency=concurrency,
+            now=self._clock(),
         )
 
     def task(self, name: str) -> TaskRecord:

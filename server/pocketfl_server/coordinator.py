@@ -10,6 +10,9 @@ them :meth:`Coordinator.close` simply continues:
 4. One transaction stores the new model version, or the answers to the plan's queries, marks the round
    ``finished``, keeps the counts, and deletes the check-ins and the sealed reports.
 
+Asynchronous rounds (:mod:`.asynchronous`) go the same way, but what is handed over comes from several
+rounds, and the transaction of step 4 opens the next one.
+
 A round that cannot be released goes ``aborting`` -> ``aborted`` instead, with its reason and counts.
 
 With several gateways every one has a clock, and whichever takes the lock of a task ends its round. The
@@ -30,6 +33,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from pocketfl.plan import Manifest
 from pocketfl_server.analytics.results import Results
+from pocketfl_server.asynchronous import AsynchronousRounds
 from pocketfl_server.audit import record_release
 from pocketfl_server.database import Database, check_ins, reports, round_counts, rounds
 from pocketfl_server.errors import Conflict, NotFound
@@ -139,6 +143,8 @@ class Coordinator:
         self._results = results
         self._trusted = trusted
         self._clock = clock
+        self._asynchronous = AsynchronousRounds(database)
+        self._wanted: dict[tuple[str, int], int] = {}
         self._put_count = database.insert_or_ignore(round_counts)
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._delays: dict[tuple[str, int], tuple[float, float]] = {}
@@ -208,13 +214,16 @@ class Coordinator:
     def close_due(self) -> list[RoundResult]:
         """Close every round past its deadline, and end those that a crash left half-ended.
 
+        An asynchronous round is closed as soon as it has enough reports.
+
         A round that cannot be ended now, because the trusted tier is away, stays as it is and is
         logged; later calls try again, ever less often. One that another gateway is ending is left
         to it.
         """
         ended = []
         now = self._clock()
-        for task, number in self._rounds.due(now=now):
+        ready = self._asynchronous.ready(self._wanted)
+        for task, number in dict.fromkeys([*self._rounds.due(now=now), *ready]):
             not_before, delay = self._delays.get((task, number), (now, FIRST_DELAY_SECONDS))
             if now < not_before:
                 continue
@@ -252,6 +261,11 @@ class Coordinator:
 
     def _release(self, facts: RoundFacts) -> None:
         manifest = self._tasks.manifest(facts.plan_sha256)
+        floor = manifest.aggregation.cohort_floor
+        if facts.max_staleness is not None and self._asynchronous.held(facts) < floor:
+            # Nothing is handed over: these reports are for the next release.
+            self._start_aborting(facts, "floor_not_reached")
+            return
         if not self._hand_over(facts):
             self._start_aborting(facts, "round_full")
             return
@@ -262,6 +276,8 @@ class Coordinator:
                 name: int(value or 0) for name, value in refusal.details.items() if name != "floor"
             }
             accepted = counts.pop("accepted", None)
+            if self._waits_for_more(facts, accepted=accepted, manifest=manifest):
+                return
             self._start_aborting(facts, "floor_not_reached", accepted=accepted, rejected=counts)
             return
         except BudgetExhausted:
@@ -298,11 +314,9 @@ class Coordinator:
         """
         page = max(1, min(MAX_PAGE, PAGE_BYTES // facts.report_bytes))
         while True:
-            with self._database.reading() as connection:
-                rows = connection.execute(_PENDING, {"this_round": facts.id, "page": page}).all()
-            if not rows:
+            entries = self._pending(facts, page)
+            if not entries:
                 return True
-            entries = [SealedEntry(lease=row.lease, sealed=bytes(row.sealed)) for row in rows]
             try:
                 self._trusted.submit(facts.task, facts.number, facts.model_version, entries)
             except messages.Conflict as conflict:
@@ -312,7 +326,25 @@ class Coordinator:
                     return True
                 raise
             with self._database.writing() as connection:
-                connection.execute(_SUBMITTED, [{"its_lease": row.lease} for row in rows])
+                connection.execute(_SUBMITTED, [{"its_lease": entry.lease} for entry in entries])
+
+    def _pending(self, facts: RoundFacts, page: int) -> list[SealedEntry]:
+        if facts.max_staleness is None:
+            with self._database.reading() as connection:
+                rows = connection.execute(_PENDING, {"this_round": facts.id, "page": page}).all()
+            return [SealedEntry(lease=row.lease, sealed=bytes(row.sealed)) for row in rows]
+        return self._asynchronous.pending(facts, page=page)
+
+    def _waits_for_more(
+        self, facts: RoundFacts, *, accepted: int | None, manifest: Manifest
+    ) -> bool:
+        """Leave an asynchronous round open where reports turned out to be none, and time is left."""
+        if facts.max_staleness is None or self._clock() >= facts.closes_at:
+            return False
+        missing = manifest.aggregation.cohort_floor - (accepted or 0)
+        self._wanted[facts.task, facts.number] = max(1, missing)
+        self._move(facts, "closing", "open")
+        return True
 
     def _compute_next(self, facts: RoundFacts, manifest: Manifest, release: Release) -> NextModel:
         optimizer = self._tasks.get(facts.task).optimizer
@@ -344,10 +376,14 @@ class Coordinator:
             version = self._registry.store_next(connection, following, manifest, now=now)
             record_release(connection, release, new_version=version, now=now)
             self._keep_outcome(connection, facts, release.reports, release.rejected)
-            self._forget(connection, facts)
             limit = manifest.aggregation.max_rounds
-            if self._registry.releases(connection, facts.task) >= limit:
+            done = self._registry.releases(connection, facts.task) >= limit
+            self._forget(connection, facts, goes_on=not done)
+            if done:
                 self._tasks.finish(connection, facts.task, "max_rounds_reached")
+            elif facts.max_staleness is not None:
+                self._asynchronous.open_next(connection, facts, model_version=version, now=now)
+        self._wanted.pop((facts.task, facts.number), None)
         self._database.forget_deleted()
 
     def _keep_result(self, facts: RoundFacts, manifest: Manifest, release: Release) -> None:
@@ -361,7 +397,7 @@ class Coordinator:
             self._results.store(connection, release, now=now)
             record_release(connection, release, new_version=None, now=now)
             self._keep_outcome(connection, facts, release.reports, release.rejected)
-            self._forget(connection, facts)
+            self._forget(connection, facts, goes_on=False)
             limit = manifest.aggregation.max_rounds
             if self._results.releases(connection, facts.task) >= limit:
                 self._tasks.finish(connection, facts.task, "max_rounds_reached")
@@ -403,11 +439,17 @@ class Coordinator:
 
     def _record_abort(self, facts: RoundFacts, reason: str | None) -> None:
         with self._database.writing() as connection:
-            moved = connection.execute(_ABORT, {"this_round": facts.id, "now": self._clock()})
+            now = self._clock()
+            moved = connection.execute(_ABORT, {"this_round": facts.id, "now": now})
             if moved.rowcount == 0:
                 return
-            self._keep_counts(connection, facts, self._participants(connection, facts))
-            self._forget(connection, facts)
+            goes_on = facts.max_staleness is not None and reason == "floor_not_reached"
+            if not goes_on:
+                self._keep_counts(connection, facts, self._participants(connection, facts))
+            self._forget(connection, facts, goes_on=goes_on)
+            if goes_on:
+                version = facts.model_version
+                self._asynchronous.open_next(connection, facts, model_version=version, now=now)
             if reason in (BUDGET_EXHAUSTED, DIVERGED):
                 self._tasks.finish(connection, facts.task, reason)
         self._database.forget_deleted()
@@ -427,7 +469,10 @@ class Coordinator:
         accepted: int | None,
         rejected: Mapping[str, int],
     ) -> None:
-        counts = self._participants(connection, facts)
+        counts: dict[tuple[str, str], int] = {}
+        # Devices of an asynchronous round are counted when the last of them is cut off.
+        if facts.max_staleness is None:
+            counts = self._participants(connection, facts)
         if accepted is not None:
             counts["accepted", ""] = accepted
         counts |= {("rejected", reason): count for reason, count in rejected.items()}
@@ -455,11 +500,23 @@ class Coordinator:
             ],
         )
 
+    def _forget(self, connection: Connection, facts: RoundFacts, *, goes_on: bool) -> None:
+        """Delete who checked in, and the sealed reports: nothing needs them after the round.
+
+        Of asynchronous rounds, those that are cut off, or all if the task does not go on.
+        """
+        if facts.max_staleness is None:
+            self._forget_round(connection, facts.id)
+            before = facts.number - RECEIPT_ROUNDS
+        else:
+            for retired in self._asynchronous.retire(connection, facts, everything=not goes_on):
+                earlier = self._rounds.facts_of_id(retired.id) or facts
+                self._keep_counts(connection, earlier, self._participants(connection, earlier))
+                self._forget_round(connection, retired.id)
+            before = facts.number - facts.max_staleness - RECEIPT_ROUNDS
+        connection.execute(_FORGET_RECEIPTS, {"task": facts.task, "number": before})
+
     @staticmethod
-    def _forget(connection: Connection, facts: RoundFacts) -> None:
-        """Delete who checked in, and the sealed reports: nothing needs them after the round."""
-        connection.execute(_FORGET_CHECK_INS, {"this_round": facts.id})
-        connection.execute(_FORGET_REPORTS, {"this_round": facts.id})
-        connection.execute(
-            _FORGET_RECEIPTS, {"task": facts.task, "number": facts.number - RECEIPT_ROUNDS}
-        )
+    def _forget_round(connection: Connection, round_id: bytes) -> None:
+        connection.execute(_FORGET_CHECK_INS, {"this_round": round_id})
+        connection.execute(_FORGET_REPORTS, {"this_round": round_id})

@@ -242,6 +242,17 @@ clip_norms = Table(
     ForeignKeyConstraint(["task", "version"], ["models.task", "models.version"]),
 )
 
+asynchronous_tasks = Table(
+    "asynchronous_tasks",
+    metadata,
+    Column("task", ForeignKey("tasks.name"), primary_key=True),
+    Column("selection_size", Integer, nullable=False),
+    Column("open_slots", Integer, nullable=False),
+    Column("reports_per_release", Integer, nullable=False),
+    Column("max_staleness", Integer, nullable=False),  # the plan's
+    Column("filling", Boolean, nullable=False),  # whether free slots are given out
+)
+
 # Signed documents that say what devices predict with; their bytes are in `blobs`.
 rollouts = Table(
     "rollouts",

@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, exists, or_, select
 
 from pocketfl.protocol import Assignment, CheckIn, ReportReceipt, RetryWindow
+from pocketfl_server.asynchronous import AsynchronousRounds
 from pocketfl_server.attestations import Attestations
 from pocketfl_server.credentials.issuer import TokenIssuer
 from pocketfl_server.database import (
@@ -94,6 +95,7 @@ class Intake:
         self._arrivals = arrivals
         self._rounds = round_list
         self._clock = clock
+        self._asynchronous = AsynchronousRounds(database)
         self._state_and_device = database.prepare(_STATE_AND_DEVICE)
         self._check_in = database.prepare(database.insert_or_ignore(check_ins))
         self._state_and_receipt = database.prepare(_STATE_AND_RECEIPT)
@@ -181,6 +183,10 @@ class Intake:
                 return self._turn_away(connection, facts, "runtime_unsupported")
             if facts.plan_schema not in request.plan_schemas:
                 return self._turn_away(connection, facts, "plan_schema_unsupported")
+            if facts.max_staleness is not None and not self._asynchronous.admits(
+                connection, facts, now=now
+            ):
+                return self._turn_away(connection, facts, "no_slot")
             if aggregator is None:
                 return self._turn_away(connection, facts, "attestation_unavailable")
             inserted = self._check_in.count(connection, {"round_id": facts.id, "device": device})
@@ -252,7 +258,7 @@ class Intake:
             if stored is None:
                 if self._clock() >= facts.closes_at:
                     raise Gone("the lease has expired; its round's deadline has passed")
-                if state != "open":
+                if not self._takes(connection, facts, state):
                     raise Gone("the lease's round is closed", code="round_closed")
                 inserted = self._store.count(
                     connection,
@@ -275,6 +281,11 @@ class Intake:
             return ReportReceipt(lease=lease, sha256=digest.hex())
 
         return operation
+
+    def _takes(self, connection: Connection, facts: RoundFacts, state: str) -> bool:
+        if facts.max_staleness is None:
+            return state == "open"
+        return self._asynchronous.takes(connection, facts)
 
     def _facts_of(self, lease: str) -> RoundFacts:
         round_id = round_of(lease)

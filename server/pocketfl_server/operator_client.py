@@ -26,6 +26,7 @@ from pocketfl_server.records import (
     AccessTokenList,
     AuditEntry,
     AuditPage,
+    Concurrency,
     CreateAccessToken,
     CreateTask,
     FeaturesStored,
@@ -116,6 +117,7 @@ class OperatorClient:
         *,
         optimizer: OptimizerSpec | None = None,
         seed_model: tuple[str, int] | None = None,
+        concurrency: Concurrency | None = None,
     ) -> TaskRecord:
         """Upload a plan and make a task of it; repeating the same changes nothing."""
         digest = sha256(plan_data).hexdigest()
@@ -129,7 +131,13 @@ class OperatorClient:
         seed = None
         if seed_model is not None:
             seed = ModelReference(task=seed_model[0], version=seed_model[1])
-        wanted = CreateTask(name=name, plan_sha256=digest, optimizer=optimizer, seed_model=seed)
+        wanted = CreateTask(
+            name=name,
+            plan_sha256=digest,
+            optimizer=optimizer,
+            seed_model=seed,
+            concurrency=concurrency,
+        )
         return self._ask(TaskRecord, "POST", "/tasks", record=wanted)
 
     def tasks(self) -> tuple[TaskRecord, ...]:

@@ -23,6 +23,34 @@ class ModelReference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Concurrency:
+    """What makes a task's rounds asynchronous, where its plan allows that.
+
+    Attributes
+    ----------
+    selection_size : int
+        Most devices that train at once, whichever model version they have.
+    open_slots : int
+        Once so many places are taken, how many have to be free before devices are let in again;
+        1 fills each place at once, ``selection_size`` waits for all.
+    reports_per_release : int
+        Reports after which the trusted tier releases; at least the plan's cohort floor.
+    """
+
+    selection_size: int
+    open_slots: int
+    reports_per_release: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.selection_size <= 10_000_000:
+            raise ValueError("selection_size must be 1 to 10,000,000")
+        if not 1 <= self.open_slots <= self.selection_size:
+            raise ValueError("open_slots must be 1 to selection_size")
+        if not 1 <= self.reports_per_release <= 10_000_000:
+            raise ValueError("reports_per_release must be 1 to 10,000,000")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskRecord:
     """A task and where it stands.
 
@@ -44,6 +72,8 @@ class TaskRecord:
         The server's; None for a task that trains nothing.
     seed_model : ModelReference or None
         Whose parameters version 0 is, if not the plan's own.
+    concurrency : Concurrency or None
+        Of asynchronous rounds.
     """
 
     name: str
@@ -56,6 +86,7 @@ class TaskRecord:
     aggregator: AggregatorKey
     optimizer: OptimizerSpec | None = None
     seed_model: ModelReference | None = None
+    concurrency: Concurrency | None = None
     created_at: float
 
 
@@ -158,6 +189,7 @@ class CreateTask:
     plan_sha256: str
     optimizer: OptimizerSpec | None = None
     seed_model: ModelReference | None = None
+    concurrency: Concurrency | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,6 +142,7 @@ class Registry:
             task=task,
             round_number=round_number,
             clip_norm=clip_norm,
+            reports=release.reports,
         )
         row = self._row(connection, task, model_version)
         parameters = np.frombuffer(

@@ -62,7 +62,7 @@ def check_release(
         "model_version": model_version,
         "plan_sha256": plan_sha256,
         "policy_hash": manifest.policy_hash,
-        "grid_step": manifest.aggregation.in_round(clip_norm).grid_step,
+        "grid_step": manifest.aggregation.in_round(clip_norm).release_step,
         "expected_cohort": manifest.aggregation.expected_cohort,
     }
     for name, value in expected.items():
@@ -85,6 +85,7 @@ def mean_update(
     task: str,
     round_number: int,
     clip_norm: float | None,
+    reports: int | None = None,
 ) -> NDArray[np.float64]:
     """Return what a released sum says of the parameters, shape (P,), in the model's own units.
 
@@ -98,14 +99,25 @@ def mean_update(
         Of the release; they decide the rotation of an encoded sum.
     clip_norm : float or None
         Of the round, where the plan lets it move.
+    reports : int, optional
+        How many were summed. Asynchronous rounds divide by it: how many reports a buffer held says
+        nothing of what is in them.
     """
     aggregation = manifest.aggregation.in_round(clip_norm)
     total = values.astype(np.float64)
     if aggregation.encoding is not None:
         rotation = Rotation.of_round(
-            manifest.summed_length, plan_sha256=plan_sha256, task=task, round=round_number
+            manifest.summed_length,
+            plan_sha256=plan_sha256,
+            task=task,
+            round=manifest.rotation_round(round_number),
         )
         total = rotation.invert(total)
     # Behind the parameters there may be a count.
     total = total[: manifest.vector_length]
-    return total * (aggregation.grid_step / aggregation.expected_cohort)
+    divisor = aggregation.expected_cohort
+    if aggregation.asynchronous is not None:
+        if reports is None:
+            raise ValueError("a release of asynchronous rounds is divided by its reports")
+        divisor = reports
+    return total * (aggregation.release_step / divisor)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, and_, bindparam, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
+from pocketfl.plan import Manifest
 from pocketfl.protocol import AggregatorKey, RoundNotice
 from pocketfl.reports import report_size
 from pocketfl_server.database import (
@@ -107,6 +108,8 @@ class RoundFacts:
     runtimes: frozenset[str]
     report_bytes: int
     clip_norm: float | None
+    max_staleness: int | None
+    """Of asynchronous rounds; else None."""
 
 
 class Rounds:
@@ -285,6 +288,7 @@ class Rounds:
             runtimes=frozenset(manifest.runtimes),
             report_bytes=report_size(manifest),
             clip_norm=row["clip_norm"],
+            max_staleness=_max_staleness(manifest),
         )
         if len(self._by_id) >= _MAX_REMEMBERED:
             self._by_id.clear()
@@ -299,6 +303,11 @@ def count_participants(connection: Connection, facts: RoundFacts) -> tuple[int, 
     leases = connection.execute(_COUNT_LEASES, {"id": facts.id}).scalar_one()
     uploaded = connection.execute(_COUNT_REPORTS, {"id": facts.id}).scalar_one()
     return int(leases), int(uploaded)
+
+
+def _max_staleness(manifest: Manifest) -> int | None:
+    spec = manifest.aggregation.asynchronous
+    return None if spec is None else spec.max_staleness
 
 
 def _by_reason(counts: Mapping[tuple[str, str], int], wanted: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select
@@ -15,10 +16,10 @@ from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import AggregatorKey, check_identifier
 from pocketfl_server.blobs import Blobs
-from pocketfl_server.database import Database, models, tasks
+from pocketfl_server.database import Database, asynchronous_tasks, models, tasks
 from pocketfl_server.errors import Conflict, Malformed, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
-from pocketfl_server.records import ModelReference, ModelVersion, TaskRecord
+from pocketfl_server.records import Concurrency, ModelReference, ModelVersion, TaskRecord
 from pocketfl_server.registry import Registry, check_seed, parameter_bytes
 from pocketfl_server.trusted.client import TrustedTier
 
@@ -27,10 +28,18 @@ def _described() -> Select[Any]:
     latest = (
         select(func.max(models.c.version)).where(models.c.task == tasks.c.name).scalar_subquery()
     )
-    return select(tasks, latest.label("latest_version"))
+    slots = asynchronous_tasks
+    return select(
+        tasks,
+        latest.label("latest_version"),
+        slots.c.selection_size,
+        slots.c.open_slots,
+        slots.c.reports_per_release,
+    ).outerjoin(slots, slots.c.task == tasks.c.name)
 
 
 _INSERT = tasks.insert()
+_INSERT_SLOTS = asynchronous_tasks.insert()
 _ONE = _described().where(tasks.c.name == bindparam("task"))
 _ALL = _described().order_by(tasks.c.name)
 _FINISH = (
@@ -103,6 +112,7 @@ class Tasks:
         *,
         optimizer: OptimizerSpec | None,
         seed_model: ModelReference | None,
+        concurrency: Concurrency | None = None,
         now: float,
     ) -> TaskRecord:
         """Create a task; the same request again returns the same task.
@@ -125,8 +135,11 @@ class Tasks:
         plan = self.verify(plan_data)
         own = _initial_parameters(plan)
         _check_settings(plan, optimizer=optimizer, seed_model=seed_model)
+        _check_concurrency(plan, concurrency)
         with self._creating:
-            existing = self._existing(name, plan, optimizer=optimizer, seed_model=seed_model)
+            existing = self._existing(
+                name, plan, optimizer=optimizer, seed_model=seed_model, concurrency=concurrency
+            )
             if existing is not None:
                 return existing
             parameters, privacy = own, plan.manifest.privacy
@@ -157,6 +170,16 @@ class Tasks:
                         },
                     )
                     bounds = plan.manifest.aggregation
+                    if concurrency is not None and bounds.asynchronous is not None:
+                        connection.execute(
+                            _INSERT_SLOTS,
+                            {
+                                "task": name,
+                                **asdict(concurrency),
+                                "max_staleness": bounds.asynchronous.max_staleness,
+                                "filling": True,
+                            },
+                        )
                     self._registry.add_initial(
                         connection,
                         name,
@@ -211,16 +234,17 @@ class Tasks:
         *,
         optimizer: OptimizerSpec | None,
         seed_model: ModelReference | None,
+        concurrency: Concurrency | None,
     ) -> TaskRecord | None:
         try:
             task = self.get(name)
         except NotFound:
             return None
-        wanted = (plan.sha256, optimizer, seed_model)
-        if (task.plan_sha256, task.optimizer, task.seed_model) != wanted:
+        wanted = (plan.sha256, optimizer, seed_model, concurrency)
+        if (task.plan_sha256, task.optimizer, task.seed_model, task.concurrency) != wanted:
             raise Conflict(
-                f"task {name!r} exists with another plan, optimizer or seed; a task never changes, "
-                "so give the new one another name",
+                f"task {name!r} exists with another plan, optimizer, seed or concurrency; a task never "
+                "changes, so give the new one another name",
                 code="task_exists",
             )
         return task
@@ -233,7 +257,13 @@ class Tasks:
         return self._blobs.get("parameters", version.parameters_sha256), version
 
     def _record(self, row: Mapping[str, Any]) -> TaskRecord:
-        seed = None
+        seed, concurrency = None, None
+        if row["selection_size"] is not None:
+            concurrency = Concurrency(
+                selection_size=row["selection_size"],
+                open_slots=row["open_slots"],
+                reports_per_release=row["reports_per_release"],
+            )
         if row["seed_task"] is not None:
             seed = ModelReference(task=row["seed_task"], version=row["seed_version"])
         return TaskRecord(
@@ -247,6 +277,7 @@ class Tasks:
             aggregator=AggregatorKey(key_id=row["key_id"], public_key=row["public_key"]),
             optimizer=OptimizerSpec.from_json(row["optimizer"]) if row["optimizer"] else None,
             seed_model=seed,
+            concurrency=concurrency,
             created_at=row["created_at"],
         )
 
@@ -260,6 +291,23 @@ def _initial_parameters(plan: Plan) -> bytes | None:
         return parameter_bytes(plan.initial_parameters())
     except PlanError as error:
         raise Malformed(f"the plan is refused: {error}", code="plan_refused") from None
+
+
+def _check_concurrency(plan: Plan, concurrency: Concurrency | None) -> None:
+    bounds = plan.manifest.aggregation
+    if (bounds.asynchronous is None) != (concurrency is None):
+        needs = "has synchronous rounds" if bounds.asynchronous is None else "needs a concurrency"
+        raise Malformed(
+            f"the plan {needs}: selection_size, open_slots and reports_per_release go with "
+            "asynchronous rounds, and only with them",
+            code="wrong_settings",
+        )
+    if concurrency is not None and concurrency.reports_per_release < bounds.cohort_floor:
+        raise Malformed(
+            f"{concurrency.reports_per_release} reports per release are below the plan's cohort floor "
+            f"of {bounds.cohort_floor}",
+            code="wrong_settings",
+        )
 
 
 def _check_settings(

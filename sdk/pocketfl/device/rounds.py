@@ -166,13 +166,12 @@ class RoundChoice:
 
     def _toss(self, notice: RoundNotice, opened: OpenPlan) -> None:
         aggregation = opened.plan.manifest.aggregation
-        dp = opened.plan.manifest.dp
         toss = self._participation.toss(
             task=notice.task,
             round=notice.round,
             manifest_sha256=opened.manifest_sha256,
             aggregation=aggregation,
-            separation=1 if dp is None or dp.tree is None else dp.tree.min_separation,
+            separation=opened.plan.manifest.min_separation,
         )
         what = f"round {notice.round} of {notice.task!r}"
         if toss.state == "tails":

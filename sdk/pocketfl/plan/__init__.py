@@ -4,6 +4,7 @@ from pocketfl.encoding import EncodingSpec
 from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
 from pocketfl.plan.archive import Plan, build_plan, write_plan
+from pocketfl.plan.asynchronous import AsynchronousSpec
 from pocketfl.plan.card import ModelCard
 from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.manifest import (
@@ -31,6 +32,7 @@ __all__ = [
     "AcceptanceSpec",
     "AdaptiveClippingSpec",
     "AggregationSpec",
+    "AsynchronousSpec",
     "BudgetSpec",
     "DifferentialPrivacySpec",
     "EligibilitySpec",

@@ -21,6 +21,7 @@ from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec
 from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
+from pocketfl.plan.asynchronous import WHOLE_WEIGHT, AsynchronousSpec
 from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.schemas import READABLE_SCHEMAS, check_schema
 from pocketfl.plan.training import TrainingSpec
@@ -207,6 +208,9 @@ class AggregationSpec:
         How reports are made small; None for two bytes a coordinate.
     adaptive : AdaptiveClippingSpec or None
         Lets the clip norm follow the fleet; ``clip_norm`` is then that of the first round.
+    asynchronous : AsynchronousSpec or None
+        Lets releases take reports from older models; then every device may take part in every round,
+        as far as its separation lets it, and nothing is amplified by sampling.
     """
 
     clip_norm: float
@@ -218,8 +222,17 @@ class AggregationSpec:
     max_participations: int
     encoding: EncodingSpec | None = None
     adaptive: AdaptiveClippingSpec | None = None
+    asynchronous: AsynchronousSpec | None = None
 
     def __post_init__(self) -> None:
+        _require(
+            self.asynchronous is None or self.sampling_probability == 1,
+            "asynchronous rounds sample nobody: sampling_probability has to be 1",
+        )
+        _require(
+            self.asynchronous is None or self.adaptive is None,
+            "asynchronous rounds add up reports of several models, which need one clip norm",
+        )
         _require(0 < self.clip_norm <= 1e6, "clip_norm must be above 0 and at most 1e6")
         if self.adaptive is not None:
             least_norm, most_norm = self.adaptive.min_clip_norm, self.adaptive.max_clip_norm
@@ -258,6 +271,16 @@ class AggregationSpec:
     def grid_step(self) -> float:
         """Size of one grid unit in the model's own units."""
         return self.clip_norm / self.update_bound
+
+    @property
+    def whole_weight(self) -> int:
+        """What an exact sum counts a report with: 1, or what leaves room for smaller weights."""
+        return 1 if self.asynchronous is None else WHOLE_WEIGHT
+
+    @property
+    def release_step(self) -> float:
+        """Size of one unit of a release in the model's own units."""
+        return self.grid_step / self.whole_weight
 
     @property
     def count_weight(self) -> int:
@@ -521,11 +544,12 @@ class Manifest:
                 aggregation.encoding,
                 aggregation.adaptive,
                 self.acceptance,
+                aggregation.asynchronous,
             )
             _require(
                 self.kind == "training" and not any(newer),
                 "a plan of schema 1 trains, and has no queries, no shared budget, no encoding, one "
-                "clip norm and no acceptance",
+                "clip norm, synchronous rounds and no acceptance",
             )
             _require(
                 all(runtime.inference is None for runtime in self.runtimes.values()),
@@ -559,6 +583,7 @@ class Manifest:
         self._check_budget()
         self._check_encoding()
         self._check_adaptive()
+        self._check_asynchronous()
 
     def _check_kind(self) -> None:
         kind = self.kind
@@ -670,6 +695,32 @@ class Manifest:
             self.dp is None or self.dp.tree is None,
             "releases that share a tree's noise need one clip norm for all",
         )
+
+    def _check_asynchronous(self) -> None:
+        if self.aggregation.asynchronous is None:
+            return
+        _require(self.kind == "training", "asynchronous rounds go with a plan that trains")
+        _require(
+            self.dp is None or self.dp.tree is None,
+            "the releases of asynchronous rounds have noise of their own, not a tree's",
+        )
+
+    @property
+    def min_separation(self) -> int:
+        """Fewest rounds from one participation of a device to its next; 1 is every round."""
+        if self.aggregation.asynchronous is not None:
+            return self.aggregation.asynchronous.min_separation
+        return 1 if self.dp is None or self.dp.tree is None else self.dp.tree.min_separation
+
+    @property
+    def counts_rounds(self) -> bool:
+        """Whether privacy is spent by a round's number, and not by how many were released."""
+        has_tree = self.dp is not None and self.dp.tree is not None
+        return has_tree or self.aggregation.asynchronous is not None
+
+    def rotation_round(self, number: int) -> int:
+        """Return the round whose rotation reports of a round have: reports that are added share one."""
+        return number if self.aggregation.asynchronous is None else 1
 
     @property
     def is_daily(self) -> bool:

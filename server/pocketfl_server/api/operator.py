@@ -108,6 +108,7 @@ def operator_router(back_end: BackEnd, access: Access) -> APIRouter:
                 back_end.plan(wanted.plan_sha256),
                 optimizer=wanted.optimizer,
                 seed_model=None if seed is None else (seed.task, seed.version),
+                concurrency=wanted.concurrency,
             )
 
         return json_answer(await in_thread(create), status=201)

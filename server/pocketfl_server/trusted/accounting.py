@@ -16,6 +16,11 @@ makes one direction the worse one, maps whole numbers to whole numbers. Hence in
 something is sampled; without sampling that proposition gives ``a |shift|^2 / (2 sigma^2)`` at every
 order.
 
+Asynchronous rounds have noise of their own, no sampling, and a device whose check-ins are
+``min_separation`` rounds apart, each of which is in one release at most. Up to a round's release it is
+in ``ceil(round / min_separation)`` of them, a number known in advance, and weights of at most one only
+make its reports smaller: they cost as many Gaussian releases without sampling.
+
 With a tree (:mod:`pocketfl.tree_noise`) every round ends one node, whose sum gets noise of its own,
 and all that is released is computed from these noised sums. A device shifts the sum of a node by as
 many norm bounds as it has participations in it. Which those are may depend on what was released
@@ -59,6 +64,9 @@ SAMPLING: Final = (
 )
 TREE: Final = (
     "none assumed: releases share a tree's noise; a device keeps its participations apart by itself"
+)
+APART: Final = (
+    "none assumed: a device keeps its check-ins apart by itself; its reports count with at most one"
 )
 NO_SAMPLING: Final = "none: every device may take part in every round, so nothing is amplified"
 
@@ -125,6 +133,8 @@ class Spending:
     def of(cls, manifest: Manifest, releases: int) -> Spending:
         """Return what a number of a private plan's releases spends.
 
+        With asynchronous rounds, too, ``releases`` is the last round's number.
+
         A day of a device's log is reported once, so of any number of releases one touches it. With a
         tree, ``releases`` is the last round's number, and what the nodes of its rounds reveal together
         costs as much as so many Gaussian releases without sampling.
@@ -142,6 +152,15 @@ class Spending:
                 noise_multiplier=manifest.dp.noise_multiplier,
                 releases=cost,
                 participations=cost,
+            )
+        apart = manifest.aggregation.asynchronous
+        if apart is not None:
+            most = min(apart.participations(releases), manifest.aggregation.max_participations)
+            return cls(
+                sampling_probability=1.0,
+                noise_multiplier=manifest.dp.noise_multiplier,
+                releases=most,
+                participations=most,
             )
         touching = min(releases, 1) if manifest.is_daily else releases
         return cls(
@@ -213,7 +232,6 @@ def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
     if releases < 0:
         raise ValueError(f"releases must be 0 or more, not {releases}")
     spec = manifest.aggregation
-    unsampled = spec.sampling_probability == 1.0
     if manifest.dp is None:
         return PrivacyStatement(
             privacy="none",
@@ -223,7 +241,7 @@ def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
             max_rounds=spec.max_rounds,
             max_participations=spec.max_participations,
             neighbouring_relation=NEIGHBOURING_RELATION,
-            sampling=NO_SAMPLING if unsampled else SAMPLING,
+            sampling=_sampling(manifest),
         )
     epsilon, against_back_end = composed_epsilon(
         [Spending.of(manifest, releases)], delta=manifest.dp.delta
@@ -240,13 +258,22 @@ def spent_privacy(manifest: Manifest, releases: int) -> PrivacyStatement:
         max_participations=spec.max_participations,
         unit="device-day" if manifest.is_daily else "device",
         neighbouring_relation=NEIGHBOURING_RELATION,
-        sampling=TREE if manifest.dp.tree else NO_SAMPLING if unsampled else SAMPLING,
+        sampling=_sampling(manifest),
     )
 
 
+def _sampling(manifest: Manifest) -> str:
+    """Return in words what is assumed of who takes part."""
+    if manifest.aggregation.asynchronous is not None:
+        return APART
+    if manifest.dp is not None and manifest.dp.tree is not None:
+        return TREE
+    return NO_SAMPLING if manifest.aggregation.sampling_probability == 1.0 else SAMPLING
+
+
 def progress(manifest: Manifest, *, releases: int, last_round: int) -> int:
-    """Return how far a task has come as the accountant counts it: releases, or a tree's last round."""
-    return last_round if manifest.dp is not None and manifest.dp.tree is not None else releases
+    """Return how far a task has come as the accountant counts it: releases, or the last round."""
+    return last_round if manifest.counts_rounds else releases
 
 
 def budget_statement(releases: Mapping[str, tuple[Manifest, int]]) -> BudgetStatement:

@@ -25,6 +25,7 @@ from pocketfl.attestation.binding import head_nonce, key_nonce
 from pocketfl.encoding import Rotation
 from pocketfl.errors import PlanError
 from pocketfl.plan import AggregationSpec, Plan
+from pocketfl.plan.asynchronous import staleness_weight
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import Attestation, check_identifier
@@ -45,6 +46,7 @@ from pocketfl_server.trusted.ledger import (
     Charge,
     LeaseTakenError,
     Ledger,
+    Origin,
     RoundFullError,
     TaskRecord,
 )
@@ -71,7 +73,13 @@ from pocketfl_server.trusted.messages import (
     encode_release,
 )
 from pocketfl_server.trusted.noise import add_noise
-from pocketfl_server.trusted.summing import Page, PartialSum, RoundOfReports
+from pocketfl_server.trusted.summing import (
+    STALE,
+    Page,
+    PartialSum,
+    RoundOfReports,
+    require_room,
+)
 from pocketfl_server.trusted.tree import advance
 from pocketfl_server.trusted.witness import Witness, WitnessError, check_against
 from pocketfl_server.trusted.workers import Workers
@@ -248,9 +256,14 @@ class Aggregator:
         for batch in batches(entries):
             rows = []
             for entry in batch:
+                if (entry.origin is None) != (state.manifest.aggregation.asynchronous is None):
+                    raise MalformedRequest(
+                        f"task {task!r}: reports come with the round that they are from where rounds "
+                        "are asynchronous, and only there"
+                    )
                 # What has another length than every report of the plan is not worth its disk space.
                 kept = entry.sealed if len(entry.sealed) == size else None
-                rows.append((entry.lease, sha256(entry.sealed).digest(), kept))
+                rows.append((entry.lease, sha256(entry.sealed).digest(), kept, entry.origin))
             with state.lock:
                 self._check_open(task, round, model_version)
                 try:
@@ -320,6 +333,9 @@ class Aggregator:
                     noise_multiplier=0.0 if dp is None else dp.noise_multiplier,
                 ),
                 tree_nodes=nodes,
+                max_staleness=None
+                if aggregation.asynchronous is None
+                else aggregation.asynchronous.max_staleness,
             )
             self._tell_witness()
             return release
@@ -347,7 +363,7 @@ class Aggregator:
             add_noise,
             zeros,
             noise_multiplier=manifest.dp.noise_multiplier,
-            norm_bound=manifest.aggregation.norm_bound,
+            norm_bound=manifest.aggregation.norm_bound * manifest.aggregation.whole_weight,
         )
         if manifest.dp.tree is None:
             return draw(), {}
@@ -480,7 +496,29 @@ class Aggregator:
     def _sum(
         self, state: _Task, round: int, model_version: int, aggregation: AggregationSpec
     ) -> PartialSum:
-        """Open and check every report of a round and sum the good ones exactly."""
+        """Open and check every report of a round and sum the good ones exactly.
+
+        Where rounds are asynchronous, with the weight of its staleness each.
+        """
+        spec = aggregation.asynchronous
+        if spec is None:
+            return self._sum_of(state, round, (round, model_version), aggregation)
+        whole = PartialSum(total=np.zeros(state.manifest.report_length, dtype=np.int64))
+        for origin, count in self._ledger.origins(state.name, round):
+            staleness = round - (round if origin is None else origin[0])
+            if origin is None or not 0 <= staleness <= spec.max_staleness:
+                whole.rejected[STALE] += count
+                continue
+            part = self._sum_of(state, round, origin, aggregation)
+            part.total *= staleness_weight(staleness)
+            whole.add(part)
+            require_room(whole.accepted, aggregation.norm_bound * aggregation.whole_weight)
+        return whole
+
+    def _sum_of(
+        self, state: _Task, round: int, origin: Origin, aggregation: AggregationSpec
+    ) -> PartialSum:
+        """Sum what was submitted to a round by devices that checked in to the same one."""
         manifest = state.manifest
         reports = RoundOfReports(
             private_key=state.private_key,
@@ -489,8 +527,8 @@ class Aggregator:
                 policy_hash=state.key.policy_hash,
                 plan_sha256=state.plan_sha256,
                 task=state.name,
-                round=round,
-                model_version=model_version,
+                round=origin[0],
+                model_version=origin[1],
                 clip_norm=None if aggregation.adaptive is None else aggregation.clip_norm,
                 lease=_ANY_LEASE,
             ),
@@ -500,15 +538,16 @@ class Aggregator:
             # A rotation spreads the vote over all coordinates: there the norm alone bounds it.
             count_weight=0 if aggregation.encoding is not None else aggregation.count_weight,
         )
-        return self._workers.sum(reports, self._pages(state, round))
+        where = None if aggregation.asynchronous is None else origin
+        return self._workers.sum(reports, self._pages(state, round, where))
 
-    def _pages(self, state: _Task, round: int) -> Iterator[Page]:
+    def _pages(self, state: _Task, round: int, origin: Origin | None) -> Iterator[Page]:
         # Workers get many at a time. This process itself takes one after the other, whose memory is
         # then still in the processor's cache.
         at_once = max(1, _PAGE_BYTES // report_size(state.manifest))
         if self._workers.count == 1:
             at_once = 1
-        return self._ledger.pages(state.name, round, at_once=at_once)
+        return self._ledger.pages(state.name, round, at_once=at_once, origin=origin)
 
 
 def _make_release(
@@ -538,7 +577,7 @@ def _make_release(
         policy_hash=state.key.policy_hash,
         reports=result.accepted,
         rejected=result.reasons(),
-        grid_step=aggregation.grid_step,
+        grid_step=aggregation.release_step,
         expected_cohort=aggregation.expected_cohort,
         noise_multiplier=spent.noise_multiplier,
         epsilon=spent.epsilon,

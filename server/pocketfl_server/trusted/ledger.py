@@ -36,7 +36,7 @@ _PAGE_BYTES: Final = 16 * 2**10
 _MAPPED_BYTES: Final = 2**33
 """Part of the file that is read without copying it first."""
 _LEASES_AT_ONCE: Final = 4096
-_SCHEMA_VERSION: Final = 4
+_SCHEMA_VERSION: Final = 5
 
 # One row for each release in the order of release; what a rolled-back ledger cannot bring forth again.
 _CHAIN_TABLE: Final = """
@@ -76,6 +76,18 @@ _TREE_TABLE: Final = """
     ) WITHOUT ROWID
     """
 
+# Leases that were in a release of asynchronous rounds, until none may take them any more.
+_COUNTED_TABLE: Final = """
+    CREATE TABLE counted(
+        task TEXT NOT NULL REFERENCES tasks(task),
+        lease TEXT NOT NULL,
+        sha256 BLOB NOT NULL,
+        origin_round INTEGER NOT NULL,
+        PRIMARY KEY(task, lease)
+    ) WITHOUT ROWID
+    """
+_ORIGIN_COLUMNS: Final = ("origin_round", "origin_version")
+
 # A sealed report is NULL where it was refused on arrival: its hash still guards the lease.
 _SCHEMA: Final = (
     """
@@ -104,6 +116,8 @@ _SCHEMA: Final = (
         lease TEXT NOT NULL,
         sha256 BLOB NOT NULL,
         sealed BLOB,
+        origin_round INTEGER,
+        origin_version INTEGER,
         UNIQUE(task, round, lease),
         FOREIGN KEY(task, round) REFERENCES rounds(task, round)
     )
@@ -122,9 +136,13 @@ _SCHEMA: Final = (
     _CHAIN_TABLE,
     *_BUDGET_TABLES,
     _TREE_TABLE,
+    _COUNTED_TABLE,
 )
 
 _NO_RELEASE: Final = sha256(b"pocketfl ledger 1").hexdigest()
+
+Origin = tuple[int, int]
+"""Round and model version that a device checked in to."""
 
 RoundState = Literal["open", "released", "abandoned"]
 
@@ -256,7 +274,11 @@ class Ledger:
                     _extend_chain(connection, task, number, release=release, charge=charge)
             for statement in _BUDGET_TABLES if version < 3 else ():
                 connection.execute(statement)
-            connection.execute(_TREE_TABLE)
+            if version < 4:
+                connection.execute(_TREE_TABLE)
+            connection.execute(_COUNTED_TABLE)
+            for column in _ORIGIN_COLUMNS:
+                connection.execute(f"ALTER TABLE reports ADD COLUMN {column} INTEGER")
             connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
@@ -402,8 +424,18 @@ class Ledger:
             ).fetchone()
         return int(row[0])
 
+    def origins(self, task: str, number: int) -> list[tuple[Origin | None, int]]:
+        """Return where a round's reports come from, and how many each; None is the round itself."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT origin_round, origin_version, count(*) FROM reports "
+                "WHERE task = ? AND round = ? GROUP BY 1, 2 ORDER BY 1, 2",
+                (task, number),
+            ).fetchall()
+        return [(None if row[0] is None else (row[0], row[1]), int(row[2])) for row in rows]
+
     def pages(
-        self, task: str, number: int, *, at_once: int
+        self, task: str, number: int, *, at_once: int, origin: Origin | None = None
     ) -> Iterator[list[tuple[str, bytes | None]]]:
         """Yield a round's sealed reports under their leases, None where one was refused on arrival.
 
@@ -415,20 +447,24 @@ class Ledger:
         ----------
         at_once : int
             Reports of a page.
+        origin : tuple of (int, int), optional
+            Reports from there alone, where rounds are asynchronous.
         """
         after = ""
-        while leases := self._leases(task, number, after=after):
+        while leases := self._leases(task, number, after=after, origin=origin):
             after, _ = leases[-1]
             for start in range(0, len(leases), at_once):
                 part = leases[start : start + at_once]
                 yield [(lease, self._report(report)) for lease, report in part]
 
-    def _leases(self, task: str, number: int, *, after: str) -> list[tuple[str, int]]:
+    def _leases(
+        self, task: str, number: int, *, after: str, origin: Origin | None
+    ) -> list[tuple[str, int]]:
         with self._lock:
             return self._connection.execute(
-                "SELECT lease, id FROM reports "
-                "WHERE task = ? AND round = ? AND lease > ? ORDER BY lease LIMIT ?",
-                (task, number, after, _LEASES_AT_ONCE),
+                "SELECT lease, id FROM reports WHERE task = ? AND round = ? AND lease > ? "
+                "AND origin_round IS ? AND origin_version IS ? ORDER BY lease LIMIT ?",
+                (task, number, after, *(origin or (None, None)), _LEASES_AT_ONCE),
             ).fetchall()
 
     def _report(self, report: int) -> bytes | None:
@@ -448,15 +484,16 @@ class Ledger:
         number: int,
         *,
         model_version: int,
-        reports: Sequence[tuple[str, bytes, bytes | None]],
+        reports: Sequence[tuple[str, bytes, bytes | None, Origin | None]],
         capacity: int,
     ) -> None:
         """Store reports, opening the round if this is its first.
 
         Parameters
         ----------
-        reports : sequence of (str, bytes, bytes or None)
-            Lease, SHA-256 of what arrived, and the sealed bytes (``None`` if refused on arrival).
+        reports : sequence of (str, bytes, bytes or None, Origin or None)
+            Lease, SHA-256 of what arrived, the sealed bytes (``None`` if refused on arrival), and where
+            it comes from. One that was in an earlier release is not stored again.
         capacity : int
             Most leases that the round may have.
 
@@ -472,19 +509,26 @@ class Ledger:
                 "INSERT INTO rounds VALUES (?, ?, ?, 'open') ON CONFLICT DO NOTHING",
                 (task, number, model_version),
             )
-            for lease, digest, sealed in reports:
-                added = connection.execute(
-                    "INSERT INTO reports(task, round, lease, sha256, sealed) "
-                    "VALUES (?, ?, ?, ?, ?) ON CONFLICT(task, round, lease) DO NOTHING",
-                    (task, number, lease, digest, sealed),
-                )
-                if added.rowcount:
-                    continue
-                (first,) = connection.execute(
-                    "SELECT sha256 FROM reports WHERE task = ? AND round = ? AND lease = ?",
-                    (task, number, lease),
-                ).fetchone()
-                if first != digest:
+            for lease, digest, sealed, origin in reports:
+                row = None
+                if origin is not None:
+                    row = connection.execute(
+                        "SELECT sha256 FROM counted WHERE task = ? AND lease = ?", (task, lease)
+                    ).fetchone()
+                if row is None:
+                    added = connection.execute(
+                        "INSERT INTO reports"
+                        "(task, round, lease, sha256, sealed, origin_round, origin_version) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(task, round, lease) DO NOTHING",
+                        (task, number, lease, digest, sealed, *(origin or (None, None))),
+                    )
+                    if added.rowcount:
+                        continue
+                    row = connection.execute(
+                        "SELECT sha256 FROM reports WHERE task = ? AND round = ? AND lease = ?",
+                        (task, number, lease),
+                    ).fetchone()
+                if row[0] != digest:
                     raise LeaseTakenError(
                         f"another report is on record for the lease {lease[:8]}..."
                     )
@@ -512,8 +556,13 @@ class Ledger:
         release: bytes,
         charge: Charge,
         tree_nodes: Mapping[int, IntegerVector] | None = None,
+        max_staleness: int | None = None,
     ) -> None:
-        """Store a release with its charge and its tree, and delete its reports: all or nothing."""
+        """Store a release with its charge and its tree, and delete its reports: all or nothing.
+
+        Where rounds are asynchronous, the leases stay on record as long as a later release might take
+        them, and what was submitted to other rounds under them is deleted.
+        """
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO releases VALUES (?, ?, ?, ?, ?)",
@@ -525,8 +574,30 @@ class Ledger:
                 "INSERT INTO tree_noise VALUES (?, ?, ?)",
                 [(task, node, v.astype("<i8").tobytes()) for node, v in (tree_nodes or {}).items()],
             )
+            if max_staleness is not None:
+                self._count_leases(connection, task, number, max_staleness=max_staleness)
             self._close_round(connection, task, number, "released")
         self._forget()
+
+    @staticmethod
+    def _count_leases(
+        connection: sqlite3.Connection, task: str, number: int, *, max_staleness: int
+    ) -> None:
+        connection.execute(
+            "INSERT INTO counted SELECT task, lease, sha256, origin_round FROM reports "
+            "WHERE task = ? AND round = ?",
+            (task, number),
+        )
+        connection.execute(
+            "DELETE FROM reports WHERE task = ? AND round != ? "
+            "AND lease IN (SELECT lease FROM counted WHERE task = ?)",
+            (task, number, task),
+        )
+        # The next release refuses these by their round.
+        connection.execute(
+            "DELETE FROM counted WHERE task = ? AND origin_round < ?",
+            (task, number + 1 - max_staleness),
+        )
 
     def abandon(self, task: str, number: int) -> None:
         """Delete a round's reports and mark it, so that it can never be released."""

@@ -32,6 +32,7 @@ RELEASE_LIMIT: Final = 8 * MAX_PARAMETERS + HEADER_LIMIT + 8
 """Largest release in bytes."""
 
 _BATCH_MAGIC: Final = b"PFB1"
+_BATCH_WITH_ORIGINS: Final = b"PFB2"
 _RELEASE_MAGIC: Final = b"PFR1"
 
 
@@ -157,13 +158,29 @@ class TaskDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class SealedEntry:
-    """One sealed report under its lease, as the back end relays it unread."""
+    """One sealed report under its lease, as the back end relays it unread.
+
+    Attributes
+    ----------
+    lease : str
+        The lease.
+    sealed : bytes
+        The report.
+    origin : tuple of (int, int) or None
+        Round and model version that the device checked in to, where rounds are asynchronous; else
+        those that it is submitted to.
+    """
 
     lease: str
     sealed: bytes
+    origin: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_token(self.lease, what="lease")
+        if self.origin is not None and not (
+            1 <= self.origin[0] < 2**31 and 0 <= self.origin[1] < 2**31
+        ):
+            raise ValueError("round counts from 1 and model_version from 0")
         if len(self.sealed) > MAX_SEALED_BYTES:
             raise ValueError(
                 f"a sealed report has {len(self.sealed)} bytes; {MAX_SEALED_BYTES} at most"
@@ -482,7 +499,7 @@ def batches(entries: Iterable[SealedEntry]) -> Iterator[list[SealedEntry]]:
     batch: list[SealedEntry] = []
     size = len(_BATCH_MAGIC) + 4
     for entry in entries:
-        cost = 6 + len(entry.lease) + len(entry.sealed)
+        cost = 14 + len(entry.lease) + len(entry.sealed)
         if batch and (len(batch) == MAX_BATCH_ENTRIES or size + cost > BATCH_LIMIT):
             yield batch
             batch, size = [], len(_BATCH_MAGIC) + 4
@@ -493,11 +510,26 @@ def batches(entries: Iterable[SealedEntry]) -> Iterator[list[SealedEntry]]:
 
 
 def encode_batch(entries: Sequence[SealedEntry]) -> bytes:
-    """Return a batch's bytes: magic, count, then lease and report with their lengths for each."""
-    parts = [_BATCH_MAGIC, struct.pack("<I", len(entries))]
+    """Return a batch's bytes: magic, count, then lease and report with their lengths for each.
+
+    Where entries have an origin, all of them do, and its two numbers come before the lease.
+
+    Raises
+    ------
+    ValueError
+        If only some entries have an origin.
+    """
+    with_origins = {entry.origin is not None for entry in entries}
+    if len(with_origins) > 1:
+        raise ValueError("either every entry of a batch has an origin or none has")
+    magic = _BATCH_WITH_ORIGINS if True in with_origins else _BATCH_MAGIC
+    parts = [magic, struct.pack("<I", len(entries))]
     for entry in entries:
         lease = entry.lease.encode("ascii")
-        parts += [struct.pack("<HI", len(lease), len(entry.sealed)), lease, entry.sealed]
+        parts.append(struct.pack("<HI", len(lease), len(entry.sealed)))
+        if entry.origin is not None:
+            parts.append(struct.pack("<II", *entry.origin))
+        parts += [lease, entry.sealed]
     return b"".join(parts)
 
 
@@ -516,24 +548,26 @@ def decode_batch(data: bytes) -> tuple[SealedEntry, ...]:
     """
     if len(data) > BATCH_LIMIT:
         raise DecodeError(f"batch: {len(data)} bytes, more than the {BATCH_LIMIT} allowed")
-    if len(data) < 8 or data[:4] != _BATCH_MAGIC:
+    if len(data) < 8 or data[:4] not in (_BATCH_MAGIC, _BATCH_WITH_ORIGINS):
         raise DecodeError("batch: not a batch of sealed reports")
     (count,) = struct.unpack_from("<I", data, 4)
     if count > MAX_BATCH_ENTRIES:
         raise DecodeError(f"batch: {count} entries, more than the {MAX_BATCH_ENTRIES} allowed")
+    head = struct.Struct("<HIII" if data[:4] == _BATCH_WITH_ORIGINS else "<HI")
     entries = []
     at = 8
     for index in range(count):
-        if len(data) - at < 6:
+        if len(data) - at < head.size:
             raise DecodeError(f"batch: truncated at entry {index}")
-        lease_size, sealed_size = struct.unpack_from("<HI", data, at)
-        at += 6
+        lease_size, sealed_size, *origin = head.unpack_from(data, at)
+        at += head.size
         if len(data) - at < lease_size + sealed_size:
             raise DecodeError(f"batch: truncated at entry {index}")
         try:
             lease = data[at : at + lease_size].decode("ascii")
             sealed = data[at + lease_size : at + lease_size + sealed_size]
-            entries.append(SealedEntry(lease=lease, sealed=sealed))
+            came_from = (origin[0], origin[1]) if origin else None
+            entries.append(SealedEntry(lease=lease, sealed=sealed, origin=came_from))
         except ValueError as error:
             raise DecodeError(f"batch: entry {index}: {error}") from None
         at += lease_size + sealed_size

@@ -22,8 +22,9 @@ SUM_BOUND: Final = 2**62
 """Largest size of a coordinate of the exact sum.
 
 A report's coordinate is at most 32,767, so the bound holds for any sum of up to 1.4e14 reports. The
-noise has a standard deviation of at most 1000 x 32,767 < 2**25 (the manifest's own bounds); it would
-have to exceed 2**37 of them before sum and noise leave int64.
+noise has a standard deviation of at most 1000 x 32,767 x 256 < 2**33 (the manifest's own bounds, and
+the weights of asynchronous rounds); it would have to exceed 2**29 of them before sum and noise leave
+int64.
 """
 
 _CHUNK: Final = 65_536

@@ -33,6 +33,8 @@ MALFORMED: Final = "malformed"
 """Opened, but what is inside is not a report of this plan."""
 NORM_ABOVE_BOUND: Final = "norm_above_bound"
 """The integer norm is above the plan's bound."""
+STALE: Final = "stale"
+"""From a round too far back, or yet to come; of asynchronous rounds only."""
 
 _NARROW: Final = 2**15
 """Reports that are added up in 32 bits before they go to the sum: of 16 bits each they fit."""

@@ -27,7 +27,7 @@ def filled(path, sealed=b"sealed"):
     ledger = Ledger(path)
     ledger.add_task(RECORD, manifest_sha256="m")
     ledger.add_reports(
-        "clicks", 1, model_version=0, reports=[("lease", b"hash", sealed)], capacity=9
+        "clicks", 1, model_version=0, reports=[("lease", b"hash", sealed, None)], capacity=9
     )
     return ledger
 
@@ -125,13 +125,13 @@ def test_a_directory_that_is_missing_is_named(tmp_path):
 def test_the_first_report_of_a_lease_stays(tmp_path):
     """Other bytes or too many leases undo the whole call; the same bytes are fine."""
     with filled(tmp_path / "ledger") as ledger:
-        again = [("new", b"new", b"new"), ("lease", b"hash", b"sealed")]
+        again = [("new", b"new", b"new", None), ("lease", b"hash", b"sealed", None)]
         ledger.add_reports("clicks", 1, model_version=0, reports=again, capacity=2)
         assert ledger.report_count("clicks", 1) == 2
-        other = [("newer", b"newer", b"newer"), ("lease", b"other", b"other")]
+        other = [("newer", b"newer", b"newer", None), ("lease", b"other", b"other", None)]
         with pytest.raises(LeaseTakenError):
             ledger.add_reports("clicks", 1, model_version=0, reports=other, capacity=9)
-        more = [("newest", b"newest", b"newest")]
+        more = [("newest", b"newest", b"newest", None)]
         with pytest.raises(RoundFullError, match="3 reports, 2 at most"):
             ledger.add_reports("clicks", 1, model_version=0, reports=more, capacity=2)
         kept = list(ledger.pages("clicks", 1, at_once=10))
