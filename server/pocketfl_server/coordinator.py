@@ -486,6 +486,8 @@ class Coordinator:
     def _keep_counts(
         self, connection: Connection, facts: RoundFacts, counts: Mapping[tuple[str, str], int]
     ) -> None:
+        if not counts:
+            return
         connection.execute(
             self._put_count,
             [

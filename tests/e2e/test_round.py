@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +16,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pocketfl.attestation import AttestedAggregator
 from pocketfl.device import Device, DeviceLimits, RoundOutcome
-from pocketfl.plan import AdaptiveClippingSpec, AggregationSpec, EncodingSpec, Plan, public_key_hex
+from pocketfl.device.hooks import SessionHooks
+from pocketfl.device.sessions import Session
+from pocketfl.plan import (
+    AdaptiveClippingSpec,
+    AggregationSpec,
+    AsynchronousSpec,
+    EncodingSpec,
+    Manifest,
+    Plan,
+    public_key_hex,
+)
+from pocketfl.reports import SealedReport
 from pocketfl.store import ExampleStore
 from pocketfl_server.local import LocalDeployment
 from pocketfl_server.optimizers import OptimizerSpec
+from pocketfl_server.records import Concurrency
 
 DEVICES = 12
 FEW = AggregationSpec(
@@ -129,6 +143,83 @@ def test_a_clip_norm_that_adapts_is_announced_and_grows(
     assert clip_norms == pytest.approx([1e-3, 1e-3 * np.exp(2), 1e-3 * np.exp(4)], rel=1e-3)
     moved = site.operator.model_parameters("adapts", 1) - plan.initial_parameters()
     assert 0 < np.linalg.norm(moved) <= 1e-3
+
+
+class HeldBack(SessionHooks):
+    """Keeps a device from uploading until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made, self.go = threading.Event(), threading.Event()
+
+    def prepared(self, session: Session, report: SealedReport, manifest: Manifest) -> None:
+        self.made.set()
+        assert self.go.wait(120)
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if what():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come to that")
+
+
+@pytest.mark.parametrize("encoding", [None, EncodingSpec(bits=4)], ids=["plain", "encoded"])
+def test_asynchronous_rounds_go_on_by_themselves(
+    site: LocalDeployment,
+    fleet: list[ExampleStore],
+    plan_with: Callable[..., Plan],
+    encoding: EncodingSpec | None,
+) -> None:
+    """Over HTTP: four reports make a version and open the next round; a late one counts in that.
+
+    A device that took part stays away until its separation has passed, and the model learns.
+    """
+    few = dataclasses.replace(
+        FEW,
+        cohort_floor=3,
+        asynchronous=AsynchronousSpec(max_staleness=1, min_separation=2),
+    )
+    if encoding is not None:
+        few = few.encoded(encoding, parameters=65)
+    plan = plan_with(name="async", privacy="none", dp=None, aggregation=few)
+    site.operator.create_task(
+        "async",
+        plan.data,
+        optimizer=OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0),
+        concurrency=Concurrency(selection_size=8, open_slots=1, reports_per_release=4),
+    )
+    site.operator.open_round("async", seconds=600)
+    hooks = HeldBack()
+    with Device(
+        fleet[0],
+        server=site.url,
+        plan_keys=[plan.signed_by],
+        aggregator=AttestedAggregator.development(site.attestation_key),
+        enrolment_key=site.enrolment_key,
+        user="late",
+        limits=DeviceLimits(allow_unprotected=True),
+        hooks=hooks,
+    ) as late:
+        ends: list[RoundOutcome] = []
+        thread = threading.Thread(target=lambda: ends.append(late.run_once()))
+        thread.start()
+        assert hooks.made.wait(120)
+        first = take_turns(site, fleet[1:5], task="async", plan=plan)
+        wait_for(lambda: site.operator.task("async").latest_version == 1)
+        hooks.go.set()
+        thread.join(120)
+        assert [end.status for end in ends] == ["completed"]
+    with Device(fleet[1], server=site.url, plan_keys=[plan.signed_by], user="user0") as again:
+        assert (again.run_once().code) in ("separated", "plan_refused")
+    second = take_turns(site, fleet[5:8], task="async", plan=plan)
+    wait_for(lambda: site.operator.task("async").latest_version == 2)
+    assert [(m.round, m.reports) for m in site.operator.models("async")[1:]] == [(1, 4), (2, 4)]
+    assert (first[0].round, second[0].round) == (1, 2)
+    assert site.operator.privacy("async").last_released_round == 2
+    before, after = (np.mean([end.loss for end in ends]) for ends in (first, second))
+    assert after < before
 
 
 @pytest.mark.parametrize("encoding", [None, EncodingSpec(bits=4)], ids=["plain", "encoded"])

@@ -16,11 +16,20 @@ from pathlib import Path
 
 import pytest
 
+from pocketfl.plan import AsynchronousSpec
 from pocketfl_server.trusted.aggregator import Aggregator
-from pocketfl_server.trusted.messages import Conflict, decode_batch, encode_batch, encode_release
+from pocketfl_server.trusted.messages import (
+    Conflict,
+    SealedEntry,
+    decode_batch,
+    encode_batch,
+    encode_release,
+)
 from pocketfl_server.trusted.witness import FileWitness
 
 REPORTS = 5
+
+Run = Callable[[Path, list[str], Callable[..., None]], None]
 
 
 class Steps:
@@ -72,13 +81,28 @@ def go_through(folder: Path, plan_keys: list[str], step: Callable[..., None]) ->
             step()
 
 
-def killed_before(number: int, folder: Path, plan_keys: list[str]) -> bool:
+def go_through_asynchronous(folder: Path, plan_keys: list[str], step: Callable[..., None]) -> None:
+    """Two releases of asynchronous rounds; the second is also handed what the first has counted."""
+    witness = WatchedWitness(folder / "witness", step)
+    with Aggregator(folder / "ledger", plan_keys=plan_keys, witness=witness) as tier:
+        tier._ledger._connection.set_trace_callback(step)
+        for number in (1, 2):
+            batch = decode_batch((folder / f"batch{number}").read_bytes())
+            tier.submit("clicks", number, number - 1, batch)
+            note(folder, f"accepted{number}")
+            step()
+            release = encode_release(tier.release("clicks", number, number - 1))
+            note(folder, f"released{number}", release)
+            step()
+
+
+def killed_before(number: int, folder: Path, plan_keys: list[str], run: Run) -> bool:
     """Whether a child was killed before its step of that number, and did not come to its end."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            go_through(folder, plan_keys, Steps(number))
+            run(folder, plan_keys, Steps(number))
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -159,10 +183,85 @@ def test_killed_before_every_step(tmp_path, make_plan, plan_keys, sealed_vector)
     for number in range(1, whole.count + 1):
         folder = tmp_path / str(number)
         prepare(folder)
-        assert killed_before(number, folder, plan_keys), number
+        assert killed_before(number, folder, plan_keys, go_through), number
         reached[check(folder, plan_keys)] += 1
     print(json.dumps({"killed": whole.count, "had come to": reached}))
     # Each stage was met several times, and there is no step after the last.
     assert min(reached.values()) >= 3
     prepare(tmp_path / "end")
-    assert not killed_before(whole.count + 1, tmp_path / "end", plan_keys)
+    assert not killed_before(whole.count + 1, tmp_path / "end", plan_keys, go_through)
+
+
+def check_asynchronous(folder: Path, plan_keys: list[str]) -> int:
+    """Restart, check what may never happen, ask again; say how many releases there had been."""
+    with Aggregator(
+        folder / "ledger", plan_keys=plan_keys, witness=FileWitness(folder / "witness")
+    ) as tier:
+        stored = {number: tier._ledger.release("clicks", number) for number in (1, 2)}
+        done = sum(release is not None for release in stored.values())
+        # By rounds that are one apart each release is charged as one participation.
+        assert tier.describe("clicks").spent.releases == done
+        assert tier.describe("clicks").last_released_round == done
+        for number in (1, 2):
+            accepted = (folder / f"told-accepted{number}").exists()
+            if accepted and stored[number] is None:
+                assert tier._ledger.report_count("clicks", number) == REPORTS
+            told = folder / f"told-released{number}"
+            assert not told.exists() or told.read_bytes() == stored[number]
+        for number in (1, 2):
+            if stored[number] is None:
+                batch = decode_batch((folder / f"batch{number}").read_bytes())
+                tier.submit("clicks", number, number - 1, batch)
+            release = tier.release("clicks", number, number - 1)
+            assert release.reports == REPORTS
+            assert stored[number] in (None, encode_release(release))
+        assert tier.describe("clicks").spent.releases == 2
+    return done
+
+
+@pytest.mark.slow
+def test_asynchronous_rounds_killed_before_every_step(
+    tmp_path, make_plan, plan_keys, sealed_vector
+) -> None:
+    """The same three, and no report is in two releases: what was counted stays on record."""
+
+    def prepare(folder: Path) -> None:
+        folder.mkdir()
+        with Aggregator(folder / "ledger", plan_keys=plan_keys) as tier:
+            key = tier.register("clicks", plan.data)
+        batches: list[list[SealedEntry]] = []
+        for number in (1, 2):
+            batches.append([])
+            for device in range(REPORTS):
+                # In the second release, one report is late by a round.
+                origin = 1 if device == 0 else number
+                made = sealed_vector(
+                    [device, 1, 0],
+                    key=key,
+                    lease=f"lease-{number}-{device:012d}",
+                    round=origin,
+                    model_version=origin - 1,
+                )
+                batches[-1].append(
+                    SealedEntry(lease=made.lease, sealed=made.sealed, origin=(origin, origin - 1))
+                )
+        # One of the first release comes again with the second.
+        batches[1].append(batches[0][0])
+        for number, entries in enumerate(batches, start=1):
+            (folder / f"batch{number}").write_bytes(encode_batch(entries))
+
+    spec = AsynchronousSpec(max_staleness=1, min_separation=2)
+    plan = make_plan(asynchronous=spec)
+    whole = Steps(None)
+    prepare(tmp_path / "whole")
+    go_through_asynchronous(tmp_path / "whole", plan_keys, whole)
+    reached = {0: 0, 1: 0, 2: 0}
+    for number in range(1, whole.count + 1):
+        folder = tmp_path / str(number)
+        prepare(folder)
+        assert killed_before(number, folder, plan_keys, go_through_asynchronous), number
+        reached[check_asynchronous(folder, plan_keys)] += 1
+    print(json.dumps({"killed": whole.count, "releases before": reached}))
+    assert min(reached.values()) >= 3
+    prepare(tmp_path / "end")
+    assert not killed_before(whole.count + 1, tmp_path / "end", plan_keys, go_through_asynchronous)
