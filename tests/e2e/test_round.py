@@ -76,7 +76,7 @@ def take_turns(
             limits=DeviceLimits(allow_unprotected=True),
         ) as device:
             outcomes.append(device.run_once())
-    assert {(o.status, o.reason) for o in outcomes} == {("completed", outcomes[0].reason)}
+    assert {o.status for o in outcomes} == {"completed"}, [o.code for o in outcomes]
     return outcomes
 
 
@@ -211,8 +211,8 @@ def test_asynchronous_rounds_go_on_by_themselves(
         hooks.go.set()
         thread.join(120)
         assert [end.status for end in ends] == ["completed"]
-    with Device(fleet[1], server=site.url, plan_keys=[plan.signed_by], user="user0") as again:
-        assert (again.run_once().code) in ("separated", "plan_refused")
+    with pytest.raises(AssertionError, match="separated"):
+        take_turns(site, fleet[1:2], task="async", plan=plan)
     second = take_turns(site, fleet[5:8], task="async", plan=plan)
     wait_for(lambda: site.operator.task("async").latest_version == 2)
     assert [(m.round, m.reports) for m in site.operator.models("async")[1:]] == [(1, 4), (2, 4)]

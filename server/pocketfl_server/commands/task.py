@@ -15,6 +15,7 @@ from pocketfl_server.commands.connection import DEFAULT_URL, CaFile, KeyFile, Ur
 
 if TYPE_CHECKING:
     from pocketfl_server.optimizers import OptimizerSpec
+    from pocketfl_server.records import Concurrency
 
 app = typer.Typer(name="task", help="Work with the tasks of a back end.", no_args_is_help=True)
 
@@ -50,15 +51,29 @@ def create(
     seed_model: Annotated[
         str | None, typer.Option(metavar="TASK:VERSION", help="Start from this task's model.")
     ] = None,
+    selection_size: Annotated[
+        int | None, typer.Option(help="Asynchronous rounds: devices that train at once.")
+    ] = None,
+    open_slots: Annotated[
+        int | None, typer.Option(help="Free places before devices are let in again.")
+    ] = None,
+    reports_per_release: Annotated[
+        int | None, typer.Option(help="Reports that make a release.")
+    ] = None,
     url: Url = DEFAULT_URL,
     operator_key_file: KeyFile = None,
     ca_file: CaFile = None,
 ) -> None:
     """Upload a plan and make a task of it; the same again changes nothing."""
+    concurrency = _concurrency(selection_size, open_slots, reports_per_release)
     spec = _optimizer(optimizer, learning_rate=learning_rate, momentum=momentum)
     with connect(url, operator_key_file, ca_file) as operator:
         record = operator.create_task(
-            name, plan.read_bytes(), optimizer=spec, seed_model=_seed(seed_model)
+            name,
+            plan.read_bytes(),
+            optimizer=spec,
+            seed_model=_seed(seed_model),
+            concurrency=concurrency,
         )
     typer.echo(f"task {record.name}: {record.kind}, privacy {record.privacy}, {record.state}")
 
@@ -261,6 +276,27 @@ def _optimizer(
         return OptimizerSpec(**settings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _concurrency(
+    selection_size: int | None, open_slots: int | None, reports_per_release: int | None
+) -> Concurrency | None:
+    from pocketfl_server.records import Concurrency
+
+    if selection_size is None and open_slots is None and reports_per_release is None:
+        return None
+    if selection_size is None or open_slots is None or reports_per_release is None:
+        raise TaskCommandError(
+            "asynchronous rounds need all of --selection-size, --open-slots, --reports-per-release"
+        )
+    try:
+        return Concurrency(
+            selection_size=selection_size,
+            open_slots=open_slots,
+            reports_per_release=reports_per_release,
+        )
+    except ValueError as error:
+        raise TaskCommandError(str(error)) from None
 
 
 def _seed(text: str | None) -> tuple[str, int] | None:
