@@ -112,7 +112,7 @@ def test_a_crash_in_the_last_transaction_leaves_nothing_of_it(
     prepare(doomed, make_plan)
     before = everything_in(doomed)
     with monkeypatch.context() as patch:
-        patch.setattr(type(doomed._coordinator), "_forget", staticmethod(lambda *_: crash()))
+        patch.setattr(type(doomed._coordinator), "_forget", staticmethod(lambda *_, **__: crash()))
         with pytest.raises(Crash):
             doomed.close_round("clicks")
     after = everything_in(doomed)
