@@ -16,6 +16,12 @@ from typing import Annotated, Any
 
 import typer
 
+from pocketfl.errors import PocketFLError
+
+
+class AppFailedError(PocketFLError):
+    """The app did not get as far as its figures."""
+
 
 def app(
     *,
@@ -24,8 +30,11 @@ def app(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure the app's start, and its frames while it trains."""
+    from pocketfl_app.bundle import load_bundle
     from pocketfl_benchmarks.machine import describe_machine
 
+    # The app itself would show this in its window, which nobody sees here.
+    load_bundle()
     runs = [measure(seconds=seconds) for _ in range(starts)]
     best = min(runs, key=lambda run: float(run["first_guess_cpu_seconds"]))
     frames = min(runs, key=lambda run: float(run["frame_cpu_ms_p95"]))
@@ -52,7 +61,13 @@ def app(
 
 
 def measure(*, seconds: float) -> dict[str, Any]:
-    """Start the app once in a process of its own and return what it measured."""
+    """Start the app once in a process of its own and return what it measured.
+
+    Raises
+    ------
+    AppFailedError
+        If it ended without figures, with the end of what it wrote.
+    """
     environment = {
         **os.environ,
         "SDL_VIDEODRIVER": "offscreen",
@@ -65,11 +80,17 @@ def measure(*, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="pocketfl-bench-app-") as folder:
         target = Path(folder) / "figures.json"
         program = [sys.executable, "-m", "pocketfl_benchmarks.digits.speed_program"]
-        subprocess.run(  # noqa: S603 - our own program
+        done = subprocess.run(  # noqa: S603 - our own program
             [*program, folder, str(seconds), str(target)],
             env=environment,
-            check=True,
-            stderr=subprocess.DEVNULL,
+            check=False,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        if done.returncode != 0 or not target.is_file():
+            raise AppFailedError(
+                f"the app ended with status {done.returncode}; it wrote last: "
+                f"{done.stderr.strip()[-1500:]}"
+            )
         found: dict[str, Any] = json.loads(target.read_text())
         return found
