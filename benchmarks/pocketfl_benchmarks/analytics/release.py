@@ -19,7 +19,8 @@ from pocketfl.plan.manifest import AggregationSpec
 from pocketfl.queries import QuerySet
 from pocketfl.queries.evaluation import evaluate_queries
 from pocketfl.queries.reading import QueryColumns
-from pocketfl_server.trusted.accounting import UNSAMPLED_ORDERS, release_event
+from pocketfl_server.trusted.accounting import UNSAMPLED_ORDERS
+from pocketfl_server.trusted.curves import release_event
 from pocketfl_server.trusted.noise import add_noise
 
 Grid = NDArray[np.int64]

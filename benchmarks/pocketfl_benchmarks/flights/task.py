@@ -43,7 +43,8 @@ from pocketfl_benchmarks.flights.statistics import NOISE_MULTIPLIER, Learned
 from pocketfl_benchmarks.flights.stores import COLLECTION, TABLE
 from pocketfl_export.plans import export_plan
 from pocketfl_server.optimizers import OptimizerSpec
-from pocketfl_server.trusted.accounting import SAMPLED_ORDERS, release_event
+from pocketfl_server.trusted.accounting import SAMPLED_ORDERS
+from pocketfl_server.trusted.curves import release_event
 
 LATE_MINUTES: Final = 30.0
 MIN_FLIGHTS: Final = 1

@@ -39,17 +39,15 @@ arXiv 1702.07476, proposition 1). The same holds for a device that is away.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pocketfl.plan.manifest import Manifest
 from pocketfl.tree_noise import squared_sensitivity
+from pocketfl_server.trusted.curves import renyi_curve
 from pocketfl_server.trusted.messages import BudgetStatement, PlanRefused, PrivacyStatement
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
 
 SAMPLED_ORDERS: Final = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
 """Orders of the Rényi divergence under sampling, dense where common budgets have their optimum."""
@@ -69,24 +67,6 @@ APART: Final = (
     "none assumed: a device keeps its check-ins apart by itself; its reports count with at most one"
 )
 NO_SAMPLING: Final = "none: every device may take part in every round, so nothing is amplified"
-
-
-def release_event(sampling_probability: float, noise_multiplier: float) -> DpEvent:
-    """Return one release as an event.
-
-    Parameters
-    ----------
-    sampling_probability : float
-        Of the device's coin; 1 for someone who knows who took part.
-    noise_multiplier : float
-        Standard deviation of the noise over the bound of one report's norm.
-    """
-    import dp_accounting
-
-    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
-    if sampling_probability == 1.0:
-        return gaussian
-    return dp_accounting.PoissonSampledDpEvent(sampling_probability, gaussian)
 
 
 def check_claims(manifest: Manifest) -> None:
@@ -312,34 +292,38 @@ def affords(manifest: Manifest, releases: int) -> bool:
     return epsilon is not None and epsilon <= manifest.dp.epsilon
 
 
-@lru_cache(maxsize=256)
-def _curve(q: float, sigma: float, orders: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the Rényi divergence of one event at some orders; events compose by adding these."""
-    # dp-accounting costs about a second and 100 MB at import, so only a tier that prices pays.
-    import dp_accounting
-    from dp_accounting import rdp
-
-    accountant = rdp.RdpAccountant(orders, dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
-    accountant.compose(release_event(q, sigma))
-    return tuple(float(value) for value in accountant.rdp)
-
-
 @lru_cache(maxsize=4096)
 def _epsilon(events: tuple[tuple[float, float, int], ...], delta: float) -> float:
     """Return the epsilon of events: sampling probability, noise multiplier, and how often each."""
-    from dp_accounting import rdp
-
     if not events:
         return 0.0
     unsampled = all(q == 1.0 for q, _, _ in events)
     orders = UNSAMPLED_ORDERS if unsampled else SAMPLED_ORDERS
     composed = [0.0] * len(orders)
     for q, sigma, count in events:
-        curve = _curve(q, sigma, orders)
+        curve = renyi_curve(q, sigma, orders)
         composed = [total + count * value for total, value in zip(composed, curve, strict=True)]
-    epsilon, _ = rdp.compute_epsilon(orders, composed, delta)
+    epsilon = epsilon_of_curve(orders, composed, delta)
     if not unsampled:
         # Sampling never costs; whole orders alone can hide that where epsilon is large.
         without = tuple(sorted((1.0, sigma, count) for _, sigma, count in events))
-        return min(float(epsilon), _epsilon(without, delta))
-    return float(epsilon)
+        return min(epsilon, _epsilon(without, delta))
+    return epsilon
+
+
+def epsilon_of_curve(orders: Sequence[float], curve: Sequence[float], delta: float) -> float:
+    """Return the epsilon at a delta above 0 that Rényi divergences at some orders give.
+
+    The best of the orders, each by Canonne, Kamath and Steinke 2020 (arXiv 2004.00010, proposition 12),
+    or 0 where delta is above the bound that the divergence puts on the total variation (Bretagnolle and
+    Huber 1979). The same as dp-accounting's ``compute_epsilon``, digit for digit, which a test checks;
+    here because a release must not wait for that library's import.
+    """
+    best = math.inf
+    for order, divergence in zip(orders, curve, strict=True):
+        if delta**2 + math.expm1(-divergence) > 0:
+            return 0.0
+        if order > 1.01:  # closer to 1 the bound says nothing and is numerically unstable
+            found = divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
+            best = min(best, found)
+    return max(0.0, best)

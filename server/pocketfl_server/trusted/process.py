@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pocketfl_server.trusted.attesters import (
     ConfidentialSpaceAttester,
     DevelopmentAttester,
 )
+from pocketfl_server.trusted.curves import CHILD_VARIABLE
 from pocketfl_server.trusted.witness import FileWitness
 from pocketfl_server.trusted.workers import forbid_core_dumps
 
@@ -98,6 +100,7 @@ def serve(
         If the certificate cannot be read.
     """
     forbid_core_dumps()
+    os.environ[CHILD_VARIABLE] = "1"
     with Aggregator(
         ledger_path,
         plan_keys=plan_keys,

@@ -15,7 +15,8 @@ from pocketfl_benchmarks.analytics.release import ask, noise_multiplier
 from pocketfl_benchmarks.analytics.scores import ScoredDevices, measure_metrics, resample
 from pocketfl_benchmarks.flights.statistics import FEATURE_QUERIES
 from pocketfl_server.analytics.shares import share_evenly
-from pocketfl_server.trusted.accounting import UNSAMPLED_ORDERS, release_event
+from pocketfl_server.trusted.accounting import UNSAMPLED_ORDERS
+from pocketfl_server.trusted.curves import release_event
 
 
 def aircraft(count, seed=0):

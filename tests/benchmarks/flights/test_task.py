@@ -12,7 +12,8 @@ from pocketfl_benchmarks.flights.baselines import pool_flights
 from pocketfl_benchmarks.flights.data import DEVICE_FIELDS, SERVER_FIELDS, FlightTable
 from pocketfl_benchmarks.flights.stores import COLLECTION, FRESH_FROM, server_rows
 from pocketfl_benchmarks.flights.task import DELTA, EPSILON, Schedule
-from pocketfl_server.trusted.accounting import SAMPLED_ORDERS, release_event
+from pocketfl_server.trusted.accounting import SAMPLED_ORDERS
+from pocketfl_server.trusted.curves import release_event
 
 
 def epsilon(schedule: Schedule, noise_multiplier: float) -> float:

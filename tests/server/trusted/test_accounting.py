@@ -19,9 +19,9 @@ from pocketfl_server.trusted.accounting import (
     affords,
     check_claims,
     planned_privacy,
-    release_event,
     spent_privacy,
 )
+from pocketfl_server.trusted.curves import CHILD_VARIABLE, release_event, renyi_curve
 from pocketfl_server.trusted.messages import PlanRefused
 
 
@@ -108,7 +108,7 @@ def test_continuous_price_is_right_for_the_discrete_gaussian(shift, sigma, q, or
     log_mixture = np.logaddexp(math.log(1 - q), math.log(q) + log_ratio)
     forward = logsumexp(log_base + order * log_mixture) / (order - 1)
     backward = logsumexp(log_base + (1 - order) * log_mixture) / (order - 1)
-    priced = accounting._curve(q, sigma / shift, SAMPLED_ORDERS)[SAMPLED_ORDERS.index(order)]
+    priced = renyi_curve(q, sigma / shift, SAMPLED_ORDERS)[SAMPLED_ORDERS.index(order)]
     assert forward == pytest.approx(priced, rel=1e-6)
     assert backward <= priced * (1 + 1e-9)
 
@@ -222,3 +222,27 @@ def test_statements_are_values(make_plan):
     """The same plan gives an equal statement, so it can be compared and stored."""
     manifest = manifest_of(make_plan)
     assert planned_privacy(manifest) == planned_privacy(dataclasses.replace(manifest))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    curve=st.lists(st.floats(0, 1e4), min_size=5, max_size=5),
+    delta=st.floats(1e-12, 0.9),
+)
+def test_the_epsilon_of_a_curve_is_dp_accountings_digit_for_digit(curve, delta):
+    """Our conversion and the library's are one function, at orders next to 1 as well."""
+    from dp_accounting import rdp
+
+    orders = (1.005, 1.02, 1.5, 8.0, 512.0)
+    expected, _ = rdp.compute_epsilon(orders, curve, delta)
+    assert accounting.epsilon_of_curve(orders, curve, delta) == expected
+
+
+def test_a_child_prices_as_this_process_does(monkeypatch):
+    """Every digit of a curve survives the way from the child, and this process loads nothing for it."""
+    orders = SAMPLED_ORDERS[:8]
+    here = renyi_curve(0.125, 1.25, orders)
+    renyi_curve.cache_clear()
+    monkeypatch.setenv(CHILD_VARIABLE, "1")
+    assert renyi_curve(0.125, 1.25, orders) == here
+    renyi_curve.cache_clear()
