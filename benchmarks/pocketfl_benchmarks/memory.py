@@ -22,21 +22,3 @@ def peak_memory_mb() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def proportional_memory_mb(pid: int) -> float:
-    """Return the proportional set size of a process and all that it started, in MB (10^6 bytes).
-
-    A page that several processes share counts in each of them by its share (``smaps_rollup`` of Linux).
-
-    Raises
-    ------
-    OSError
-        If there is no such process, or the system has no such count.
-    """
-    found = 0.0
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            found = int(line.split()[1]) * 1024 / 1e6
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return found + sum(proportional_memory_mb(int(child)) for child in children)

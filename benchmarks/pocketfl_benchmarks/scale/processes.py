@@ -15,7 +15,6 @@ import psutil
 from pocketfl_server.local import LocalDeployment
 
 _SETTLE_SECONDS: Final = 3.0
-_START_SECONDS: Final = 60.0
 
 
 def memory_mb(pids: Iterable[int]) -> float:
@@ -39,8 +38,12 @@ def served(settings: Path) -> Iterator[psutil.Process]:
     """Run ``pocketfl serve`` on a file of settings, as an operator would."""
     program = "from pocketfl.commands.main import run; run()"
     command = [sys.executable, "-c", program, "serve", str(settings)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
+            said = process.stdout or ()
+            # It says so once all of its processes accept requests.
+            if not any(line.startswith("back end on ") for line in said):
+                raise RuntimeError("pocketfl serve did not start its processes")
             yield psutil.Process(process.pid)
         finally:
             process.terminate()
@@ -49,10 +52,5 @@ def served(settings: Path) -> Iterator[psutil.Process]:
 def idle_memory_mb(settings: Path) -> float:
     """Return what ``pocketfl serve`` takes with all its processes once it has nothing to do."""
     with served(settings) as root:
-        deadline = time.monotonic() + _START_SECONDS
-        while len(root.children(recursive=True)) < 2:
-            if time.monotonic() > deadline:
-                raise RuntimeError("pocketfl serve did not start its processes")
-            time.sleep(0.1)
         time.sleep(_SETTLE_SECONDS)
         return memory_mb([root.pid, *(child.pid for child in root.children(recursive=True))])
