@@ -28,7 +28,7 @@ from pocketfl.plan import AggregationSpec, Plan
 from pocketfl.plan.asynchronous import staleness_weight
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
-from pocketfl.protocol import Attestation, check_identifier
+from pocketfl.protocol import AggregatorKey, Attestation, check_identifier
 from pocketfl.reports import report_size
 from pocketfl.sealing import ReportContext, generate_key_pair, key_id
 from pocketfl_server.trusted.accounting import (
@@ -64,6 +64,7 @@ from pocketfl_server.trusted.messages import (
     Release,
     ReleaseSummary,
     SealedEntry,
+    SealedPartialSum,
     TaskDescription,
     TrustedTierUnavailable,
     UnknownTask,
@@ -73,6 +74,7 @@ from pocketfl_server.trusted.messages import (
     encode_release,
 )
 from pocketfl_server.trusted.noise import add_noise
+from pocketfl_server.trusted.shards import Sharding, Shards, TaskKeys
 from pocketfl_server.trusted.summing import (
     STALE,
     Page,
@@ -118,6 +120,8 @@ class Aggregator:
         Hears of every release before it is handed over.
     workers : int, optional
         Processes that sum reports; 1 for this process alone.
+    sharding : Sharding, optional
+        What this tier is among several; by default it is the only one.
 
     Raises
     ------
@@ -137,6 +141,7 @@ class Aggregator:
         attester: Attester | None = None,
         witness: Witness | None = None,
         workers: int = 1,
+        sharding: Sharding | None = None,
     ) -> None:
         self._plan_keys = parse_public_keys(plan_keys)
         self._attester = attester
@@ -149,6 +154,7 @@ class Aggregator:
             except BaseException:
                 self._ledger.close()
                 raise
+        self._shards = None if sharding is None else Shards(sharding, self._ledger)
         self._tasks: dict[str, _Task] = {}
         self._lock = threading.RLock()
         self._account_locks: dict[str, threading.RLock] = {}
@@ -288,6 +294,11 @@ class Aggregator:
     def release(self, task: str, round: int, model_version: int) -> Release:
         """Sum, add noise, charge and hand over; see :class:`~.client.TrustedTier`."""
         state = self._task(task)
+        if self._shards is not None and self._shards.sharding.role == "shard":
+            raise Conflict(
+                f"task {task!r}: this trusted tier is a shard, and only the root releases",
+                code="is_a_shard",
+            )
         _check_numbers(round, model_version)
         with state.lock, self._account_lock(state):
             stored = self._ledger.release(task, round)
@@ -304,6 +315,8 @@ class Aggregator:
             budget = self._check_account(state, round)
             aggregation = state.manifest.aggregation.in_round(self._clip_norm(state))
             result = self._sum(state, round, model_version, aggregation)
+            if self._shards is not None:
+                self._shards.add_to(result, _keys(state), round, model_version)
             floor = aggregation.cohort_floor
             if result.accepted < floor:
                 raise FloorNotReached(
@@ -337,8 +350,73 @@ class Aggregator:
                 if aggregation.asynchronous is None
                 else aggregation.asynchronous.max_staleness,
             )
+            if self._shards is not None:
+                self._shards.forget(task, round)
             self._tell_witness()
             return release
+
+    def hand_over(
+        self, task: str, round: int, model_version: int, root: AggregatorKey
+    ) -> SealedPartialSum:
+        """Seal a round's exact sum to the root's trusted tier and end the round here.
+
+        Repeating the call, also after a crash, returns the same bytes.
+
+        Parameters
+        ----------
+        task : str
+            Name of the task.
+        round, model_version : int
+            Of the round; the same in every shard.
+        root : AggregatorKey
+            The root's key for the task, with what vouches for it.
+
+        Raises
+        ------
+        PeerRefused
+            If nothing vouches for the root's key; the round goes on.
+        Conflict
+            If this tier is no shard, or the round is over or was handed over to somebody else.
+        """
+        state = self._task(task)
+        _check_numbers(round, model_version)
+        if self._shards is None:
+            raise Conflict("this trusted tier is no shard", code="not_a_shard")
+        self._shards.require_shard(state.manifest)
+        with state.lock:
+            earlier = self._shards.handed_over(_keys(state), round, model_version, root)
+            if earlier is not None:
+                return earlier
+            self._check_open(task, round, model_version)
+            part = self._sum(state, round, model_version, state.manifest.aggregation)
+            own = AggregatorKey(
+                key_id=state.key.key_id,
+                public_key=state.key.public_key,
+                attestation=self.attest(task),
+            )
+            return self._shards.hand_over(
+                _keys(state), round, model_version, part, root=root, own=own
+            )
+
+    def accept_partial_sum(self, partial: SealedPartialSum) -> None:
+        """Keep a shard's partial sum for the release of its round; repeating it changes nothing.
+
+        Raises
+        ------
+        PeerRefused
+            If nothing vouches for the shard's key.
+        MalformedRequest
+            With code ``partial_sum_refused`` if it does not open as what it says it is, or is no sum of
+            reports.
+        Conflict
+            If this tier is not the root, the round is over, or the shard has sent another one.
+        """
+        state = self._task(partial.task)
+        if self._shards is None:
+            raise Conflict("this trusted tier takes no partial sums", code="not_the_root")
+        with state.lock:
+            self._check_open(partial.task, partial.round, partial.model_version)
+            self._shards.accept(_keys(state), partial)
 
     def abandon(self, task: str, round: int) -> None:
         """Delete a round's reports for good; see :class:`~.client.TrustedTier`."""
@@ -350,6 +428,8 @@ class Aggregator:
                     f"task {task!r}: round {round} has been released", code="round_released"
                 )
             self._ledger.abandon(task, round)
+            if self._shards is not None:
+                self._shards.forget(task, round)
 
     def _draw_noise(
         self, state: _Task, round: int
@@ -617,6 +697,15 @@ def _move_clip_norm(
         float(values[-1]), norm_bound=aggregation.norm_bound, reports=result.accepted
     )
     return aggregation.clip_norm, adaptive.following(aggregation.clip_norm, within), within
+
+
+def _keys(state: _Task) -> TaskKeys:
+    return TaskKeys(
+        task=state.name,
+        manifest=state.manifest,
+        private_key=state.private_key,
+        key=state.key,
+    )
 
 
 def _check_name(task: str) -> None:

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, PocketFLError
 from pocketfl.plan.manifest import MAX_PARAMETERS, BudgetUnit
-from pocketfl.protocol import REPORT_OVERHEAD, check_digest, check_identifier, check_token
+from pocketfl.protocol import (
+    REPORT_OVERHEAD,
+    AggregatorKey,
+    check_digest,
+    check_identifier,
+    check_token,
+)
 
 IntegerVector: TypeAlias = NDArray[np.int64]
 
@@ -34,6 +40,9 @@ RELEASE_LIMIT: Final = 8 * MAX_PARAMETERS + HEADER_LIMIT + 8
 _BATCH_MAGIC: Final = b"PFB1"
 _BATCH_WITH_ORIGINS: Final = b"PFB2"
 _RELEASE_MAGIC: Final = b"PFR1"
+_PARTIAL_MAGIC: Final = b"PFS1"
+PARTIAL_LIMIT: Final = RELEASE_LIMIT + HEADER_LIMIT + 8
+"""Largest sealed partial sum with its header, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +194,47 @@ class SealedEntry:
             raise ValueError(
                 f"a sealed report has {len(self.sealed)} bytes; {MAX_SEALED_BYTES} at most"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedPartialSum:
+    """A shard's sum without noise, sealed to the root's trusted tier; whoever relays it cannot read it.
+
+    Attributes
+    ----------
+    shard : str
+        Name of the shard.
+    task, round, model_version
+        What it is a sum of.
+    key : AggregatorKey
+        The shard's, with what vouches for it.
+    sealed : bytes
+        See :mod:`.partial_sums`.
+    """
+
+    shard: str
+    task: str
+    round: int
+    model_version: int
+    key: AggregatorKey
+    sealed: bytes
+
+    def __post_init__(self) -> None:
+        check_identifier(self.shard, what="shard")
+        check_identifier(self.task, what="task")
+        if not (1 <= self.round < 2**31 and 0 <= self.model_version < 2**31):
+            raise ValueError("round counts from 1 and model_version from 0")
+        if len(self.sealed) > RELEASE_LIMIT:
+            raise ValueError(f"a partial sum has at most {RELEASE_LIMIT} bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PartialHeader:
+    shard: str
+    task: str
+    round: int
+    model_version: int
+    key: AggregatorKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -441,6 +491,13 @@ class PlanRefused(TrustedTierError):  # noqa: N818
     status = 422
 
 
+class PeerRefused(TrustedTierError):  # noqa: N818
+    """Nothing vouches for the key of the other trusted tier: no partial sum goes there or counts."""
+
+    default_code = "peer_refused"
+    status = 403
+
+
 class UnknownTask(TrustedTierError):  # noqa: N818
     """No plan was registered under this task's name."""
 
@@ -485,6 +542,7 @@ REFUSALS: Final[tuple[type[TrustedTierError], ...]] = (
     BudgetExhausted,
     Conflict,
     PlanRefused,
+    PeerRefused,
     UnknownTask,
     MalformedRequest,
     RequestTooLarge,
@@ -605,3 +663,39 @@ def decode_release(data: bytes) -> Release:
     values = np.frombuffer(body, dtype="<i8").astype(np.int64)
     kind = NoisedRelease if summary.kind == "noised" else UnprotectedRelease
     return kind(summary=summary, values=values)
+
+
+def encode_partial_message(partial: SealedPartialSum) -> bytes:
+    """Return a sealed partial sum's bytes: magic, length of the header, JSON header, what is sealed."""
+    header = encode_json(
+        _PartialHeader(
+            shard=partial.shard,
+            task=partial.task,
+            round=partial.round,
+            model_version=partial.model_version,
+            key=partial.key,
+        )
+    )
+    return b"".join([_PARTIAL_MAGIC, struct.pack("<I", len(header)), header, partial.sealed])
+
+
+def decode_partial_message(data: bytes) -> SealedPartialSum:
+    """Read what :func:`encode_partial_message` made.
+
+    Raises
+    ------
+    DecodeError
+        If it is truncated, too long, or no sealed partial sum.
+    """
+    if len(data) > PARTIAL_LIMIT or len(data) < 8 or data[:4] != _PARTIAL_MAGIC:
+        raise DecodeError("partial sum: not one of a shard, or too long")
+    (size,) = struct.unpack_from("<I", data, 4)
+    if size > HEADER_LIMIT or len(data) < 8 + size:
+        raise DecodeError("partial sum: truncated or out of bounds")
+    header = decode_json(
+        _PartialHeader, data[8 : 8 + size], what="partial sum header", limit=HEADER_LIMIT
+    )
+    try:
+        return SealedPartialSum(**vars(header), sealed=data[8 + size :])
+    except ValueError as error:
+        raise DecodeError(f"partial sum: {error}") from None
