@@ -174,13 +174,15 @@ def _run(measure: str, **settings: object) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _started(measure: str, **settings: object) -> Iterator[subprocess.Popen[str]]:
+    # An app that is installed has its modules compiled; to compile them takes time and memory.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", _PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**environment, "OMP_NUM_THREADS": "1"},
     ) as process:
         _tell(process, json.dumps({"measure": measure, **settings}))
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.device.models import ModelInfo
@@ -28,8 +28,10 @@ from pocketfl.queries.spec import FunnelEvent
 from pocketfl.rollout import STABLE, Bucket, Channel, Rollout, RolloutBook, RolloutModel
 from pocketfl.runtimes import FloatVector
 from pocketfl.store import ExampleStore, derived_state
-from pocketfl.training import AcceptGate, LocalEvaluation, LocalTrainer, Verdict
 from pocketfl.transport import Transport
+
+if TYPE_CHECKING:
+    from pocketfl.training import LocalEvaluation, Verdict
 
 _REFUSED_LIMIT: Final = 4096
 
@@ -304,11 +306,16 @@ class Deployment:
                 )
         if old is None or old.examples != new.examples or old.examples < spec.min_examples:
             return None
+        # A device that meets no new version need not keep this in memory.
+        from pocketfl.training import AcceptGate
+
         return AcceptGate.of(spec).judge(old, new)
 
     def _evaluate(
         self, opened: OpenPlan, vector: FloatVector, *, collection: str, limit: int
     ) -> LocalEvaluation | None:
+        from pocketfl.training import LocalTrainer
+
         trainer = LocalTrainer(opened.plan, self._store, runtime=self._runtime, parameters=vector)
         # Examples without a label are no yardstick, either.
         with trainer, suppress(TrainingError):
