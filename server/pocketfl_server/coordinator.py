@@ -283,6 +283,11 @@ class Coordinator:
         except BudgetExhausted:
             self._start_aborting(facts, BUDGET_EXHAUSTED)
             return
+        except messages.Conflict as conflict:
+            if conflict.code != "is_a_shard":
+                raise
+            self._leave_to_root(facts)
+            return
         if manifest.kind != "training":
             check_release(
                 release,
@@ -401,6 +406,19 @@ class Coordinator:
             limit = manifest.aggregation.max_rounds
             if self._results.releases(connection, facts.task) >= limit:
                 self._tasks.finish(connection, facts.task, "max_rounds_reached")
+        self._database.forget_deleted()
+
+    def _leave_to_root(self, facts: RoundFacts) -> None:
+        """End a shard's round: its trusted tier has the reports, and the root will have their sum."""
+        now = self._clock()
+        with self._database.writing() as connection:
+            moved = connection.execute(
+                _FINISH, {"this_round": facts.id, "version": None, "now": now}
+            )
+            if moved.rowcount == 0:
+                return  # another gateway was quicker
+            self._keep_outcome(connection, facts, None, {})
+            self._forget(connection, facts, goes_on=False)
         self._database.forget_deleted()
 
     def _start_aborting(

@@ -71,7 +71,7 @@ def _gateway(
 
 
 def _trusted_tier(settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
-    from pocketfl_server.trusted.process import AttestationSettings, serve
+    from pocketfl_server.trusted.process import AttestationSettings, ShardSettings, serve
 
     table = settings.trusted_tier
     if table is None:
@@ -87,6 +87,9 @@ def _trusted_tier(settings: Settings, listener: socket.socket, ready: Callable[[
         ),
         witness=table.witness,
         workers=table.workers,
+        sharding=None
+        if table.shard is None
+        else ShardSettings(role=table.shard.role, name=table.shard.name, peers=table.shard.peers),
         certificate=None if table.tls is None else (table.tls.certificate, table.tls.key),
         ready=ready,
     )

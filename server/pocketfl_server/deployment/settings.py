@@ -106,6 +106,25 @@ class AttestationTable(_Table, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
 
 
+class ShardTable(_Table, frozen=True, kw_only=True):
+    """What the trusted tier is among several that sum for one another; see ``docs/scale-out.md``.
+
+    Attributes
+    ----------
+    role : {"root", "shard"}
+        Who releases, and who hands over to it.
+    name : str
+        Of the shard.
+    peers : list of str
+        PEM files with the attestation keys of the other development tiers: of the shards for a root, of
+        the root for a shard.
+    """
+
+    role: Literal["root", "shard"]
+    name: str
+    peers: tuple[str, ...]
+
+
 class TrustedTierSettings(_Table, frozen=True, kw_only=True):
     """The trusted tier: the one process in which a device's report is ever in the clear.
 
@@ -121,6 +140,8 @@ class TrustedTierSettings(_Table, frozen=True, kw_only=True):
         Processes that open and sum reports; 1 for the one alone.
     attestation : AttestationTable
         Who vouches for it.
+    shard : ShardTable or None
+        What it is among several; without, it is the only one.
     tls : Tls or None
         Speak HTTPS.
     url_file : str or None
@@ -133,6 +154,7 @@ class TrustedTierSettings(_Table, frozen=True, kw_only=True):
     witness: str | None = None
     workers: int = 1
     attestation: AttestationTable = AttestationTable()
+    shard: ShardTable | None = None
     tls: Tls | None = None
     url_file: str | None = None
 
@@ -254,6 +276,8 @@ def _check(settings: Settings) -> None:
             raise ValueError("trusted_tier.workers must be at least 1")
         if (trusted.attestation.kind == "command") != bool(trusted.attestation.command):
             raise ValueError("trusted_tier.attestation.command goes with kind = 'command'")
+        if trusted.shard is not None and not trusted.shard.peers:
+            raise ValueError("trusted_tier.shard.peers is empty: name the other tiers' keys")
     if back_end is None:
         return
     if back_end.gateways < 1:
@@ -304,6 +328,10 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
             ledger=str(folder / trusted.ledger),
             witness=file(trusted.witness),
             url_file=file(trusted.url_file),
+            shard=trusted.shard
+            and msgspec.structs.replace(
+                trusted.shard, peers=tuple(str(folder / peer) for peer in trusted.shard.peers)
+            ),
             tls=tls(trusted.tls),
         )
     return msgspec.structs.replace(

@@ -7,9 +7,11 @@
 ``POST /v1/tasks/T/rounds/R/reports``           a batch of sealed reports; idempotent
 ``POST /v1/tasks/T/rounds/R/release``           the noised sum; repeated, the same bytes
 ``DELETE /v1/tasks/T/rounds/R/reports``         abandon the round
+``POST /v1/tasks/T/rounds/R/partial-sum``       a shard's sum, sealed to the root's key in the body
+``PUT /v1/tasks/T/rounds/R/partial-sums``       such a sum, for the root; idempotent
 ==============================================  ==================================================
 
-``model_version`` is a query parameter of the two POSTs. Every refusal is a
+``model_version`` is a query parameter of the three POSTs. Every refusal is a
 :class:`pocketfl.protocol.Problem`; an unforeseen failure is logged by type and place, never with its
 message, which might quote a value.
 """
@@ -30,20 +32,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from pocketfl.decoding import encode, encode_json
+from pocketfl.decoding import decode_json, encode, encode_json
 from pocketfl.errors import DecodeError
 from pocketfl.plan.archive import PLAN_LIMIT
-from pocketfl.protocol import Problem, check_token
+from pocketfl.protocol import MESSAGE_LIMIT, AggregatorKey, Problem, check_token
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.ledger import LedgerError
 from pocketfl_server.trusted.messages import (
     BATCH_LIMIT,
+    PARTIAL_LIMIT,
     MalformedRequest,
     NotAuthorised,
     RequestTooLarge,
     TrustedTierError,
     TrustedTierUnavailable,
     decode_batch,
+    decode_partial_message,
+    encode_partial_message,
     encode_release,
 )
 
@@ -138,6 +143,30 @@ def create_trusted_app(aggregator: Aggregator, *, token: str) -> FastAPI:
     async def abandon(task: Task, round: Round) -> Response:
         """Delete the round's sealed reports for good."""
         await _call(lambda: aggregator.abandon(task, round))
+        return Response(status_code=204)
+
+    @app.post("/v1/tasks/{task}/rounds/{round}/partial-sum", dependencies=[Depends(authorise)])
+    async def hand_over(
+        task: Task, round: Round, model_version: ModelVersion, request: Request
+    ) -> Response:
+        """Return the round's sum, sealed to the root whose key is in the body; end the round."""
+        body = await _body(request, MESSAGE_LIMIT)
+        root = decode_json(AggregatorKey, body, what="the root's key", limit=MESSAGE_LIMIT)
+        partial = await _call(lambda: aggregator.hand_over(task, round, model_version, root))
+        return Response(encode_partial_message(partial), media_type="application/octet-stream")
+
+    @app.put(
+        "/v1/tasks/{task}/rounds/{round}/partial-sums",
+        status_code=204,
+        dependencies=[Depends(authorise)],
+        openapi_extra=_BINARY,
+    )
+    async def accept_partial_sum(task: Task, round: Round, request: Request) -> Response:
+        """Keep the shard's sealed sum in the body for the round's release."""
+        partial = decode_partial_message(await _body(request, PARTIAL_LIMIT))
+        if (partial.task, partial.round) != (task, round):
+            raise MalformedRequest("the partial sum is of another task or round than the path")
+        await _call(lambda: aggregator.accept_partial_sum(partial))
         return Response(status_code=204)
 
     return app

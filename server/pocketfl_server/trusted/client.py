@@ -11,16 +11,18 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from pocketfl.decoding import decode_json
+from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError
 from pocketfl.protocol import (
     MESSAGE_LIMIT,
+    AggregatorKey,
     Attestation,
     Problem,
     check_identifier,
     check_token,
 )
 from pocketfl_server.trusted.messages import (
+    PARTIAL_LIMIT,
     REFUSALS,
     RELEASE_LIMIT,
     Conflict,
@@ -28,12 +30,15 @@ from pocketfl_server.trusted.messages import (
     MalformedRequest,
     Release,
     SealedEntry,
+    SealedPartialSum,
     TaskDescription,
     TrustedTierError,
     TrustedTierUnavailable,
     batches,
+    decode_partial_message,
     decode_release,
     encode_batch,
+    encode_partial_message,
 )
 
 T = TypeVar("T")
@@ -245,6 +250,32 @@ class HttpTrustedTier:
     def abandon(self, task: str, round: int) -> None:
         """Delete a round's sealed reports for good; see :class:`TrustedTier`."""
         self._request("DELETE", f"{_task_path(task)}/rounds/{round}/reports")
+
+    def hand_over(
+        self,
+        task: str,
+        round: int,
+        model_version: int,
+        root: AggregatorKey,
+    ) -> SealedPartialSum:
+        """Have a shard seal a round's sum to the root; see :meth:`.Aggregator.hand_over`."""
+        path = f"{_task_path(task)}/rounds/{round}/partial-sum?model_version={model_version}"
+        answer = self._request(
+            "POST",
+            path,
+            body=encode_json(root),
+            timeout=self._release_timeout,
+            limit=PARTIAL_LIMIT,
+        )
+        try:
+            return decode_partial_message(answer)
+        except DecodeError as error:
+            raise _nonsense(error) from None
+
+    def accept_partial_sum(self, partial: SealedPartialSum) -> None:
+        """Give the root a shard's sum; see :meth:`.Aggregator.accept_partial_sum`."""
+        path = f"{_task_path(partial.task)}/rounds/{partial.round}/partial-sums"
+        self._request("PUT", path, body=encode_partial_message(partial))
 
     def _request(
         self,

@@ -20,6 +20,8 @@ from pocketfl_server.trusted.attesters import (
     DevelopmentAttester,
 )
 from pocketfl_server.trusted.curves import CHILD_VARIABLE
+from pocketfl_server.trusted.peers import DevelopmentPeers
+from pocketfl_server.trusted.shards import Sharding
 from pocketfl_server.trusted.witness import FileWitness
 from pocketfl_server.trusted.workers import forbid_core_dumps
 
@@ -54,6 +56,29 @@ class AttestationSettings:
         return DevelopmentAttester(f"{ledger_path}-attestation", audience=self.audience)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """What this tier is among several.
+
+    Attributes
+    ----------
+    role : {"root", "shard"}
+        Who releases, and who hands over to it.
+    name : str
+        Of the shard.
+    peers : tuple of str
+        Files with the attestation keys of the other tiers; they may appear later than this process.
+    """
+
+    role: Literal["root", "shard"]
+    name: str
+    peers: tuple[str, ...]
+
+    def sharding(self) -> Sharding:
+        """Return the same with what checks the others' keys."""
+        return Sharding(role=self.role, name=self.name, peers=DevelopmentPeers(self.peers))
+
+
 def serve(
     listener: socket.socket,
     *,
@@ -63,6 +88,7 @@ def serve(
     attestation: AttestationSettings,
     witness: str | Path | None = None,
     workers: int = 1,
+    sharding: ShardSettings | None = None,
     certificate: tuple[str, str] | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
@@ -84,6 +110,8 @@ def serve(
         File of the witness that hears of every release before it is handed over.
     workers : int
         Processes that sum reports; 1 for this process alone.
+    sharding : ShardSettings, optional
+        What this tier is among several.
     certificate : tuple of (str, str), optional
         PEM files of the certificate and its key: HTTPS. Without, plain HTTP: keep it on loopback or a
         private network, or put TLS in front.
@@ -107,6 +135,7 @@ def serve(
         attester=attestation.attester(ledger_path),
         witness=None if witness is None else FileWitness(witness),
         workers=workers,
+        sharding=None if sharding is None else sharding.sharding(),
     ) as aggregator:
         config = uvicorn.Config(
             create_trusted_app(aggregator, token=token),
