@@ -97,6 +97,10 @@ class PocketFLApp(App):
     def on_start(self) -> None:
         """Begin to look at the device now and then."""
         self._ticks = Clock.schedule_interval(self._tick, STATUS_SECONDS)
+        self._app_window.bind(on_drop_file=self._dropped)
+
+    def _dropped(self, _: object, path: bytes, *place: object) -> None:
+        self.options.drop(path.decode("utf-8", "surrogateescape"))
 
     def _tick(self, _: float) -> None:
         if self.root.current in _SHOWS_STATUS and self.context.idle:

@@ -112,16 +112,30 @@ def test_from_the_first_digit_to_a_receipt_and_to_an_empty_store(
         assert np.isfinite(vector).all()
         assert 0 < accuracy_of(bundle.plan, measured, vector) <= 1
 
+        # What the round made comes with the next one, and has to pass the gate.
+        assert not app.train.has_verdict
+        deployment.operator.open_round(TASK, seconds=3600)
+        hand.tap(ids.join)
+        hand.until(lambda: app.train.state == "idle" and app.train.has_verdict, "a second verdict")
+        assert "version 1" in app.train.verdict_title
+        before, after = (int(t.split()[0]) for t in (app.train.before_text, app.train.after_text))
+        # A personal model is replaced by nothing but a better one.
+        with ExampleStore(home.store) as store:
+            used = model_in_use(store)
+        assert used.origin == ("global" if after > before else "personal")
+        assert used.version == (1 if after > before else 0)
+        hand.picture(pictures, "train-global")
+
     # The receipt, the ledger, the benchmark.
     hand.show("privacy")
-    hand.until(lambda: len(app.privacy.receipts) == 1, "a receipt")
-    (receipt,) = app.privacy.receipts
+    hand.until(lambda: len(app.privacy.receipts) == 2, "receipts")
+    receipt = app.privacy.receipts[-1]
     assert receipt["good"]
     assert "noise 2 times" in receipt["lines"]
     hand.picture(pictures, "privacy")
     hand.show("budget")
     rounds = app.budget.gauges[4]
-    assert (rounds["value"], rounds["limit"]) == ("1", "of 24")
+    assert (rounds["value"], rounds["limit"]) == ("2", "of 24")
     assert app.budget.gauges[5]["share"] > 0
     hand.picture(pictures, "budget")
     ids = hand.show("benchmark")
@@ -138,7 +152,7 @@ def test_from_the_first_digit_to_a_receipt_and_to_an_empty_store(
     hand.tap(ids.erase_yes)
     hand.until(lambda: app.privacy.drawings == 0, "an empty store")
     hand.settle()
-    assert len(app.privacy.receipts) == 1
+    assert len(app.privacy.receipts) == 2
     with ExampleStore(home.store) as store:
         assert store.count(TRAINING) == store.count(HELD_OUT) == 0
         assert model_in_use(store).origin == "bundled"

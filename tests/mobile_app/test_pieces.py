@@ -16,6 +16,7 @@ from pocketfl_app import strings
 from pocketfl_app.device.drawings import HELD_OUT, TRAINING, Drawings
 from pocketfl_app.drawing import rasterize
 from pocketfl_app.enrolment import EnrolmentTextError, Site, parse_enrolment
+from pocketfl_app.pictures import SIDE_LIMIT, read_picture, write_picture
 from pocketfl_app.settings import Settings, load_settings, save_settings
 
 APP = Path(strings.__file__).parents[1]
@@ -139,3 +140,32 @@ def test_a_translation_falls_back_to_english() -> None:
     assert strings.tr("draw.saved", digit=3).startswith("Kept as a 3")
     with pytest.raises(KeyError):
         strings.tr("no.such.sentence")
+
+
+def test_an_invitation_goes_through_a_picture(tmp_path: Path) -> None:
+    """The code that one person shows is what another reads; what is no such picture says so."""
+    from PIL import Image
+
+    site = Site(server="https://fl.example.com", aggregator=KEY, enrolment="k" * 32, plan_key=KEY)
+    picture = tmp_path / "invitation.png"
+    write_picture(site, picture)
+    assert parse_enrolment(read_picture(picture)) == site
+    with Image.open(picture) as drawn:
+        side = max(drawn.size)
+        photo = Image.new("RGB", (3 * side, 2 * side), "grey")
+        photo.paste(drawn.convert("RGB").rotate(8, fillcolor="white"), (side // 2, side // 3))
+        photo.save(tmp_path / "photo.jpg", quality=60)
+    assert parse_enrolment(read_picture(tmp_path / "photo.jpg")) == site
+    Image.new("L", (50, 50)).save(tmp_path / "black.png")
+    Image.new("1", (SIDE_LIMIT + 1, 1)).save(tmp_path / "wide.png")
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:300])
+    (tmp_path / "text.png").write_bytes(b"pocketfl:join")
+    for name, message in (
+        ("black", "shows no QR code"),
+        ("wide", "sides of more than"),
+        ("cut", "cannot be read as a picture"),
+        ("text", "cannot be read as a picture"),
+        ("none", "cannot be read as a picture"),
+    ):
+        with pytest.raises(EnrolmentTextError, match=message):
+            read_picture(tmp_path / f"{name}.png")

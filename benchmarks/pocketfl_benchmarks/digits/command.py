@@ -49,6 +49,30 @@ def run(
     raise typer.Exit(done.returncode)
 
 
+@app.command()
+def invite(
+    out: Annotated[Path, typer.Argument(help="Where the picture (PNG) of the QR code goes.")],
+    *,
+    server: Annotated[str, typer.Option(help="URL of the back end.")],
+    aggregator: Annotated[str, typer.Option(help="Public key of the task's trusted tier, hex.")],
+    enrolment_key_file: Annotated[Path, typer.Option(help="Holds the app's enrolment key.")],
+    plan_key: Annotated[
+        str | None, typer.Option(help="Of a modeller whom the app does not know, hex.")
+    ] = None,
+) -> None:
+    """Write the invitation to a server: as text for pasting, and as a QR code."""
+    from pocketfl_app.enrolment import EnrolmentTextError, Site
+    from pocketfl_app.pictures import write_picture
+
+    try:
+        enrolment = enrolment_key_file.read_text().strip()
+    except OSError as error:
+        raise EnrolmentTextError(f"cannot read {enrolment_key_file}: {error.strerror}") from None
+    site = Site(server=server, aggregator=aggregator, enrolment=enrolment, plan_key=plan_key)
+    write_picture(site, out)
+    typer.echo(site.to_text())
+
+
 def demo_app(
     *,
     app_flag: Annotated[bool, typer.Option("--app", help="The app takes part.")] = True,

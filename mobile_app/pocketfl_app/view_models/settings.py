@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 from kivy.event import EventDispatcher
 from kivy.properties import BooleanProperty, NumericProperty, StringProperty
 
-from pocketfl_app.enrolment import EnrolmentTextError, parse_enrolment
+from pocketfl_app.enrolment import SCHEME, EnrolmentTextError, parse_enrolment
+from pocketfl_app.pictures import read_picture
 from pocketfl_app.settings import TEXT_SCALES, Settings
 from pocketfl_app.strings import tr
 from pocketfl_app.view_models.context import AppContext
@@ -51,15 +53,27 @@ class SettingsModel(EventDispatcher):
         self._context.change(welcomed=True)
 
     def join(self, text: str) -> bool:
-        """Join the server of an invitation; say whether that worked."""
+        """Join the server of an invitation, or of a picture of one; say whether that worked.
+
+        Parameters
+        ----------
+        text : str
+            The invitation's text, or the name of a file with its QR code.
+        """
         try:
-            site = parse_enrolment(text)
+            picture = _picture(text)
+            site = parse_enrolment(text if picture is None else read_picture(picture))
         except EnrolmentTextError as error:
             self.error = str(error)
             return False
         self.error = ""
         self._context.change(site=site)
         return True
+
+    def drop(self, path: str) -> None:
+        """Take a file that was dropped on the window for the picture of an invitation."""
+        if not self.joined:
+            self.join(path)
 
     def leave(self) -> None:
         """Forget the server."""
@@ -114,3 +128,11 @@ class SettingsModel(EventDispatcher):
         self.battery_text = tr("settings.min_battery", percent=f"{100 * settings.min_battery:.0f}")
         self.contributions_text = tr("settings.contributions", count=settings.contributions_per_day)
         self.epsilon_text = tr("settings.epsilon", epsilon=plain(settings.epsilon_per_year))
+
+
+def _picture(text: str) -> Path | None:
+    """Return the file that a text names; None where it is an invitation itself, or nonsense."""
+    name = text.strip()
+    if name.startswith(f"{SCHEME}:") or not name.lower().endswith((".png", ".jpg", ".jpeg")):
+        return None
+    return Path(name).expanduser()
