@@ -97,7 +97,7 @@ class PocketFLApp(App):
     def on_start(self) -> None:
         """Begin to look at the device now and then."""
         self._ticks = Clock.schedule_interval(self._tick, STATUS_SECONDS)
-        self._app_window.bind(on_drop_file=self._dropped)
+        self.root_window.bind(on_drop_file=self._dropped)
 
     def _dropped(self, _: object, path: bytes, *place: object) -> None:
         self.options.drop(path.decode("utf-8", "surrogateescape"))
@@ -122,4 +122,5 @@ class PocketFLApp(App):
 
     def on_stop(self) -> None:
         """End the worker and close the files."""
+        self.root_window.unbind(on_drop_file=self._dropped)
         self.context.close()

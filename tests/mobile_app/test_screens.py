@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pocketfl_app.enrolment import Site
 from pocketfl_app.home import Home
+from pocketfl_app.pictures import write_picture
 from pocketfl_app.screens.palette import contrast
 
 from .conftest import Hand
@@ -121,3 +123,23 @@ def test_opting_out_is_remembered(hand: Hand) -> None:
 def test_text_can_be_read_on_its_ground(text: str, ground: str) -> None:
     """WCAG 2.1, AA: 4.5 to 1."""
     assert contrast(text, ground) >= 4.5
+
+
+def test_a_picture_of_an_invitation_dropped_on_the_window_joins_its_server(
+    open_app: Callable[[Home], Hand], home: Home, tmp_path: Path
+) -> None:
+    """Another file says what it is not, and nothing is joined; once joined, a drop changes nothing."""
+    from kivy.base import EventLoop
+
+    site = Site(server="https://fl.example.com", aggregator="ab" * 32, enrolment="k" * 32)
+    picture, other = tmp_path / "invitation.png", tmp_path / "other.png"
+    write_picture(site, picture)
+    other.write_bytes(b"no picture")
+    hand = open_app(home)
+    options = hand.app.options
+    for path, joined in ((other, False), (picture, True), (other, True)):
+        EventLoop.window.dispatch("on_drop_file", bytes(path), 1, 1)
+        hand.settle()
+        assert options.joined is joined
+        assert ("cannot be read" in options.error) is not joined
+    assert hand.context.settings.site == site
