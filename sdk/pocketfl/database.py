@@ -149,6 +149,7 @@ class Database:
         self._lock = threading.RLock()
         self._depth = 0
         self._ensured: dict[str, int] = {}
+        self._has_versions = False
         self._opened = False
         self._busy_timeout = busy_timeout
         self.version: int = SCHEMA_VERSION
@@ -350,8 +351,11 @@ class Database:
             )
 
     def _version_of(self, tables: Tables) -> int:
-        if not self.query("SELECT 1 FROM sqlite_schema WHERE name = 'table_versions'"):
-            return 0
+        if not self._has_versions:
+            if not self.query("SELECT 1 FROM sqlite_schema WHERE name = 'table_versions'"):
+                return 0
+            # What this very transaction made may yet be undone.
+            self._has_versions = self._depth == 0
         rows = self.query("SELECT version FROM table_versions WHERE name = ?", (tables.name,))
         return int(rows[0][0]) if rows else 0
 

@@ -49,10 +49,10 @@ class FunnelHooks(SessionHooks):
         self._has_begun = self._has_report = self._is_open = False
 
     def run_began(self) -> None:
-        """Take note of a new run: a session that is still under way was ended with its process."""
+        """Take note of a new run: a session whose process has ended meanwhile was ended with it."""
         self._has_begun = self._has_report = False
-        if self._is_new and self._log.is_open():
-            self._log.close([event("interrupted", "killed")])
+        if self._is_new and self._log.was_killed():
+            self._log.bury()
         self._is_new = False
 
     def run_ended(self, outcome: RoundOutcome, *, reasons: Iterable[Reason]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from pocketfl.database import Database, Tables
+from pocketfl.funnel.events import event
+from pocketfl.process_mark import is_running, process_mark
 from pocketfl.queries.spec import FunnelEvent
 
 TABLES: Final = Tables(
@@ -57,11 +59,11 @@ class DayLog:
         today = self.day_of(self._clock())
         with self._database.transaction() as connection:
             self._database.ensure(TABLES)
-            for event in events:
+            for happened in events:
                 connection.execute(
                     "INSERT INTO funnel_counts(day, phase, reason, count) VALUES(?, ?, ?, 1) "
                     "ON CONFLICT(day, phase, reason) DO UPDATE SET count = count + 1",
-                    (today, event.phase, event.reason),
+                    (today, happened.phase, happened.reason),
                 )
             connection.execute("DELETE FROM funnel_counts WHERE day < ?", (today - _KEPT_DAYS,))
 
@@ -101,17 +103,34 @@ class DayLog:
     def open(self, events: Iterable[FunnelEvent]) -> None:
         """Remember that a session is under way in this process, and count some events."""
         with self._database.transaction():
-            self._database.write_state(_RUNNING_STATE, b"1")
+            self._database.write_state(_RUNNING_STATE, process_mark())
             self.count(events)
 
     def is_open(self) -> bool:
         """Return whether a session is under way, or was when its process ended."""
         return self._database.read_state(_RUNNING_STATE) is not None
 
-    def close(self, events: Iterable[FunnelEvent]) -> None:
-        """Remember that no session is under way any more, and count some events."""
+    def was_killed(self) -> bool:
+        """Return whether a session was under way when its process ended, in whatever process."""
+        mark = self._database.read_state(_RUNNING_STATE)
+        # A mark of this process is that of a run before, as the caller has none under way.
+        return mark is not None and (mark == process_mark() or not is_running(mark))
+
+    def bury(self) -> None:
+        """Count a session that ended with its process, once."""
         with self._database.transaction():
-            self._database.delete_state(_RUNNING_STATE)
+            # Another process may have been quicker.
+            if self.was_killed():
+                self._database.delete_state(_RUNNING_STATE)
+                self.count([event("interrupted", "killed")])
+
+    def close(self, events: Iterable[FunnelEvent]) -> None:
+        """Remember that no session is under way in this process any more, and count some events."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "DELETE FROM device_state WHERE name = ? AND value = ?",
+                (_RUNNING_STATE, process_mark()),
+            )
             self.count(events)
 
     @staticmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +110,31 @@ def test_a_process_that_was_ended_is_known_to_the_next_one(log: DayLog) -> None:
     hooks.run_began()
     hooks.run_crashed(MemoryError())
     assert log.counts(20_000)[event("error", "memory")] == 1
+
+
+def test_a_session_in_another_process_is_not_taken_for_a_killed_one(
+    log: DayLog, database: Database
+) -> None:
+    """A run beside it counts no kill and leaves its mark; once that process has ended, one counts it."""
+    program = (
+        "import sys; from pocketfl.process_mark import process_mark; "
+        "print(process_mark().decode(), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        database.write_state("funnel.running", other.stdout.readline().strip().encode())
+        beside = FunnelHooks(log, inner=SessionHooks())
+        beside.run_began()
+        beside.run_ended(outcome("failed", "too_many_requests"), reasons=())
+        assert log.counts(20_000) == {event("error", "server"): 1}
+        assert log.is_open()
+        other.kill()
+    for _ in range(2):
+        FunnelHooks(log, inner=SessionHooks()).run_began()
+    assert not log.is_open()
+    assert log.counts(20_000)[event("interrupted", "killed")] == 1
 
 
 @pytest.mark.parametrize(
