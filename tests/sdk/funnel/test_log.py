@@ -115,7 +115,7 @@ def test_a_process_that_was_ended_is_known_to_the_next_one(log: DayLog) -> None:
 def test_a_session_in_another_process_is_not_taken_for_a_killed_one(
     log: DayLog, database: Database
 ) -> None:
-    """A run beside it counts no kill and leaves its mark; after that process ended, the next counts one."""
+    """A run beside it counts no kill and leaves its mark; the next after its end counts one."""
     program = (
         "import sys; from pocketfl.process_mark import process_mark; "
         "print(process_mark().decode(), flush=True); sys.stdin.read()"
