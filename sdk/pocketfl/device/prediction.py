@@ -101,11 +101,11 @@ class Prediction:
 
     def _choose_model(self, task: str | None) -> ModelInfo:
         known = self._source.models()
-        names = self._deployment.tasks()
-        if task is None and len(names) > 1:
-            raise ValueError(f"this device has models of {sorted(names)}: say which task")
-        if task is None and names:
-            (task,) = names
+        if task is None:
+            names = self._deployment.tasks()
+            if len(names) > 1:
+                raise ValueError(f"this device has models of {sorted(names)}: say which task")
+            task = next(iter(names), None)
         if task is not None and self._deployment.governs(task):
             return self._deployment.model_in_use(task)
         if task is not None and task in known:

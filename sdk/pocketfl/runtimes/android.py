@@ -7,9 +7,11 @@ once a round, and never in a step.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
+from pocketfl.errors import RuntimeUnavailableError
+from pocketfl.java import Java, load_java
 from pocketfl.runtimes.batches import Array
 from pocketfl.runtimes.graphs import PARAMETERS, GraphRuntime, PlanContents
 from pocketfl.runtimes.interface import FloatVector
@@ -31,21 +33,49 @@ class ResidentVector(Protocol):
         """Free its memory."""
 
 
-class AndroidRuntime(GraphRuntime):
+V = TypeVar("V", bound=ResidentVector)
+Library = TypeVar("Library")
+
+
+def load_classes(find: Callable[[Java], Library], *, runtime: str, dependency: str) -> Library:
+    """Return the Java classes of a runtime's library, found once.
+
+    Parameters
+    ----------
+    find : callable
+        Finds them.
+    runtime, dependency : str
+        The library's name, and what an app's Gradle file calls it.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If pyjnius or the library is not in the app.
+    """
+    try:
+        return find(load_java())
+    except Exception as error:  # Without a Java machine, pyjnius raises errors of many kinds.
+        raise RuntimeUnavailableError(
+            f"{runtime} cannot be loaded ({error}): add {dependency} to the app's Gradle dependencies "
+            "and pyjnius to its requirements, and open the first plan on the main thread"
+        ) from error
+
+
+class AndroidRuntime(GraphRuntime, Generic[V]):
     """A plan opened in a runtime whose vectors Python does not hold.
 
     A training graph's ``run`` returns, in place of each vector, what :meth:`ResidentVector.keep` takes.
     """
 
     def __init__(self, plan: PlanContents) -> None:
-        self._vectors: dict[str, ResidentVector] = {}
+        self._vectors: dict[str, V] = {}
         super().__init__(plan)
 
     @abstractmethod
-    def _new_vector(self, length: int) -> ResidentVector:
+    def _new_vector(self, length: int) -> V:
         """Return a vector of zeros."""
 
-    def vector(self, name: str) -> ResidentVector:
+    def vector(self, name: str) -> V:
         """Return the parameters, or a vector of the optimizer."""
         if name not in self._vectors:
             self._vectors[name] = self._new_vector(self._model.parameter_count)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pocketfl.errors import PlanError, PlanUnsupportedError, RuntimeUnavailableError
-from pocketfl.java import Java, load_java, manifest_value
-from pocketfl.runtimes.android import AndroidRuntime
+from pocketfl.java import Java, manifest_value
+from pocketfl.runtimes.android import AndroidRuntime, load_classes
 from pocketfl.runtimes.batches import Array
 from pocketfl.runtimes.graphs import LEARNING_RATE, Graph, PlanContents, Signature
 from pocketfl.runtimes.interface import FloatVector
@@ -23,7 +23,7 @@ VERSION_NAME: Final = "org.pocketfl.executorch"
 _METHOD: Final = "forward"
 
 
-class AndroidExecutorchRuntime(AndroidRuntime):
+class AndroidExecutorchRuntime(AndroidRuntime["_Vector"]):
     """A plan opened in ExecuTorch on Android, with one thread.
 
     ExecuTorch loads a program from a file only: each part is in the app's cache folder while it is
@@ -49,12 +49,6 @@ class AndroidExecutorchRuntime(AndroidRuntime):
     def cancel(self) -> bool:
         """Return False: a program that runs cannot be interrupted, it ends after its one batch."""
         return False
-
-    def vector(self, name: str) -> _Vector:
-        """Return the parameters, or a vector of the optimizer."""
-        vector = super().vector(name)
-        assert isinstance(vector, _Vector)  # noqa: S101 - made by the next method
-        return vector
 
     def _new_vector(self, length: int) -> _Vector:
         return _Vector(self._library, length)
@@ -195,11 +189,4 @@ def load_library() -> _Library:
     RuntimeUnavailableError
         If pyjnius or the library is not in the app.
     """
-    try:
-        return _Library(load_java())
-    except Exception as error:  # Without a Java machine, pyjnius raises errors of many kinds.
-        raise RuntimeUnavailableError(
-            f"ExecuTorch cannot be loaded ({error}): add org.pytorch:executorch-android to the app's "
-            "Gradle dependencies and pyjnius to its requirements, and open the first plan on the main "
-            "thread"
-        ) from error
+    return load_classes(_Library, runtime="ExecuTorch", dependency="org.pytorch:executorch-android")

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pocketfl.errors import PlanError, RuntimeUnavailableError, TrainingCancelledError
-from pocketfl.java import Java, load_java
-from pocketfl.runtimes.android import AndroidRuntime
+from pocketfl.errors import PlanError, TrainingCancelledError
+from pocketfl.java import Java
+from pocketfl.runtimes.android import AndroidRuntime, load_classes
 from pocketfl.runtimes.batches import Array
 from pocketfl.runtimes.graphs import (
     LEARNING_RATE,
@@ -25,7 +25,7 @@ _DTYPES: Final = {"FLOAT": "float32", "INT64": "int64", "BOOL": "bool"}
 _TYPES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-class AndroidOnnxRuntime(AndroidRuntime):
+class AndroidOnnxRuntime(AndroidRuntime["_Vector"]):
     """A plan opened in ONNX Runtime on Android.
 
     The CPU provider is used with one thread, as on a desktop.
@@ -49,12 +49,6 @@ class AndroidOnnxRuntime(AndroidRuntime):
         """Free the runtime's memory; further calls raise ``RuntimeError``."""
         super().close()
         self._call.close()
-
-    def vector(self, name: str) -> _Vector:
-        """Return the parameters, or a vector of the optimizer."""
-        vector = super().vector(name)
-        assert isinstance(vector, _Vector)  # noqa: S101 - made by the next method
-        return vector
 
     def _new_vector(self, length: int) -> _Vector:
         return _Vector(self._library, length)
@@ -284,11 +278,8 @@ def load_library() -> _Library:
     """
     # The environment that native code reads: what android.system.Os.setenv would set too.
     os.environ[TELEMETRY_SWITCH] = "1"
-    try:
-        return _Library(load_java())
-    except Exception as error:  # Without a Java machine, pyjnius raises errors of many kinds.
-        raise RuntimeUnavailableError(
-            f"ONNX Runtime cannot be loaded ({error}): add com.microsoft.onnxruntime:"
-            "onnxruntime-android below 1.29 to the app's Gradle dependencies and pyjnius to its "
-            "requirements, and open the first plan on the main thread"
-        ) from error
+    return load_classes(
+        _Library,
+        runtime="ONNX Runtime",
+        dependency="com.microsoft.onnxruntime:onnxruntime-android below 1.29",
+    )
