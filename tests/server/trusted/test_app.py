@@ -230,6 +230,8 @@ def test_the_protocol_is_documented(url):
         "/v1/tasks/{task}/attestation",
         "/v1/tasks/{task}/rounds/{round}/reports",
         "/v1/tasks/{task}/rounds/{round}/release",
+        "/v1/tasks/{task}/rounds/{round}/partial-sum",
+        "/v1/tasks/{task}/rounds/{round}/partial-sums",
     }
 
 
