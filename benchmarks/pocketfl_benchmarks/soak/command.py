@@ -13,7 +13,7 @@ def run_soak(
     *,
     minutes: Annotated[float, typer.Option(min=0.1, max=24 * 60)] = 30.0,
     rate: Annotated[float, typer.Option(min=0.2, max=1000, help="Devices a second.")] = 5.0,
-    round_seconds: Annotated[float, typer.Option(min=10.0, max=3600)] = 30.0,
+    round_seconds: Annotated[float, typer.Option(min=20.0, max=3600)] = 40.0,
     parameters: Annotated[int, typer.Option(min=1, max=1_000_000, help="Of the model.")] = 2177,
     plot: Annotated[Path | None, typer.Option(help="Draw the memory here (SVG or PNG).")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,

@@ -28,7 +28,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
         )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("minutes")
-    axes.set_ylabel("memory (PSS), MB")
+    axes.set_ylabel("own memory, MB")
     axes.set_title(
         f"{figures['requests']:,} requests, {figures['reports']:,} reports in "
         f"{sum(figures['rounds'].values())} rounds, {figures['errors']} errors",

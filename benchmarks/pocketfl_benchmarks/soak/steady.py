@@ -22,7 +22,7 @@ from pocketfl_server.optimizers import OptimizerSpec
 TASK: Final = "soak"
 WARM_UP_PART: Final = 0.2
 """Memory is judged after this part of the time: imports, caches and pools are full by then."""
-MARGIN_SECONDS: Final = 5.0
+MARGIN_SECONDS: Final = 12.0
 """Before a round's end so long no device begins: none comes too late on a slow machine."""
 _CONNECTIONS: Final = 4
 _AVERAGING: Final = OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
@@ -48,7 +48,7 @@ class SoakSettings:
 
     minutes: float = 30.0
     rate: float = 5.0
-    round_seconds: float = 30.0
+    round_seconds: float = 40.0
     parameters: int = 2177
     sample_seconds: float = 5.0
 
@@ -73,7 +73,7 @@ class Soak:
     latencies : list of float
         Of every request, in seconds.
     samples : list of dict
-        ``seconds``, and memory in MB of ``gateway`` and ``trusted``.
+        ``seconds``, and own memory in MB of ``gateway`` and ``trusted``.
     """
 
     statuses: dict[str, Counter[int]] = field(default_factory=dict)
@@ -217,7 +217,7 @@ class _Driver:
             self._found.samples.append(
                 {
                     "seconds": time.monotonic() - self._began,
-                    **{name: processes.memory_mb([pid]) for name, pid in pids.items()},
+                    **{name: processes.own_memory_mb(pid) for name, pid in pids.items()},
                 }
             )
             await asyncio.sleep(self._settings.sample_seconds)
