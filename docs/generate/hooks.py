@@ -21,6 +21,8 @@ _PAGES: Final[dict[str, Callable[[], str]]] = {
 }
 # A link to a file of the repository that is no page: the site says the file's name instead.
 _TO_REPOSITORY: Final = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([^)#]+)[^)]*\)")
+# Docstrings name other objects in Sphinx's way, such as :meth:`~.Device.explain`.
+_ROLE: Final = re.compile(r":(?:meth|class|func|mod|attr|data|exc):<code>[~.]*")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -36,6 +38,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri.startswith("reference/"):
         return markdown
     return _TO_REPOSITORY.sub(_named, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show the names of other objects as code."""
+    del page, config, files
+    return _ROLE.sub("<code>", html)
 
 
 def _named(link: re.Match[str]) -> str:
