@@ -1,0 +1,68 @@
+"""Draws the documents' figures from the committed JSON of benchmarks.
+
+``python -m benchmarks.figures`` from the root of the repository draws every figure whose JSON is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib.figure import Figure
+
+from pocketfl_benchmarks.soak.plot import plot as draw_soak
+
+COMMITTED: Final = Path("benchmarks/figures")
+IMAGES: Final = Path("docs/images")
+
+_REQUESTS: Final = {
+    "enrolment": "enrolment",
+    "check_in": "check-in",
+    "report": "report, on disk",
+    "plan_download": "plan",
+    "parameters_download": "parameters",
+    "notices": "notices",
+}
+
+
+def draw_capacity(figures: dict[str, Any], path: Path) -> None:
+    """Draw what one core of a gateway answers, and how long that takes, into a file."""
+    import matplotlib as mpl
+
+    figure = Figure(figsize=(8.0, 2.9), layout="constrained")
+    rates, waits = figure.subplots(1, 2, sharey=True)
+    names = [title for key, title in _REQUESTS.items() if key in figures]
+    kinds = [figures[key] for key in _REQUESTS if key in figures]
+    for axes, title, values in (
+        (rates, "requests per core and second", [kind["per_core_second"] for kind in kinds]),
+        (waits, "99th percentile, milliseconds", [kind["p99_ms"] for kind in kinds]),
+    ):
+        bars = axes.barh(names, values, color="#35507a")
+        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=9)
+        axes.set_title(title, fontsize=10)
+        axes.margins(x=0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#e4e6ea", linewidth=0.8)
+        axes.set_axisbelow(True)
+    rates.invert_yaxis()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "capacity"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+_DRAWINGS: Final[dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]] = {
+    "capacity.svg": ("scale.json", draw_capacity),
+    "soak.svg": ("soak.json", draw_soak),
+}
+
+
+def draw_all(images: Path = IMAGES) -> list[Path]:
+    """Draw every figure whose JSON is committed, and return the files."""
+    drawn: list[Path] = []
+    for image, (name, draw) in _DRAWINGS.items():
+        source, path = COMMITTED / name, images / image
+        if source.exists():
+            draw(json.loads(source.read_text()), path)
+            drawn.append(path)
+    return drawn
