@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Final
 
 import uvicorn
 
 from pocketfl_server.api import create_app
 from pocketfl_server.back_end import BackEnd
+from pocketfl_server.observability.metrics import Metrics
+from pocketfl_server.observability.middleware import Observed
+from pocketfl_server.observability.traces import Traces
 from pocketfl_server.pacing import DEFAULT_PER_SECOND
 from pocketfl_server.trusted.client import HttpTrustedTier
 
@@ -31,6 +35,7 @@ def serve(
     anonymous_only: bool = False,
     arrivals_per_second: float = DEFAULT_PER_SECOND,
     certificate: tuple[str, str] | None = None,
+    traces_endpoint: str | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve devices and the operator until SIGINT or SIGTERM; prints nothing.
@@ -60,6 +65,8 @@ def serve(
     certificate : tuple of (str, str), optional
         PEM files of the certificate and its key: HTTPS. Without, plain HTTP: keep it on loopback, or
         put TLS in front.
+    traces_endpoint : str, optional
+        Where OpenTelemetry's traces go (OTLP over HTTP); by default nowhere.
     ready : callable, optional
         Called once when all is prepared.
 
@@ -71,6 +78,7 @@ def serve(
         If the certificate cannot be read.
     """
     with (
+        ExitStack() as stack,
         HttpTrustedTier(trusted_url, trusted_token, ca_file=trusted_ca) as trusted,
         BackEnd(
             database_url,
@@ -82,10 +90,14 @@ def serve(
             arrivals_per_second=arrivals_per_second,
         ) as back_end,
     ):
-        app = create_app(back_end, operator_key=operator_key)
+        traces = None if traces_endpoint is None else Traces(traces_endpoint)
+        if traces is not None:
+            stack.callback(traces.close)
+        metrics = Metrics(back_end)
+        app = create_app(back_end, operator_key=operator_key, metrics=metrics)
         config = uvicorn.Config(
-            app,
-            log_level="warning",
+            Observed(app, metrics=metrics, traces=traces),
+            log_config=None,
             access_log=False,
             server_header=False,
             # Nothing here asks for an address.

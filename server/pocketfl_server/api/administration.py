@@ -15,6 +15,7 @@ from pocketfl_server.api.routes import in_thread, json_answer
 from pocketfl_server.audit import MAX_ENTRIES
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.errors import Malformed
+from pocketfl_server.observability.metrics import CONTENT_TYPE, Metrics
 from pocketfl_server.records import (
     AccessTokenList,
     AuditPage,
@@ -90,6 +91,19 @@ def administration_router(back_end: BackEnd, access: Access) -> APIRouter:
         after, limit = _number(request, "after", 0), _number(request, "limit", MAX_ENTRIES)
         entries = await in_thread(back_end.audit.entries, after=after, limit=limit)
         return json_answer(AuditPage(entries=entries))
+
+    return router
+
+
+def metrics_router(metrics: Metrics, back_end: BackEnd, access: Access) -> APIRouter:
+    """Return the route that Prometheus asks, with any operator's token."""
+    router = APIRouter(route_class=guarded_route(back_end, access), tags=["administration"])
+
+    @router.get(**of_operator("/metrics", answers="text/plain", refusals=(401,)), summary="Metrics")
+    async def read_metrics(request: Request) -> Response:
+        """Say what Prometheus wants to know, in its text format."""
+        del request
+        return Response(await in_thread(metrics.text), media_type=CONTENT_TYPE)
 
     return router
 

@@ -25,7 +25,7 @@ from pocketfl.protocol import (
 from pocketfl_server import records
 from pocketfl_server.access import Access
 from pocketfl_server.analytics.records import ResultList, TaskResult
-from pocketfl_server.api.administration import administration_router
+from pocketfl_server.api.administration import administration_router, metrics_router
 from pocketfl_server.api.authorisation import OPERATOR_KEY
 from pocketfl_server.api.device import DEVICE_TOKEN, ENROLMENT_KEY, device_router
 from pocketfl_server.api.fast_routes import FastRoutesApp
@@ -34,6 +34,7 @@ from pocketfl_server.api.routes import document, handle_unrouted, in_thread
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.dashboard.pages import dashboard_router
 from pocketfl_server.group_commit import GroupCommit
+from pocketfl_server.observability.metrics import Metrics
 from pocketfl_server.trusted.messages import TaskDescription
 
 OPENAPI_PATH: Final = "/v1/openapi.json"
@@ -78,7 +79,11 @@ _RECORDS: Final = (
 
 
 def create_app(
-    back_end: BackEnd, *, operator_key: str, end_rounds_every: float | None = 1.0
+    back_end: BackEnd,
+    *,
+    operator_key: str,
+    end_rounds_every: float | None = 1.0,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """Put HTTP in front of a back end.
 
@@ -92,6 +97,8 @@ def create_app(
     end_rounds_every : float, optional
         Seconds between two looks for rounds whose deadline has passed; None leaves that to another
         process.
+    metrics : Metrics, optional
+        What ``/metrics`` shows; by default where tasks stand, and no counts of requests.
 
     Returns
     -------
@@ -130,6 +137,7 @@ def create_app(
     access = Access(back_end.database, operator_key=operator_key)
     app.include_router(operator_router(back_end, access))
     app.include_router(administration_router(back_end, access))
+    app.include_router(metrics_router(metrics or Metrics(back_end), back_end, access))
     app.include_router(dashboard_router(back_end, access, operator_key=operator_key))
     handle_unrouted(app)
     document(

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from pocketfl_server.api.routes import Endpoint, guarded
+from pocketfl_server.observability.middleware import ROUTE
 
 _PARAMETER: Final = re.compile(r"\\\{(\w+)\\\}")
 
@@ -22,19 +23,19 @@ class FastRoutes:
     """Exact routes by method: a pattern for the whole path, and an endpoint."""
 
     def __init__(self) -> None:
-        self._routes: dict[str, list[tuple[re.Pattern[str], Endpoint]]] = {}
+        self._routes: dict[str, list[tuple[re.Pattern[str], Endpoint, str]]] = {}
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
         """Add a route whose path has its parameters in braces."""
         pattern = re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(path)) + r"\Z")
-        self._routes.setdefault(method, []).append((pattern, guarded(endpoint)))
+        self._routes.setdefault(method, []).append((pattern, guarded(endpoint), path))
 
-    def find(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]] | None:
-        """Return the endpoint and its path parameters, if there is one."""
-        for pattern, endpoint in self._routes.get(method, ()):
+    def find(self, method: str, path: str) -> tuple[Endpoint, dict[str, str], str] | None:
+        """Return the endpoint, its path parameters and the path with braces, if there is one."""
+        for pattern, endpoint, template in self._routes.get(method, ()):
             match = pattern.match(path)
             if match is not None:
-                return endpoint, match.groupdict()
+                return endpoint, match.groupdict(), template
         return None
 
 
@@ -59,6 +60,6 @@ class FastRoutesApp(FastAPI):
         if found is None:
             await super().__call__(scope, receive, send)
             return
-        endpoint, scope["path_params"] = found
+        endpoint, scope["path_params"], scope[ROUTE] = found
         response = await endpoint(Request(scope, receive, send))
         await response(scope, receive, send)

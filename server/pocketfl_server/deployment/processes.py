@@ -17,6 +17,7 @@ from pathlib import Path
 from pocketfl.errors import PocketFLError
 from pocketfl_server.deployment.lifeline import end_with_stdin
 from pocketfl_server.deployment.settings import Settings, read_secret, read_settings
+from pocketfl_server.observability.logs import configure_logs
 
 
 def main() -> None:
@@ -36,6 +37,8 @@ def main() -> None:
 
     try:
         settings = read_settings(given.file)
+        logs = settings.logs
+        configure_logs(process=given.kind, form=logs.format, level=logs.level)
         with socket.socket(fileno=given.listener) as listener:
             if given.kind == "trusted":
                 _trusted_tier(settings, listener, ready)
@@ -66,6 +69,7 @@ def _gateway(
         anonymous_only=table.anonymous_only,
         arrivals_per_second=table.arrivals_per_second,
         certificate=None if table.tls is None else (table.tls.certificate, table.tls.key),
+        traces_endpoint=table.traces_endpoint,
         ready=ready,
     )
 

@@ -70,6 +70,8 @@ class BackEndSettings(_Table, frozen=True, kw_only=True):
         Files with the secrets, or the variables of :data:`SECRET_VARIABLES`.
     tls : Tls or None
         Speak HTTPS.
+    traces_endpoint : str or None
+        Where OpenTelemetry's traces of requests go (OTLP over HTTP); by default nowhere.
     url_file : str or None
         Where the URL is written once connections are accepted.
     """
@@ -85,6 +87,7 @@ class BackEndSettings(_Table, frozen=True, kw_only=True):
     operator_key_file: str | None = None
     enrolment_key_file: str | None = None
     tls: Tls | None = None
+    traces_endpoint: str | None = None
     url_file: str | None = None
 
 
@@ -159,6 +162,21 @@ class TrustedTierSettings(_Table, frozen=True, kw_only=True):
     url_file: str | None = None
 
 
+class Logs(_Table, frozen=True, kw_only=True):
+    """What the processes write on standard error.
+
+    Attributes
+    ----------
+    format : {"text", "json"}
+        Lines for people, or JSON lines for programs.
+    level : {"debug", "info", "warning", "error"}
+        From which on.
+    """
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Settings(_Table, frozen=True, kw_only=True):
     """What one file says; a table that is missing is not started.
 
@@ -174,6 +192,8 @@ class Settings(_Table, frozen=True, kw_only=True):
         ``[back_end]``.
     trusted_tier : TrustedTierSettings or None
         ``[trusted_tier]``.
+    logs : Logs
+        ``[logs]``.
     """
 
     plan_keys: tuple[str, ...]
@@ -181,6 +201,7 @@ class Settings(_Table, frozen=True, kw_only=True):
     trusted_token_file: str | None = None
     back_end: BackEndSettings | None = None
     trusted_tier: TrustedTierSettings | None = None
+    logs: Logs = Logs()
 
 
 def read_settings(path: Path) -> Settings:

@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from select import select
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import IO, Final
 
@@ -29,6 +30,10 @@ BACKLOG: Final = 2048
 _NOT_FOR_THE_TRUSTED_TIER: Final = frozenset(
     {DATABASE_VARIABLE, SECRET_VARIABLES["operator_key"], SECRET_VARIABLES["enrolment_key"]}
 )
+
+
+METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Where the gateways of one machine add up what they count (prometheus-client's multiprocess mode)."""
 
 
 class DeploymentError(PocketFLError):
@@ -67,6 +72,7 @@ class Supervisor:
         self._settings = settings
         self._logs = logs
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._counts: TemporaryDirectory[str] | None = None
 
     def start(self) -> None:
         """Start every process of the file and wait until all accept requests.
@@ -104,6 +110,8 @@ class Supervisor:
         if settings is None:
             raise ValueError("the settings start no back end")
         trusted_url = settings.trusted_url or self.trusted_url
+        if settings.gateways > 1 and self._counts is None:
+            self._counts = TemporaryDirectory(prefix="pocketfl-metrics-")
         with _listener(settings.host, settings.port) as listener:
             self.url = _url(listener, settings.host, settings.tls)
             # One after the other: the first prepares the database.
@@ -147,6 +155,9 @@ class Supervisor:
         """Stop all processes in order; what devices were promised stays on disk."""
         for name in sorted(self.processes, key=lambda name: name == TRUSTED_TIER):
             self.stop_process(name)
+        if self._counts is not None:
+            self._counts.cleanup()
+            self._counts = None
 
     def stop_process(self, name: str, *, kill: bool = False) -> None:
         """Stop one process; ``kill`` gives it no time to put things in order."""
@@ -185,6 +196,8 @@ class Supervisor:
         if kind == TRUSTED_TIER:
             for variable in _NOT_FOR_THE_TRUSTED_TIER:
                 environment.pop(variable, None)
+        elif self._counts is not None:
+            environment[METRICS_VARIABLE] = self._counts.name
         reading, writing = os.pipe()
         with ExitStack() as stack:
             stack.callback(os.close, writing)

@@ -139,7 +139,7 @@ def serve(
     ) as aggregator:
         config = uvicorn.Config(
             create_trusted_app(aggregator, token=token),
-            log_level="warning",
+            log_config=None,
             access_log=False,
             ssl_certfile=None if certificate is None else certificate[0],
             ssl_keyfile=None if certificate is None else certificate[1],

@@ -1,0 +1,1 @@
+"""What an operator's own tools see of a back end: logs, metrics, traces; counts, never devices."""
