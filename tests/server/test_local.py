@@ -104,6 +104,8 @@ def test_the_trusted_tier_loads_nothing_of_the_back_end() -> None:
         "pocketfl_server.deployment.lifeline",
         "pocketfl_server.deployment.processes",
         "pocketfl_server.deployment.settings",
+        "pocketfl_server.observability",
+        "pocketfl_server.observability.logs",
     ]
 
 
