@@ -10,12 +10,14 @@ from typer.core import TyperGroup
 
 from pocketfl_benchmarks.aggregate.command import aggregate
 from pocketfl_benchmarks.analytics.command import analytics
+from pocketfl_benchmarks.asynchronous.command import asynchronous
 from pocketfl_benchmarks.balancing.command import balancing
 from pocketfl_benchmarks.device.command import device
 from pocketfl_benchmarks.digits.command import app
 from pocketfl_benchmarks.digits.speed import app as app_speed
 from pocketfl_benchmarks.encoding.command import encoding
 from pocketfl_benchmarks.life.command import life
+from pocketfl_benchmarks.poisoning.command import poisoning
 from pocketfl_benchmarks.step import step
 from pocketfl_benchmarks.zoo.command import compare, zoo
 
@@ -60,6 +62,8 @@ bench.command()(zoo)
 bench.command()(compare)
 bench.command()(encoding)
 bench.command()(aggregate)
+bench.command()(asynchronous)
+bench.command()(poisoning)
 
 
 @bench.callback()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -80,6 +80,28 @@ class FleetFlights:
         return float(roc_auc_score(self.held_out_target, scores))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lies:
+    """Devices that send the largest update that the clip allows, in a direction that harms.
+
+    Attributes
+    ----------
+    share : float
+        Of all devices.
+    kind : {"flipped", "opposed"}
+        ``flipped`` turns what the device has learnt around; ``opposed`` turns around where the global
+        model went in the last round, in which all that lie agree.
+    """
+
+    share: float
+    kind: Literal["flipped", "opposed"]
+
+    def told(self, update: FloatVector, last_step: FloatVector | None) -> FloatVector:
+        """Return what is sent instead of an update, before it is clipped: a million times too much."""
+        truth = update if self.kind == "flipped" or last_step is None else last_step
+        return -1e6 * truth
+
+
 def simulate(
     flights: FleetFlights,
     schedule: Schedule,
@@ -87,6 +109,7 @@ def simulate(
     seed: int,
     noise_multiplier: float,
     encoding: EncodingSpec | None = None,
+    lies: Lies | None = None,
     progress: Callable[[], None] | None = None,
 ) -> FloatVector:
     """Run all rounds and return the last model.
@@ -104,6 +127,8 @@ def simulate(
         0 for none.
     encoding : EncodingSpec, optional
         Of reports.
+    lies : Lies, optional
+        What some of the devices do.
     progress : callable, optional
         Called after each round.
 
@@ -119,6 +144,10 @@ def simulate(
         aggregation = aggregation.encoded(encoding, parameters=parameters.size)
     state = OptimizerState()
     taken_part = np.zeros(len(flights.spans), dtype=int)
+    liars = np.zeros(len(flights.spans), dtype=bool)
+    if lies is not None:
+        liars = np.random.default_rng([seed, 0]).random(liars.size) < lies.share
+    last_step: FloatVector | None = None
     for number in range(1, schedule.rounds + 1):
         coins, batches, noise, rounding = np.random.default_rng([seed, number]).spawn(4)
         heads = coins.random(len(flights.spans)) < aggregation.sampling_probability
@@ -131,12 +160,18 @@ def simulate(
                 parameters.size, plan_sha256=f"{seed:064x}", task="flights", round=number
             )
         total = np.zeros(parameters.size if rotation is None else rotation.padded, dtype=np.int64)
-        for update in _train(flights, cohort, parameters, batches):
+        updates = train_cohort(flights, cohort, parameters, batches)
+        for device, honest in zip(np.flatnonzero(heads), updates, strict=True):
+            update = honest
+            if lies is not None and liars[device]:
+                update = lies.told(honest, last_step)
             total += clip_to_grid(update, aggregation, rotation=rotation, random=rounding.bytes)
         total += _noise(aggregation, rotation, parameters.size, noise_multiplier, noise)
         mean = total.astype(np.float64) if rotation is None else rotation.invert(total)
         mean *= aggregation.grid_step / aggregation.expected_cohort
+        before = parameters
         parameters, state = apply_update(OPTIMIZER, parameters, state, mean)
+        last_step = parameters - before
         if progress is not None:
             progress()
     return parameters
@@ -154,13 +189,13 @@ def _noise(
     return np.rint(noise if rotation is None else rotation.apply(noise)).astype(np.int64)
 
 
-def _train(
+def train_cohort(
     flights: FleetFlights,
     cohort: list[slice],
     parameters: FloatVector,
     generator: np.random.Generator,
 ) -> Iterable[FloatVector]:
-    """Yield the update of each device."""
+    """Yield the update of each device of a cohort, all trained from the same parameters."""
     steps = -(-TRAINING.max_examples // BATCH_SIZE)
     for start in range(0, len(cohort), _AT_ONCE):
         part = cohort[start : start + _AT_ONCE]

@@ -1,0 +1,1 @@
+"""Synchronous against asynchronous rounds: time to the same AUC on a fleet of phones."""

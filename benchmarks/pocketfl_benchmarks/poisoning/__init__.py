@@ -1,0 +1,1 @@
+"""What devices that lie within the clip norm cost a model."""
