@@ -12,7 +12,20 @@ RUNS = 5_000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plan", "report", "compact report", "query", "release", "batch"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plan",
+        "report",
+        "compact report",
+        "query",
+        "release",
+        "batch",
+        "late batch",
+        "anonymous token",
+        "attestation token",
+    ],
+)
 def test_guided_search_finds_no_other_error(name: str, hostile, tmp_path: Path) -> None:
     """At most 5,000 inputs or 20 seconds of each format, from a fixed seed."""
     pytest.importorskip("atheris", reason="atheris has packages for Linux only")

@@ -23,7 +23,7 @@ for media_type in ("application/private-token-request",):
 
 OPERATOR_KEY = "operator-key-of-this-test"
 TOKEN = "trusted-token-of-this-test"
-EXAMPLES = 4
+EXAMPLES = 3
 """Requests for each operation, fit and unfit ones each."""
 
 

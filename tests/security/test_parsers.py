@@ -6,18 +6,35 @@ import io
 import random
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 
+import jwt
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pocketfl.attestation.issuers import DEVELOPMENT_ISSUER, development_issuer
+from pocketfl.attestation.tokens import verify_token as verify_attestation
+from pocketfl.credentials.tokens import (
+    challenge,
+    decode_key,
+    encode_key,
+    finish_token,
+    read_request,
+    request_token,
+    verify_token,
+)
 from pocketfl.decoding import decode_json, encode_json
-from pocketfl.errors import DecodeError, PlanError
+from pocketfl.errors import AggregatorRefusedError, CredentialError, DecodeError, PlanError
 from pocketfl.plan import EncodingSpec, Manifest, Plan
 from pocketfl.protocol import CheckIn
 from pocketfl.queries import QuerySet
 from pocketfl.queries.spec import Sum
 from pocketfl.reports import decode_vector, encode_vector
 from pocketfl_benchmarks.aggregate.measurement import placeholder_plan
+from pocketfl_server.credentials.signing import blind_sign
 from pocketfl_server.optimizers import OptimizerState, decode_state, encode_state
 from pocketfl_server.trusted.messages import (
     ReleaseSummary,
@@ -32,6 +49,47 @@ from pocketfl_server.trusted.messages import (
 TRIES = 1_500
 
 Parser = Callable[[bytes], object]
+
+
+@lru_cache(maxsize=1)
+def _credentials() -> dict[str, tuple[bytes, Parser]]:
+    """Tokens of both kinds, and what verifies them; their refusals are made those of the others."""
+    signer = rsa.generate_private_key(65537, 2048)
+    key, asked = encode_key(signer.public_key()), challenge("clicks", 1)
+    request = request_token(key, asked)
+    token = finish_token(key, request, blind_sign(signer, read_request(request.data, key)))
+    attester = ec.generate_private_key(ec.SECP256R1())
+    claims = {
+        "iss": DEVELOPMENT_ISSUER,
+        "aud": "pocketfl-devices",
+        "iat": 1000,
+        "exp": 2000,
+        "eat_nonce": ["a" * 64, "b" * 64],
+    }
+    attestation = jwt.encode(
+        claims, attester, algorithm="ES256", headers={"kid": "development"}
+    ).encode()
+    pem = attester.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    issuer = development_issuer(pem.decode())
+
+    def refusing(parse: Parser) -> Parser:
+        def refuse(data: bytes) -> object:
+            try:
+                return parse(data)
+            except (AggregatorRefusedError, CredentialError) as error:
+                raise DecodeError(str(error)) from None
+
+        return refuse
+
+    return {
+        "anonymous token": (token, refusing(lambda data: verify_token(data, key, asked))),
+        "token request": (request.data, refusing(lambda data: read_request(data, key))),
+        "token key": (key, refusing(decode_key)),
+        "attestation token": (
+            attestation,
+            refusing(lambda data: verify_attestation(data.decode("latin-1"), [issuer], now=1500.0)),
+        ),
+    }
 
 
 def parsers(plan: Plan) -> dict[str, tuple[bytes, Parser]]:
@@ -72,6 +130,8 @@ def parsers(plan: Plan) -> dict[str, tuple[bytes, Parser]]:
             encode_json(queries),
             lambda data: decode_json(QuerySet, data, what="queries", limit=10**6),
         ),
+        "late batch": (encode_batch([replace(e, origin=(3, 2)) for e in entries]), decode_batch),
+        **_credentials(),
         "check-in": (
             encode_json(check_in),
             lambda data: decode_json(CheckIn, data, what="check-in", limit=10**6),
@@ -89,6 +149,11 @@ NAMES = (
     "optimizer state",
     "query",
     "check-in",
+    "late batch",
+    "anonymous token",
+    "token request",
+    "token key",
+    "attestation token",
 )
 
 

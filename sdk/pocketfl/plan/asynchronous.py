@@ -53,8 +53,7 @@ class AsynchronousSpec:
         Most rounds between a device's check-in and its release; an older report is refused.
     min_separation : int
         Fewest rounds from one check-in of a device to its next, kept by the device itself. It is above
-        ``max_staleness``, so that no device has two reports that are not released yet. An anonymous
-        token is good for one check-in in so many rounds.
+        ``max_staleness``, so that no device has two reports that are not released yet.
     """
 
     max_staleness: int = 4
