@@ -71,7 +71,7 @@ def test_the_back_end_answers_whatever_its_document_allows(
     elif sender == "operator":
         token = OPERATOR_KEY
     before = back_end.models("clicks")
-    assert try_every_operation(app, token, hostile) > 100
+    assert try_every_operation(app, token, hostile) > 60
     changes = int(back_end.models("clicks") != before)
     hostile.model_changes += changes
     assert not changes
@@ -86,5 +86,5 @@ def test_the_trusted_tier_answers_whatever_its_document_allows(
     trusted.register("clicks", plan.data)
     app = create_trusted_app(trusted, token=TOKEN)
     token = TOKEN if sender == "back end" else "no-token-that-exists-here"
-    assert try_every_operation(app, token, hostile) > 50
+    assert try_every_operation(app, token, hostile) > 30
     assert trusted.describe("clicks").spent.releases == 0
