@@ -10,7 +10,7 @@ from pocketfl_server.errors import Conflict, Gone, Malformed, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_server.trusted.messages import SealedEntry
 
-from .conftest import AVERAGING, CHECK_IN, everything_in, seal_update
+from .conftest import AVERAGING, CHECK_IN, Fleet, everything_in, seal_update
 
 
 def test_an_unprotected_round_averages_the_updates(back_end, fleet, make_plan) -> None:
@@ -335,3 +335,24 @@ def test_what_does_not_exist_is_named(back_end, make_plan) -> None:
     with pytest.raises(Conflict) as caught:
         back_end.close_round("clicks")
     assert caught.value.code == "no_round_under_way"
+
+
+def test_a_check_in_does_not_wait_for_the_trusted_tier(open_back_end, trusted, make_plan) -> None:
+    """What vouches for a key is asked for once, when the round opens, and not by those who come."""
+    asked: list[str] = []
+
+    class CountingTier:
+        def attest(self, task: str):
+            asked.append(task)
+            return trusted.attest(task)
+
+        def __getattr__(self, name: str):
+            return getattr(trusted, name)
+
+    back_end = open_back_end(trusted_tier=CountingTier())
+    back_end.create_task("clicks", make_plan().data, optimizer=AVERAGING)
+    back_end.open_round("clicks", seconds=60)
+    assert asked == ["clicks"]
+    Fleet(back_end).check_in("a", "clicks", 1)
+    Fleet(back_end).check_in("b", "clicks", 1)
+    assert asked == ["clicks"]
