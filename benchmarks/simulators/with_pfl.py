@@ -1,0 +1,110 @@
+"""The work on Apple's pfl-research, in an environment of its own: prints its pace as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["PFL_PYTORCH_DEVICE"] = "cpu"
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import torch
+from models import loss_of, make_model
+from pfl.aggregate.simulate import SimulatedBackend
+from pfl.algorithm.base import NNAlgorithmParams
+from pfl.algorithm.federated_averaging import FederatedAveraging
+from pfl.callback.base import TrainingProcessCallback
+from pfl.data.federated_dataset import FederatedDataset
+from pfl.data.pytorch import PyTorchTensorDataset
+from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
+from pfl.model.pytorch import PyTorchModel
+from pfl.privacy import CentrallyAppliedPrivacyMechanism, GaussianMechanism
+
+
+def adapted(kind: str) -> torch.nn.Module:
+    """Return the model with the two methods that pfl calls."""
+    model = make_model(kind)
+
+    def loss(features: torch.Tensor, target: torch.Tensor, **_: Any) -> torch.Tensor:
+        model.train()
+        return loss_of(kind, model(features), target)
+
+    model.loss = loss  # type: ignore[assignment]
+    model.metrics = lambda features, target, **_: {}  # type: ignore[assignment]
+    return model
+
+
+class Clock(TrainingProcessCallback):
+    """Remembers when each round was over."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def after_central_iteration(
+        self, aggregate_metrics: Any, model: Any, *, central_iteration: int
+    ) -> tuple[bool, Any]:
+        """Take the time."""
+        from pfl.metrics import Metrics
+
+        self.times.append(time.perf_counter())
+        return False, Metrics()
+
+
+def main(path: str, threads: int) -> None:
+    """Run all rounds with so many threads within an operator; the first is not timed."""
+    torch.set_num_threads(threads)
+    with np.load(path) as work:
+        settings = json.loads(str(work["settings"]))
+        features, target = map(torch.from_numpy, (work["features"], work["target"]))
+        ends, cohorts = work["ends"], work["cohorts"]
+    starts = np.concatenate([[0], ends[:-1]])
+
+    def device(number: int) -> PyTorchTensorDataset:
+        own = slice(int(starts[number]), int(ends[number]))
+        return PyTorchTensorDataset((features[own], target[own]), user_id=str(number))
+
+    turns = iter(cohorts.reshape(-1).tolist())
+    dataset = FederatedDataset(device, lambda: next(turns))
+    model = adapted(settings["kind"])
+    clock = Clock()
+    FederatedAveraging().run(
+        algorithm_params=NNAlgorithmParams(
+            central_num_iterations=len(cohorts),
+            evaluation_frequency=10**9,
+            train_cohort_size=settings["cohort"],
+            val_cohort_size=0,
+        ),
+        backend=SimulatedBackend(
+            training_data=dataset,
+            val_data=dataset,
+            postprocessors=[
+                CentrallyAppliedPrivacyMechanism(
+                    GaussianMechanism(settings["clip_norm"], settings["noise_multiplier"])
+                )
+            ],
+        ),
+        model=PyTorchModel(
+            model,
+            local_optimizer_create=torch.optim.SGD,
+            central_optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+        ),
+        model_train_params=NNTrainHyperParams(
+            local_num_epochs=1,
+            local_learning_rate=settings["learning_rate"],
+            local_batch_size=settings["batch"],
+            local_max_grad_norm=settings["max_gradient_norm"],
+        ),
+        model_eval_params=NNEvalHyperParams(local_batch_size=None),
+        callbacks=[clock],
+    )
+    seconds = clock.times[-1] - clock.times[0]
+    print(json.dumps({"devices": int(cohorts[1:].size), "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
