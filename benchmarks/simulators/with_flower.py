@@ -112,4 +112,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Flower's workers find what they run by the name of its module, which "__main__" is not.
+    from with_flower import main as run_work
+
+    run_work()

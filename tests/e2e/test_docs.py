@@ -153,6 +153,7 @@ def test_no_block_is_left_out_silently() -> None:
         "statistics.md",
         "store.md",
         pytest.param("analytics.md", marks=pytest.mark.slow),
+        pytest.param("simulate.md", marks=pytest.mark.slow),
     ],
 )
 def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
