@@ -12,7 +12,7 @@ import typer
 
 def asynchronous(
     *,
-    target: Annotated[float, typer.Option(help="AUC to reach.")] = 0.76,
+    target: Annotated[float, typer.Option(help="AUC to reach.")] = 0.75,
     reports: Annotated[int, typer.Option(min=2, help="Of a synchronous round's release.")] = 200,
     buffer: Annotated[int, typer.Option(min=2, help="Of a smaller asynchronous release.")] = 50,
     drop_out: Annotated[
@@ -20,7 +20,7 @@ def asynchronous(
     ] = 0.08,
     noise_multiplier: Annotated[float, typer.Option(min=0, help="Of each release.")] = 0.0,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each kind.")] = 3,
-    days: Annotated[float, typer.Option(min=0.01, help="After which a run is given up.")] = 7.0,
+    days: Annotated[float, typer.Option(min=0.01, help="After which a run is given up.")] = 0.5,
     data: Annotated[
         Path | None, typer.Option(help="Local copy of the data archive, for lack of a network.")
     ] = None,
