@@ -1,0 +1,1 @@
+"""Flower carries shards' sealed partial sums: a ServerApp orchestrates, a ClientApp fronts a shard."""
