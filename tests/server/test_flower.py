@@ -30,6 +30,7 @@ DEVICES = 6
 
 pytestmark = [
     pytest.mark.scale,
+    pytest.mark.timeout(600),
     pytest.mark.skipif(ENVIRONMENT is None, reason="POCKETFL_FLOWER_ENV names no environment"),
 ]
 
