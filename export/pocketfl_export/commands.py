@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from pocketfl.plan import AggregationSpec, load_signing_key
 from pocketfl_export.configuration import ExportConfiguration, import_named, read_configuration
 from pocketfl_export.errors import ExportError
 from pocketfl_export.gate import check_model
+from pocketfl_export.nvflare import export_nvflare
 from pocketfl_export.parity import ParityReport, ParitySettings
 from pocketfl_export.plans import export_plan
 from pocketfl_export.problem import ExampleInputs, Loss
@@ -204,6 +205,27 @@ def check(  # noqa: PLR0917 - typer reads options from the signature
         _show(factory, report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def nvflare(
+    factory: Annotated[
+        str, typer.Argument(help="MODULE:FACTORY, as for `check`.", metavar="MODULE:FACTORY")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the .pte goes.")],
+) -> None:
+    """Write the .pte that NVIDIA FLARE's edge clients train: loss, then prediction; names net.*."""
+    torch.set_num_threads(1)
+    model, loss, inputs, target = load_factory(factory)
+    if not isinstance(inputs, torch.Tensor):
+        values = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+        if len(values) != 1:
+            raise ExportError("NVFlare's devices give a model one tensor; join the inputs into one")
+        inputs = values[0]
+    program = export_nvflare(model, loss, inputs, target, out)
+    typer.echo(
+        f"{out}: {len(program):,} bytes, trains as torch does; unsigned and without privacy bounds"
+    )
 
 
 def load_factory(name: str) -> tuple[torch.nn.Module, Loss, ExampleInputs, torch.Tensor]:

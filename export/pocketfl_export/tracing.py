@@ -196,7 +196,7 @@ def trace(
     """
     # The same tensor given twice would be recorded as one input.
     arguments = tuple(a.detach().clone() for a in arguments)
-    with _portable_kernels(), explain_tracing_failure():
+    with portable_kernels(), explain_tracing_failure():
         graph_module = _record(function, arguments, decompositions, random)
         if _changes_in_place(graph_module):
             # Kernels that torch composes of others (its recurrent cells) change their intermediate
@@ -242,7 +242,8 @@ def _changes_in_place(graph_module: fx.GraphModule) -> bool:
 
 
 @contextlib.contextmanager
-def _portable_kernels() -> Iterator[None]:
+def portable_kernels() -> Iterator[None]:
+    """Within this context torch takes none of the kernels that exist only in its build for desktops."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
