@@ -119,13 +119,14 @@ def _refusal(reason: str) -> ParityError:
 
 def _lower(device_model: DeviceModel, example_input: Tensor, example_target: Tensor) -> bytes:
     import torch._decomp as decomposition_registry
-    from executorch.exir import EdgeCompileConfig, to_edge
     from torch.export.experimental import _export_forward_backward
 
     # Some kernels of ExecuTorch's portable library are missing or compute wrong gradients, max pooling
     # among them: the same decompositions as for plans stand in for them.
     table = {**decomposition_registry.core_aten_decompositions(), **decomposition_table()}
     with quiet(), portable_kernels():
+        from executorch.exir import EdgeCompileConfig, to_edge
+
         exported = torch.export.export(device_model, (example_input, example_target), strict=False)
         with mock.patch.object(decomposition_registry, "core_aten_decompositions", lambda: table):
             joint = _export_forward_backward(exported)
