@@ -119,8 +119,25 @@ class GraphBuilder:
                 kept.append(node)
                 needed.update(node.input)
         kept.reverse()
+        self._shorten_inner_values(kept, needed={output.name for output in outputs})
         initializers = [tensor for tensor in self._initializers if tensor.name in needed]
         return helper.make_graph(kept, name, inputs, outputs, initializer=initializers)
+
+    def _shorten_inner_values(self, nodes: Sequence[onnx.NodeProto], *, needed: set[str]) -> None:
+        """Leave the module out of names of values that never leave it: a third of a large graph."""
+        readers: dict[str, set[str]] = {}
+        for node in nodes:
+            for name in node.input:
+                readers.setdefault(name, set()).add(_scope_of(node))
+        short: dict[str, str] = {}
+        for node in nodes:
+            scope = _scope_of(node)
+            for name in node.output:
+                if name not in needed and scope and readers.get(name) == {scope}:
+                    short[name] = self._unique(name.removeprefix(f"{scope}/").partition(".")[0])
+        for node in nodes:
+            node.input[:] = [short.get(name, name) for name in node.input]
+            node.output[:] = [short.get(name, name) for name in node.output]
 
     def _name_outputs(self, names: Sequence[str], values: Sequence[str]) -> None:
         made = {output for node in self._nodes for output in node.output}
@@ -146,3 +163,7 @@ class GraphBuilder:
             return self._unique(base)
         self._taken.add(name)
         return name
+
+
+def _scope_of(node: onnx.NodeProto) -> str:
+    return str(node.name).rpartition("/")[0]

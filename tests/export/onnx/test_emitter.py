@@ -78,8 +78,10 @@ def test_nodes_and_values_are_named_after_modules_and_operators() -> None:
         name="train",
     )
     named = {(node.name, node.output[0]) for node in model.graph.node}
-    for name in ("embedding/Gather", "gru/Tanh", "gru.grad/Tanh", "head/Gemm", "loss/LogSoftmax"):
-        assert ((name, name) in named) == (name != "gru.grad/Tanh"), name
+    # A value that goes from one module to another is called after both module and operator; one that
+    # never leaves its module after the operator alone.
+    assert {("embedding/Gather", "embedding/Gather"), ("head/Gemm", "head/Gemm")} <= named
+    assert any(name.startswith("gru/") and "/" not in value for name, value in named)
     scopes = {name.rpartition("/")[0] for name, _ in named}
     assert {"embedding.grad", "gru.grad", "head.grad", "loss.grad", "clip", "update"} <= scopes
     assert {"parameters", "gru.weight_hh_l0", "gradient"} <= scopes
