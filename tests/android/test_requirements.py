@@ -18,8 +18,9 @@ SOURCES = [ROOT / "sdk" / "pocketfl", ROOT / "mobile_app"]
 
 # Packages are named as they are imported, but for these.
 IMPORTED_AS = {"pyjwt": "jwt", "pyjnius": "jnius"}
-# What only desktops import, and the command line.
-DESKTOP = {"executorch", "jeepney", "onnxruntime", "psutil", "rich", "torch", "typer"}
+# What only desktops import, and the command line. (On a phone its camera reads QR codes.)
+QR_CODES = {"PIL", "segno", "zxingcpp"}
+DESKTOP = {"executorch", "jeepney", "onnxruntime", "psutil", "rich", "torch", "typer"} | QR_CODES
 # Names of the framework for mypy alone.
 STUBS = {"android", "java", "javax"}
 NATIVE = {"cffi", "cryptography", "kivy", "numpy", "openssl", "pyjnius", "python3", "sqlite3"}

@@ -76,6 +76,8 @@ def test_nothing_joins_check_ins_with_leases(back_end, fleet, make_plan) -> None
     # Issued tokens are blinded, and so on the devices' side: who got one, and not which.
     knows_devices = {"devices", "check_ins", "issued_tokens"}
     for name, table in metadata.tables.items():
+        if name == "access_tokens":  # of operators
+            continue
         columns = set(table.columns.keys())
         assert bool(columns & {"device", "token_sha256"}) == (name in knows_devices)
         assert ("lease" in columns) == (name == "reports")

@@ -194,7 +194,8 @@ def test_a_ledger_of_version_1_gets_its_chain(
     chain = connection.execute("SELECT * FROM chain").fetchall()
     connection.executescript(
         "DROP TABLE chain; DROP TABLE budget_tasks; DROP TABLE budgets; DROP TABLE tree_noise; "
-        "PRAGMA user_version=1;"
+        "DROP TABLE counted; ALTER TABLE reports DROP COLUMN origin_round; "
+        "ALTER TABLE reports DROP COLUMN origin_version; PRAGMA user_version=1;"
     )
     connection.close()
     with open_tier(tmp_path, plan_keys):
