@@ -211,8 +211,10 @@ class _Measurement:
 
 
 def _database_bytes(database: Database) -> int:
+    # Free pages of the file take new rows without making it longer.
     statement = (
-        "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        "SELECT (page_count - freelist_count) * page_size "
+        "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
         if database.in_process
         else "SELECT pg_total_relation_size('devices')"
     )
