@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from pocketfl_export.joining import join_sums, skip_padding
 from pocketfl_export.scopes import SCOPE
 
 aten = torch.ops.aten
@@ -102,12 +103,15 @@ def simplify(graph_module: fx.GraphModule) -> fx.GraphModule:
     _remove_dead_code(graph)
     remove_no_ops(graph)
     fold_constants(graph_module)
+    skip_padding(graph)
     fold_filled_tensors(graph)
     remove_neutral_operations(graph)
     sum_what_was_scattered(graph)
     for _ in range(2):  # Each of these makes work for the others.
         merge_moves(graph)
         share_common_nodes(graph)
+    join_sums(graph)
+    share_common_nodes(graph)
     remove_expansions(graph)
     _remove_dead_code(graph)
     for node in graph.nodes:

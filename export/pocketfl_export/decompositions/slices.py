@@ -25,6 +25,15 @@ def slice_backward(
     return _place(grad_output, dim % len(input_sizes), length, first, step)
 
 
+def select_backward(
+    grad_output: Tensor, input_sizes: Sequence[int], dim: int, index: int
+) -> Tensor:
+    """Gradient of ``x.select(dim, index)``: zeros but for the one slice."""
+    axis = dim % len(input_sizes)
+    length = int(input_sizes[axis])
+    return _place(grad_output.unsqueeze(axis), axis, length, index % length, 1)
+
+
 def slice_scatter(
     x: Tensor,
     source: Tensor,

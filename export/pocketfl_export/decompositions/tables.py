@@ -54,6 +54,7 @@ def shared_table() -> Table:
             aten.native_batch_norm.default: normalization.native_batch_norm,
             aten.linalg_vector_norm.default: norms.linalg_vector_norm,
             aten.slice_backward.default: slices.slice_backward,
+            aten.select_backward.default: slices.select_backward,
             aten.slice_scatter.default: slices.slice_scatter,
             aten.adaptive_max_pool2d.default: adaptive_max_pool.adaptive_max_pool2d,
             aten.adaptive_max_pool2d_backward.default: (

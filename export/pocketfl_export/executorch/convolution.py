@@ -169,9 +169,9 @@ def _grouped(
     rows, out = int(image.shape[0]), int(weight.shape[0])
     if int(weight.shape[1]) == 1 and out == groups:
         # Depthwise: one multiplication per tap and element, nothing to sum over channels.
-        kernels = _taps_first(weight).reshape(-1, out)
+        kernels = _rows(_taps_first(weight).reshape(-1, out))
         total: Tensor | None = None
-        for kernel, view in zip(kernels.unbind(0), _tap_views(image, window, size), strict=True):
+        for kernel, view in zip(kernels, _tap_views(image, window, size), strict=True):
             total = view * kernel if total is None else total + view * kernel
         assert total is not None  # noqa: S101 - a kernel has at least one tap
         return total
@@ -194,9 +194,9 @@ def _weight_gradient(
         product = (grads.t() @ columns).reshape(out, -1, channels)
         return product.permute(0, 2, 1).reshape(weight.shape)
     if channels == 1 and out == groups:
-        views = _tap_views(image, window, size)
-        sums = [_sum_of_rows((view * grad).reshape(-1, out)) for view in views]
-        return torch.stack(sums, 1).reshape(weight.shape)
+        seen = _patches(image, window, size).reshape(-1, math.prod(window.kernel), out)
+        products = (seen * grads.unsqueeze(1)).reshape(grads.shape[0], -1)
+        return _sum_of_rows(products).reshape(-1, out).t().reshape(weight.shape)
     columns = _grouped_patches(image, window, size, groups)
     per_group = out // groups
     left = grads.reshape(-1, groups, per_group).permute(1, 2, 0)
@@ -262,7 +262,7 @@ def _tap_shares(grad: Tensor, weight: Tensor, window: Window, groups: int) -> li
         matrix = weight.reshape(out, channels, taps).permute(0, 2, 1).reshape(out, -1)
         product = grad.reshape(-1, out) @ matrix
     elif channels == 1 and out == groups:
-        return [grad * kernel for kernel in _taps_first(weight).reshape(taps, out).unbind(0)]
+        return [grad * kernel for kernel in _rows(_taps_first(weight).reshape(taps, out))]
     else:
         per_group = out // groups
         left = grad.reshape(-1, groups, per_group).permute(1, 0, 2)
@@ -298,6 +298,11 @@ def _taps_first(weight: Tensor) -> Tensor:
     return weight.reshape(out, channels, -1).permute(2, 0, 1)
 
 
+def _rows(matrix: Tensor) -> list[Tensor]:
+    """Return the rows as ``[1, n]``, which broadcast like vectors."""
+    return [matrix[row : row + 1] for row in range(matrix.shape[0])]
+
+
 def _swap_channels(weight: Tensor, groups: int) -> Tensor:
     out, channels = int(weight.shape[0]), int(weight.shape[1])
     split = weight.reshape(groups, out // groups, channels, *weight.shape[2:])
@@ -305,15 +310,41 @@ def _swap_channels(weight: Tensor, groups: int) -> Tensor:
 
 
 def _patches(image: Tensor, window: Window, size: tuple[int, ...]) -> Tensor:
-    """Return what each output position sees, ``[N * positions, taps * C]``."""
-    views = _tap_views(image, window, size)
-    channels = int(image.shape[-1])
-    if len(views) == 1:
-        return views[0].reshape(-1, channels)
-    if channels == 1:
-        # Columns of width 1 are written number by number; a transposition is not.
-        return torch.stack([view.reshape(-1) for view in views], 0).t()
-    return torch.cat(views, -1).reshape(-1, len(views) * channels)
+    """Return what each output position sees, ``[N * positions, taps * C]``.
+
+    Axis by axis, the last one first: a kernel of 5 x 5 takes two times five views instead of 25.
+    """
+    columns = image
+    for d in reversed(range(len(window.kernel))):
+        one = Window(
+            kernel=(window.kernel[d],),
+            stride=(window.stride[d],),
+            padding=(window.padding[d],),
+            dilation=(window.dilation[d],),
+            turned=window.turned,
+        )
+        columns = _axis_patches(columns, 1 + d, one, size[d])
+    return columns.reshape(-1, math.prod(window.kernel) * int(image.shape[-1]))
+
+
+def _axis_patches(image: Tensor, axis: int, window: Window, size: int) -> Tensor:
+    """Replace one axis by the positions of a window on it; the last axis gets what the window sees."""
+    (kernel,) = window.kernel
+    shape = [int(n) for n in image.shape]
+    before, after = math.prod(shape[1:axis]), math.prod(shape[axis + 1 : -1])
+    channels = shape[-1]
+    # As an image with one long axis before this one and one after it.
+    flat = image.reshape(shape[0] * before, shape[axis], after, channels)
+    whole = Window(
+        kernel=(kernel, 1),
+        stride=(window.stride[0], 1),
+        padding=(window.padding[0], 0),
+        dilation=(window.dilation[0], 1),
+        turned=window.turned,
+    )
+    views = _tap_views(flat, whole, (size, after))
+    joined = views[0] if kernel == 1 else torch.cat(views, -1)
+    return joined.reshape(*shape[:axis], size, *shape[axis + 1 : -1], kernel * channels)
 
 
 def _grouped_patches(image: Tensor, window: Window, size: tuple[int, ...], groups: int) -> Tensor:
