@@ -73,7 +73,8 @@ def _terms(root: fx.Node) -> list[fx.Node]:
             waiting.extend(reversed([a for a in node.args if isinstance(a, fx.Node)]))
         else:
             terms.append(node)
-    return terms
+    # The backward pass goes from the last step to the first, and stacks what it finds from the first.
+    return terms[::-1]
 
 
 def _kind(term: fx.Node) -> tuple[Any, ...] | None:

@@ -110,6 +110,8 @@ def simplify(graph_module: fx.GraphModule) -> fx.GraphModule:
     for _ in range(2):  # Each of these makes work for the others.
         merge_moves(graph)
         share_common_nodes(graph)
+    _remove_dead_code(graph)  # What nothing uses would count as a use.
+    subtract_negatives(graph)
     join_sums(graph)
     share_common_nodes(graph)
     remove_expansions(graph)
@@ -257,6 +259,23 @@ def remove_neutral_operations(graph: fx.Graph) -> None:
             if before.shape == after.shape and before.dtype == after.dtype:
                 node.replace_all_uses_with(kept)
                 graph.erase_node(node)
+                break
+
+
+def subtract_negatives(graph: fx.Graph) -> None:
+    """Write ``x + -y`` as ``x - y``, where the negative is used nowhere else."""
+    for node in list(graph.nodes):
+        if node.target is not aten.add.Tensor or node.kwargs:
+            continue
+        for kept, negative in (node.args, node.args[::-1]):
+            if (
+                isinstance(kept, fx.Node)
+                and isinstance(negative, fx.Node)
+                and negative.target is aten.neg.default
+                and len(negative.users) == 1
+            ):
+                node.target, node.args = aten.sub.Tensor, (kept, negative.args[0])
+                graph.erase_node(negative)
                 break
 
 

@@ -23,10 +23,8 @@ def prepare(graph_module: fx.GraphModule) -> fx.GraphModule:
     sink_permutations(graph)
     merge_equal_nodes(graph)
     multiply_by_ones_instead_of_summing(graph)
-    for node in graph.nodes:
-        # Tracing took copies out, so torch can no longer know that a view is of a dense tensor.
-        if node.target in (aten.view.default, aten._unsafe_view.default):
-            node.target = aten.reshape.default
+    take_floats_for_integers(graph)
+    leave_to_the_delegate(graph)
     _remove_unused(graph)
     graph.lint()
     return fx.GraphModule(graph_module, graph)
@@ -233,6 +231,45 @@ def multiply_by_ones_instead_of_summing(graph: fx.Graph) -> None:
             result.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(result)
         graph.erase_node(node)
+
+
+_VIEWS: Final = frozenset(
+    {
+        aten.view.default,
+        aten._unsafe_view.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+    }
+)
+_SCALAR_FORMS: Final[dict[Any, Any]] = {
+    aten.add.Scalar: aten.add.Tensor,
+    aten.div.Scalar: aten.div.Tensor,
+    aten.mul.Scalar: aten.mul.Tensor,
+    aten.sub.Scalar: aten.sub.Tensor,
+}
+
+
+def leave_to_the_delegate(graph: fx.Graph) -> None:
+    """Write what XNNPACK does not take in a form that it does, so that its pieces stay whole.
+
+    Tracing took copies out, so torch can no longer know that a view is of a dense tensor; a reshape
+    holds of every tensor.
+    """
+    for node in graph.nodes:
+        if node.target in _VIEWS:
+            shape = list(node.meta["val"].shape)
+            node.target, node.args = aten.reshape.default, (node.args[0], shape)
+        elif node.target in _SCALAR_FORMS and node.meta["val"].dtype == torch.float32:
+            node.target = _SCALAR_FORMS[node.target]
+
+
+def take_floats_for_integers(graph: fx.Graph) -> None:
+    """Write ``1 - x`` as ``1.0 - x``: the compiler would make a tensor of the integer and convert."""
+    for node in graph.nodes:
+        if node.target not in _ELEMENTWISE or node.meta["val"].dtype != torch.float32:
+            continue
+        node.args = tuple(float(a) if type(a) is int else a for a in node.args)
 
 
 def _remove_unused(graph: fx.Graph) -> None:
