@@ -181,8 +181,8 @@ def test_a_network_fault_a_model_fault_and_a_memory_fault_are_told_apart(
         back_end.open_round(fleet, seconds=3600)
         expected = "interrupted" if fleet == "memory" else "failed"
         assert {outcome.status for outcome in run(fleet, fleet)} == {expected}
-    # A waiting report would be sent first; its round is over the next day.
-    clock.ahead = 86_400.0 + 7200.0
+    # A waiting report would be sent first; its round is over by noon of the next day.
+    clock.ahead = 1.5 * 86_400.0 - clock() % 86_400.0
     for fleet in FLEETS:
         task = f"log-{fleet}"
         back_end.create_task(task, log_plan(task).data)
