@@ -64,7 +64,7 @@ class Workers:
         under_way: deque[Future[PartialSum]] = deque()
         try:
             for page in pages:
-                under_way.append(self._start().submit(sum_pages, reports, [page]))
+                under_way.append(self._submit(reports, page))
                 if len(under_way) > _AHEAD * self.count:
                     whole.add(under_way.popleft().result())
                     require_room(whole.accepted, reports.norm_bound)
@@ -81,6 +81,13 @@ class Workers:
                 future.cancel()
         require_room(whole.accepted, reports.norm_bound)
         return whole
+
+    def _submit(self, reports: RoundOfReports, page: Page) -> Future[PartialSum]:
+        try:
+            return self._start().submit(sum_pages, reports, [page])
+        except OSError as error:
+            # A pool closes its pipes when it finds a worker dead, which can be while it starts another.
+            raise BrokenProcessPool(str(error)) from error
 
     def close(self) -> None:
         """End the worker processes."""
