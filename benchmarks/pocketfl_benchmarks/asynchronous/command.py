@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from statistics import mean, median
 from typing import Annotated, Any
 
 import typer
+
+from pocketfl_benchmarks.flights.options import ArchiveCopy, CacheFolder
 
 
 def asynchronous(
@@ -21,12 +22,8 @@ def asynchronous(
     noise_multiplier: Annotated[float, typer.Option(min=0, help="Of each release.")] = 0.0,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each kind.")] = 3,
     days: Annotated[float, typer.Option(min=0.01, help="After which a run is given up.")] = 0.5,
-    data: Annotated[
-        Path | None, typer.Option(help="Local copy of the data archive, for lack of a network.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Cache folder.", envvar="POCKETFL_CACHE")
-    ] = None,
+    data: ArchiveCopy = None,
+    cache: CacheFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Compare how long synchronous and asynchronous rounds take to the same AUC, simulated."""

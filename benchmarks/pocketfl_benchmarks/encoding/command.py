@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from pocketfl.plan import EncodingSpec
+from pocketfl_benchmarks.flights.options import ArchiveCopy, CacheFolder
 
 PARAMETERS: Final = 50_000
 
@@ -38,12 +38,8 @@ def encoding(
     cohort: Annotated[
         int | None, typer.Option(min=1, help="Reports of a round; as the demo's.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Local copy of the data archive, for lack of a network.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Cache folder.", envvar="POCKETFL_CACHE")
-    ] = None,
+    data: ArchiveCopy = None,
+    cache: CacheFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure compact updates: bytes, time on the device, and AUC of the demo's model, simulated."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
 import typer
+
+from pocketfl_benchmarks.flights.options import ArchiveCopy, CacheFolder
 
 
 def poisoning(
@@ -20,12 +21,8 @@ def poisoning(
     cohort: Annotated[
         int | None, typer.Option(min=1, help="Reports of a round; as the demo's.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Local copy of the data archive, for lack of a network.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Cache folder.", envvar="POCKETFL_CACHE")
-    ] = None,
+    data: ArchiveCopy = None,
+    cache: CacheFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure what devices that lie within the clip norm cost the demo's model, simulated."""

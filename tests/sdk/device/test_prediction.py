@@ -158,7 +158,7 @@ def test_predictions_join_server_features_as_of_their_time(
     assert device.predict(EXAMPLE, times=[NOW - 50])["output"] == pytest.approx(-0.5)
     assert device.predict(EXAMPLE)["output"] == pytest.approx(0.5)
     with pytest.raises(FeatureError, match="no row of server table 'weather'"):
-        device.predict({**EXAMPLE, "place": "XXX"})
+        device.predict({**EXAMPLE, "place": "nowhere"})
 
 
 def test_examples_and_times_go_together(make_device, trained) -> None:

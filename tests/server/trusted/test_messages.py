@@ -152,7 +152,7 @@ def test_damaged_releases_are_refused():
         data[:-24],
         data[:50],
         b"",
-        b"XXXX" + data[4:],
+        b"????" + data[4:],
         data.replace(b'"noised"', b'"xoised"'),
         data[:4] + (2**31).to_bytes(4, "little") + data[8:],
     ):
