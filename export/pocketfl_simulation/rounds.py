@@ -153,13 +153,18 @@ class Simulation:
     Raises
     ------
     SimulationError
-        If plan and data differ in the number of devices.
+        If plan and data differ in the number of devices, or the plan is for asynchronous rounds.
     """
 
     def __init__(
         self, task: SimulationTask, data: FleetData, settings: SimulationSettings | None = None
     ) -> None:
         self._manifest = task.plan.manifest
+        if self._manifest.aggregation.asynchronous is not None:
+            raise SimulationError(
+                "rounds are simulated one after the other: leave `asynchronous` out of the plan's "
+                "aggregation (`pocketfl bench asynchronous` compares both)"
+            )
         if len(data) != self._manifest.aggregation.population:
             raise SimulationError(
                 f"the plan is for {self._manifest.aggregation.population} devices, the data have "

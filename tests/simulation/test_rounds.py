@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from pocketfl.plan import AggregationSpec, DifferentialPrivacySpec
 from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
+from pocketfl.plan.asynchronous import AsynchronousSpec
 from pocketfl.plan.manifest import TreeNoiseSpec
 from pocketfl_server.trusted.accounting import spent_privacy
 from pocketfl_simulation import PackedData, Simulation, SimulationSettings, SimulationTask
 from pocketfl_simulation.cohorts import Cohorts
 from pocketfl_simulation.data import FactoryData, SelectedData
+from pocketfl_simulation.errors import SimulationError
 from pocketfl_simulation.packing import pack
 from pocketfl_simulation.scenario import scale_bounds
 
@@ -180,3 +182,20 @@ def test_a_clip_norm_that_adapts_moves_towards_its_quantile(
         rounds = list(simulation.run(15))
     assert rounds[0].clipped_share == 0
     assert 0.2 < np.mean([done.clipped_share for done in rounds[-4:]]) < 0.8
+
+
+def test_a_plan_for_asynchronous_rounds_is_refused(
+    make: Callable[..., SimulationTask], fleet: PackedData
+) -> None:
+    """Before anything is trained, with what to do."""
+    bounds = AggregationSpec(
+        clip_norm=1.0,
+        population=len(fleet),
+        cohort_floor=1,
+        max_rounds=20,
+        max_participations=4,
+        asynchronous=AsynchronousSpec(),
+    )
+    task = make(privacy="none", dp=None, aggregation=bounds)
+    with pytest.raises(SimulationError, match="leave `asynchronous` out"):
+        Simulation(task, fleet, SEEDED)
