@@ -57,6 +57,8 @@ def build_harness(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(HERE),
         "JAVA_HOME": java_home(),
         "OMP_NUM_THREADS": "1",
+        # Plugins of installed packages would meet an Android that has only the classes of the shims.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
 
 
@@ -72,7 +74,16 @@ def run_pytest(
 ) -> subprocess.CompletedProcess[str]:
     """Run tests in a process that looks like Android."""
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "android_process", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "pytest_timeout",
+            "-p",
+            "android_process",
+            *arguments,
+        ],
         env=environment,
         cwd=HERE.parents[2],
         capture_output=True,
