@@ -24,11 +24,12 @@ from rich.progress import (
 from rich.table import Table
 
 from pocketfl_benchmarks.encoding.command import BitsChoice
+from pocketfl_benchmarks.flights.background import Advance
 from pocketfl_benchmarks.flights.cache import CACHE_VARIABLE, cache_directory
 from pocketfl_benchmarks.flights.data import ARCHIVE, read_flights
 from pocketfl_benchmarks.flights.report import summary_rows, write_report
 from pocketfl_benchmarks.flights.results import NO_PRIVACY, DemoResult
-from pocketfl_benchmarks.flights.run import Advance, DemoError, DemoSettings, run_demo
+from pocketfl_benchmarks.flights.run import DemoError, DemoSettings, run_demo
 from pocketfl_benchmarks.flights.task import COHORT, ROUNDS
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pocketfl.errors import PocketFLError
 from pocketfl.plan import EncodingSpec, Plan, generate_signing_key, public_key_hex
 from pocketfl.plan.manifest import RuntimeName
-from pocketfl.protocol import FeatureRow
+from pocketfl_benchmarks.flights.arms import (
+    ENROLMENT_THREADS,
+    THREADS,
+    ArmSettings,
+    train_arm,
+    train_in_process,
+)
+from pocketfl_benchmarks.flights.background import Advance, Background
 from pocketfl_benchmarks.flights.baselines import train_baselines
 from pocketfl_benchmarks.flights.bought import SimulatedArm, simulate_arms
 from pocketfl_benchmarks.flights.data import FlightTable, is_held_out
@@ -30,7 +34,6 @@ from pocketfl_benchmarks.flights.fleet import (
     ROUND_SECONDS,
     Fleet,
     HttpLine,
-    InProcessLine,
     Line,
     raise_file_limit,
 )
@@ -56,22 +59,14 @@ from pocketfl_benchmarks.flights.task import (
     for_one_device,
     without_privacy,
 )
-from pocketfl_server.back_end import BackEnd
 from pocketfl_server.local import LocalDeployment
-from pocketfl_server.trusted.aggregator import Aggregator
 
-THREADS: Final = 1
-"""Devices at work at a time."""
-ENROLMENT_THREADS: Final = 4
-"""Devices that enrol at a time: the back end makes tokens durable for several at once."""
+_UNPROTECTED_ROUNDS: Final = f"Federated rounds, {NO_PRIVACY}"
+_BACKGROUND_WORKERS: Final = 2
 
 
 class DemoError(PocketFLError):
     """The demo was asked for something that it cannot do."""
-
-
-Advance = Callable[[int], None]
-"""Told by how much a stage has come forward."""
 
 
 class Stages(Protocol):
@@ -170,8 +165,7 @@ def run_demo(
                 LocalDeployment(Path(folder, "deployment"), plan_keys=[public_key_hex(key)])
             )
             http = stack.enter_context(contextlib.closing(HttpLine(deployment)))
-            fresh = server_rows(table, since=FRESH_FROM)
-            http.put_features(fresh)
+            http.put_features(server_rows(table, since=FRESH_FROM))
         place = _Place(
             folder=Path(folder), stores=stores, plan_key=public_key_hex(key), stages=stages
         )
@@ -192,38 +186,36 @@ def run_demo(
         with stages.stage("Measure one device alone"):
             alone = for_one_device(plan, signing_key=key)
             footprint = _measure(deployment, alone, place, aircraft=_busiest(table, training))
-        main = _train(
-            plan if settings.private else unprotected,
-            training,
-            settings,
-            line=http,
-            place=place,
-            copies=copies,
+        arms = ArmSettings(
+            plan_key=place.plan_key,
+            runtime=settings.runtime,
+            rounds=settings.rounds,
+            seed=settings.seed,
         )
         other: Arm | None = None
         bought: list[SimulatedArm] = []
-        copies = place.copy_stores("held-out")
-        with _another_process() as process:
-            # Not while the private arm runs: its device times should be those of a machine that does
-            # nothing else.
-            baselines = process.submit(
+        with Background(_BACKGROUND_WORKERS) as background:
+            beside: Future[Arm] | None = None
+            if settings.private and settings.unprotected:
+                beside = background.submit_shown(
+                    train_in_process,
+                    table,
+                    training,
+                    arms,
+                    plan=unprotected.data,
+                    stores=stores,
+                    folder=place.folder / "in-process",
+                )
+            baselines = background.submit(
                 train_baselines,
                 table,
                 training,
                 seed=settings.seed,
                 spec=plan.manifest.features,
             )
-            prepared = process.submit(
-                prepare_held_out,
-                copies,
-                held_out,
-                plan=plan.data,
-                plan_key=place.plan_key,
-                url=deployment.url,
-                enrolment_key=deployment.enrolment_key,
-            )
-            if learned is not None and settings.unprotected:
-                simulated = process.submit(
+            simulated: Future[list[SimulatedArm]] | None = None
+            if beside is not None and learned is not None:
+                simulated = background.submit(
                     simulate_arms,
                     table,
                     training,
@@ -232,15 +224,32 @@ def run_demo(
                     learned=learned,
                     seed=settings.seed,
                 )
-                with _in_process(place, fresh) as line:
-                    other = _train(
-                        unprotected,
-                        training,
-                        settings,
-                        line=line,
-                        place=place,
-                        copies=place.copy_stores("unprotected"),
-                    )
+            turns = settings.rounds * len(training)
+            label = "Private federated rounds" if settings.private else _UNPROTECTED_ROUNDS
+            with stages.stage(label, turns) as advance:
+                main = train_arm(
+                    plan if settings.private else unprotected,
+                    training,
+                    arms,
+                    line=http,
+                    copies=copies,
+                    advance=advance,
+                )
+            # Not before: these devices ask the back end that the private arm's devices wait for.
+            copies = place.copy_stores("held-out")
+            prepared = background.submit(
+                prepare_held_out,
+                copies,
+                held_out,
+                plan=plan.data,
+                plan_key=place.plan_key,
+                url=deployment.url,
+                enrolment_key=deployment.enrolment_key,
+            )
+            if beside is not None:
+                with stages.stage(_UNPROTECTED_ROUNDS, turns) as advance:
+                    other = background.result(beside, advance)
+            if simulated is not None:
                 with stages.stage("Train without what was learned, simulated"):
                     bought = simulated.result()
             with stages.stage("Train the centralised models"):
@@ -314,32 +323,6 @@ def _measure(deployment: LocalDeployment, plan: Plan, place: _Place, *, aircraft
     return footprint
 
 
-def _another_process() -> ProcessPoolExecutor:
-    """Return a process that works beside this one."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-
-
-@contextlib.contextmanager
-def _in_process(place: _Place, features: dict[str, list[FeatureRow]]) -> Iterator[InProcessLine]:
-    """Run a second back end with a trusted tier of its own in this process."""
-    folder = place.folder / "in-process"
-    folder.mkdir()
-    keys = [place.plan_key]
-    enrolment_key = secrets.token_urlsafe(32)
-    with (
-        Aggregator(folder / "ledger.db", plan_keys=keys) as trusted,
-        BackEnd(
-            f"sqlite:///{folder / 'back_end.db'}",
-            trusted=trusted,
-            plan_keys=keys,
-            enrolment_key=enrolment_key,
-        ) as back_end,
-    ):
-        line = InProcessLine(back_end, enrolment_key=enrolment_key)
-        line.put_features(features)
-        yield line
-
-
 def _ask(
     aircraft: list[str],
     settings: DemoSettings,
@@ -372,52 +355,6 @@ def _ask(
     ):
         fleet.enrol(threads=ENROLMENT_THREADS)
         return learn(fleet.ask(task.name, threads=THREADS, progress=advance), features=FEATURES)
-
-
-def _train(
-    plan: Plan,
-    aircraft: list[str],
-    settings: DemoSettings,
-    *,
-    line: Line,
-    place: _Place,
-    copies: Path,
-) -> Arm:
-    """Run all rounds of one arm; its quality is judged later."""
-    began = time.perf_counter()
-    unprotected = plan.manifest.privacy == "none"
-    label = f"Federated rounds, {NO_PRIVACY}" if unprotected else "Private federated rounds"
-    task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
-    with place.stages.stage(label, settings.rounds * len(aircraft)) as advance:
-        with Fleet(
-            copies,
-            aircraft,
-            line=line,
-            plan_key=place.plan_key,
-            aggregator=line.aggregator(task.aggregator.public_key),
-            runtime=settings.runtime,
-            allow_unprotected=unprotected,
-            seed=settings.seed,
-        ) as fleet:
-            fleet.enrol(threads=ENROLMENT_THREADS)
-            rounds = [
-                fleet.run_round(task.name, threads=THREADS, progress=advance)
-                for _ in range(settings.rounds)
-            ]
-        versions = [
-            line.operator.model_parameters(task.name, model.version)
-            for model in line.operator.models(task.name)
-        ]
-    shutil.rmtree(copies)
-    standing = line.operator.privacy(task.name)
-    return Arm(
-        rounds=rounds,
-        versions=versions,
-        spent=standing.spent,
-        budget=standing.budget,
-        transport=line.name,
-        wall_seconds=time.perf_counter() - began,
-    )
 
 
 def _judge(arm: Arm | None, evaluation: HeldOutDevices, settings: DemoSettings) -> JudgedArm | None:

@@ -1,0 +1,180 @@
+"""Arms of the demo: the same training, with noise over HTTP or without it in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pocketfl.plan import Plan
+from pocketfl.plan.manifest import RuntimeName
+from pocketfl_benchmarks.flights.background import Advance
+from pocketfl_benchmarks.flights.data import FlightTable
+from pocketfl_benchmarks.flights.fleet import Fleet, InProcessLine, Line, raise_file_limit
+from pocketfl_benchmarks.flights.results import Arm
+from pocketfl_benchmarks.flights.stores import FRESH_FROM, copy_stores, server_rows
+from pocketfl_benchmarks.flights.task import OPTIMIZER
+from pocketfl_server.back_end import BackEnd
+from pocketfl_server.trusted.aggregator import Aggregator
+
+THREADS: Final = 1
+"""Devices at work at a time."""
+ENROLMENT_THREADS: Final = 4
+"""Devices that enrol at a time: the back end makes tokens durable for several at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSettings:
+    """How every arm of a run trains.
+
+    Attributes
+    ----------
+    plan_key : str
+        The modeller's public key.
+    runtime : {"onnxruntime", "executorch"}
+        Which mobile runtime trains.
+    rounds : int
+        How many.
+    seed : int
+        Of the choice and order of training examples.
+    """
+
+    plan_key: str
+    runtime: RuntimeName
+    rounds: int
+    seed: int
+
+
+def train_arm(
+    plan: Plan,
+    aircraft: Sequence[str],
+    settings: ArmSettings,
+    *,
+    line: Line,
+    copies: Path,
+    advance: Advance,
+) -> Arm:
+    """Run all rounds of one arm; its quality is judged later.
+
+    Parameters
+    ----------
+    plan : Plan
+        What the devices train under.
+    aircraft : sequence of str
+        Who trains.
+    settings : ArmSettings
+        What all arms share.
+    line : Line
+        How devices reach the back end.
+    copies : Path
+        Their stores; thrown away afterwards.
+    advance : callable
+        Told how many more devices have had their turn.
+
+    Returns
+    -------
+    Arm
+        Rounds, models, and what they cost.
+    """
+    began = time.perf_counter()
+    task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
+    with Fleet(
+        copies,
+        aircraft,
+        line=line,
+        plan_key=settings.plan_key,
+        aggregator=line.aggregator(task.aggregator.public_key),
+        runtime=settings.runtime,
+        allow_unprotected=plan.manifest.privacy == "none",
+        seed=settings.seed,
+    ) as fleet:
+        fleet.enrol(threads=ENROLMENT_THREADS)
+        rounds = [
+            fleet.run_round(task.name, threads=THREADS, progress=advance)
+            for _ in range(settings.rounds)
+        ]
+    versions = [
+        line.operator.model_parameters(task.name, model.version)
+        for model in line.operator.models(task.name)
+    ]
+    shutil.rmtree(copies)
+    standing = line.operator.privacy(task.name)
+    return Arm(
+        rounds=rounds,
+        versions=versions,
+        spent=standing.spent,
+        budget=standing.budget,
+        transport=line.name,
+        wall_seconds=time.perf_counter() - began,
+    )
+
+
+def train_in_process(
+    advance: Advance,
+    table: FlightTable,
+    aircraft: Sequence[str],
+    settings: ArmSettings,
+    *,
+    plan: bytes,
+    stores: Path,
+    folder: Path,
+) -> Arm:
+    """Train one arm with devices, back end and trusted tier in this process.
+
+    Parameters
+    ----------
+    advance : callable
+        Told how many more devices have had their turn.
+    table : FlightTable
+        All flights.
+    aircraft : sequence of str
+        Who trains.
+    settings : ArmSettings
+        What all arms share.
+    plan : bytes
+        What the devices train under.
+    stores : Path
+        Folder of all stores; copied.
+    folder : Path
+        Where to work; made.
+
+    Returns
+    -------
+    Arm
+        As :func:`train_arm`.
+    """
+    raise_file_limit(len(aircraft))
+    folder.mkdir()
+    copies = folder / "devices"
+    copy_stores(stores, copies)
+    with _in_process(folder, plan_key=settings.plan_key) as line:
+        line.put_features(server_rows(table, since=FRESH_FROM))
+        return train_arm(
+            Plan.load(plan, trusted_keys=[settings.plan_key]),
+            aircraft,
+            settings,
+            line=line,
+            copies=copies,
+            advance=advance,
+        )
+
+
+@contextlib.contextmanager
+def _in_process(folder: Path, *, plan_key: str) -> Iterator[InProcessLine]:
+    """Run a second back end with a trusted tier of its own in this process."""
+    enrolment_key = secrets.token_urlsafe(32)
+    with (
+        Aggregator(folder / "ledger.db", plan_keys=[plan_key]) as trusted,
+        BackEnd(
+            f"sqlite:///{folder / 'back_end.db'}",
+            trusted=trusted,
+            plan_keys=[plan_key],
+            enrolment_key=enrolment_key,
+        ) as back_end,
+    ):
+        yield InProcessLine(back_end, enrolment_key=enrolment_key)
