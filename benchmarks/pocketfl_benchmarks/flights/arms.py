@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -58,6 +58,8 @@ def train_arm(
     line: Line,
     copies: Path,
     advance: Advance,
+    quiet_rounds: int | None = None,
+    company: Callable[[], None] | None = None,
 ) -> Arm:
     """Run all rounds of one arm; its quality is judged later.
 
@@ -75,6 +77,10 @@ def train_arm(
         Their stores; thrown away afterwards.
     advance : callable
         Told how many more devices have had their turn.
+    quiet_rounds : int, optional
+        After how many rounds something else may begin to run; all by default.
+    company : callable, optional
+        Begins it.
 
     Returns
     -------
@@ -82,6 +88,7 @@ def train_arm(
         Rounds, models, and what they cost.
     """
     began = time.perf_counter()
+    quiet = settings.rounds if quiet_rounds is None else quiet_rounds
     task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
     with Fleet(
         copies,
@@ -94,10 +101,11 @@ def train_arm(
         seed=settings.seed,
     ) as fleet:
         fleet.enrol(threads=ENROLMENT_THREADS)
-        rounds = [
-            fleet.run_round(task.name, threads=THREADS, progress=advance)
-            for _ in range(settings.rounds)
-        ]
+        rounds = []
+        for number in range(settings.rounds):
+            if number == quiet and company is not None:
+                company()
+            rounds.append(fleet.run_round(task.name, threads=THREADS, progress=advance))
     versions = [
         line.operator.model_parameters(task.name, model.version)
         for model in line.operator.models(task.name)
@@ -111,6 +119,7 @@ def train_arm(
         budget=standing.budget,
         transport=line.name,
         wall_seconds=time.perf_counter() - began,
+        quiet_rounds=quiet,
     )
 
 

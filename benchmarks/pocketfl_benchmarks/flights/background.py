@@ -1,8 +1,4 @@
-"""Work that waits for cores which nobody else wants.
-
-The private arm's device times should be those of a machine that does nothing else. What runs in the
-background beside it therefore gets only what the arm, its back end and its trusted tier leave over.
-"""
+"""Work in processes that get what the private arm, its back end and its trusted tier leave over."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
@@ -29,7 +26,7 @@ _progress: Synchronized[int]
 class Background:
     """A few processes of the lowest priority; a context manager.
 
-    If the block fails, what they are at is thrown away.
+    Nothing is done before :meth:`begin`. If the block fails, what they are at is thrown away.
 
     Parameters
     ----------
@@ -41,12 +38,20 @@ class Background:
         context = multiprocessing.get_context("spawn")
         self._shown = 0
         self._done: Synchronized[int] = context.Value("q", 0)
+        self._begun = context.Event()
         self._pool = ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_step_back, initargs=(self._done,)
+            workers,
+            mp_context=context,
+            initializer=_step_back,
+            initargs=(self._done, self._begun),
         )
 
+    def begin(self) -> None:
+        """Let the work begin; once more changes nothing."""
+        self._begun.set()
+
     def submit(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Start a piece of work as soon as a process is free."""
+        """Have a piece of work done."""
         return self._pool.submit(work, *args, **kwargs)
 
     def submit_shown(
@@ -55,7 +60,7 @@ class Background:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Future[R]:
-        """Start a piece of work that tells its progress: one at most."""
+        """Have a piece of work done that tells its progress: one at most."""
         return self._pool.submit(_tell, work, args, kwargs)
 
     def result(self, future: Future[R], advance: Advance) -> R:
@@ -84,14 +89,15 @@ class Background:
         self._pool.shutdown()
 
 
-def _step_back(progress: Synchronized[int]) -> None:
-    """Leave the cores to whoever wants them."""
+def _step_back(progress: Synchronized[int], begun: Event) -> None:
+    """Leave the cores to whoever wants them, and wait for the word to begin."""
     global _progress  # noqa: PLW0603
     _progress = progress
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     elif hasattr(os, "nice"):
         os.nice(19)
+    begun.wait()
 
 
 def _tell(work: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:

@@ -141,16 +141,16 @@ def _privacy_rows(result: DemoResult) -> list[SummaryRow]:
 
 def _cost_rows(result: DemoResult) -> list[SummaryRow]:
     arm = result.main.arm
-    seconds, overhead = arm.mean("device_seconds"), arm.mean("overhead_seconds")
+    seconds, overhead = arm.mean_seconds("device_seconds"), arm.mean_seconds("overhead_seconds")
     return [
         SummaryRow(
             name="bytes up",
-            value=f"{arm.mean('bytes_up') / 1e3:.1f} kB",
+            value=f"{arm.mean_bytes('bytes_up') / 1e3:.1f} kB",
             note="per device and round that it takes part in, all of HTTP",
         ),
         SummaryRow(
             name="bytes down",
-            value=f"{arm.mean('bytes_down') / 1e3:.1f} kB",
+            value=f"{arm.mean_bytes('bytes_down') / 1e3:.1f} kB",
             note="likewise; the plan comes with the first",
         ),
         SummaryRow(

@@ -40,6 +40,8 @@ class Arm:
         How devices reached the back end.
     wall_seconds : float
         From opening the devices to the last model.
+    quiet_rounds : int
+        How many rounds, from the first on, had the machine for themselves. Times are theirs alone.
     """
 
     rounds: list[FleetRound]
@@ -47,6 +49,7 @@ class Arm:
     spent: PrivacyStatement
     transport: str
     wall_seconds: float
+    quiet_rounds: int
     budget: BudgetStatement | None = None
 
     @property
@@ -66,19 +69,33 @@ class Arm:
         """Whether differential privacy is claimed."""
         return self.spent.privacy != "none"
 
-    def mean(self, name: str) -> float:
-        """Return the mean over all reports of a field of the rounds."""
-        return float(np.average([getattr(r, name) for r in self.rounds], weights=self._reports()))
+    def mean_bytes(self, name: str) -> float:
+        """Return the mean over all reports of a field of the rounds that counts bytes."""
+        return _mean([(getattr(r, name), r) for r in self.rounds])
+
+    def mean_seconds(self, name: str) -> float:
+        """Return the mean over all reports of quiet rounds of a field that is a time."""
+        return _mean([(getattr(r, name), r) for r in self._quiet])
 
     def phases(self) -> dict[str, float]:
-        """Return mean seconds by phase of a device's round, over all reports."""
+        """Return mean seconds by phase of a device's round, over all reports of quiet rounds."""
         return {
-            name: float(np.average([r.phases[name] for r in self.rounds], weights=self._reports()))
+            name: _mean([(r.phases[name], r) for r in self._quiet])
             for name in self.rounds[0].phases
         }
 
-    def _reports(self) -> list[int]:
-        return [entry.turns["completed"] for entry in self.rounds]
+    @property
+    def _quiet(self) -> list[FleetRound]:
+        return self.rounds[: self.quiet_rounds]
+
+
+def _mean(values: list[tuple[float, FleetRound]]) -> float:
+    """Return the mean over all reports of what is a mean of each round's."""
+    return float(
+        np.average(
+            [value for value, _ in values], weights=[r.turns["completed"] for _, r in values]
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +213,10 @@ class DemoResult:
             "cohort": round(self.aggregation.expected_cohort),
             "devices": self.training_devices,
             "held_out_devices": self.held_out_devices,
-            "bytes_up_per_report": arm.mean("bytes_up"),
-            "bytes_down_per_round": arm.mean("bytes_down"),
-            "device_seconds_per_round": arm.mean("device_seconds"),
-            "overhead_ms_per_device_round": 1e3 * arm.mean("overhead_seconds"),
+            "bytes_up_per_report": arm.mean_bytes("bytes_up"),
+            "bytes_down_per_round": arm.mean_bytes("bytes_down"),
+            "device_seconds_per_round": arm.mean_seconds("device_seconds"),
+            "overhead_ms_per_device_round": 1e3 * arm.mean_seconds("overhead_seconds"),
             "phase_seconds": arm.phases(),
             "peak_memory_mb": self.footprint.peak_memory_mb,
             "process_memory_mb": self.footprint.device_mb,

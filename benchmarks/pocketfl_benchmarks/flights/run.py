@@ -234,7 +234,11 @@ def run_demo(
                     line=http,
                     copies=copies,
                     advance=advance,
+                    # Device times are to be those of a machine that does nothing else.
+                    quiet_rounds=(settings.rounds + 1) // 2,
+                    company=background.begin,
                 )
+            background.begin()
             # Not before: these devices ask the back end that the private arm's devices wait for.
             copies = place.copy_stores("held-out")
             prepared = background.submit(
