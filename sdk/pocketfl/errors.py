@@ -78,6 +78,10 @@ class CredentialError(PocketFLError):
     """An anonymous token, a request for one, or the key that signs them cannot be used."""
 
 
+class KeyConsistencyError(CredentialError):
+    """The keys of anonymous tokens are not those that this device saw before: others may see others."""
+
+
 class LedgerError(PocketFLError):
     """The ledger is asked for something that does not fit what it has recorded."""
 

@@ -221,12 +221,14 @@ class CheckIn:
 class LedgerHead:
     """How far a trusted tier's ledger has come, in a form that can only grow.
 
+    There is one for the releases of all tasks, and one for the token keys of each task.
+
     Attributes
     ----------
     sequence : int
-        Number of releases in it, over all tasks.
+        Number of entries.
     digest : str
-        SHA-256 (hex) that chains them: of the digest before, and the latest release with its charge.
+        SHA-256 (hex) that chains them: of the digest before, and the latest entry.
     """
 
     sequence: int
@@ -325,26 +327,62 @@ class RetryWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenKey:
-    """The key that signs tokens for one round.
+    """The key that signs tokens for one epoch: each is good for one check-in in one of its rounds.
 
     Attributes
     ----------
-    round : int
-        Still to come.
+    first_round, last_round : int
+        Both included.
     public_key : str
         DER in hex, see :func:`pocketfl.credentials.tokens.encode_key`.
     """
 
-    round: int
+    first_round: int
+    last_round: int
     public_key: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first_round <= self.last_round:
+            raise ValueError("an epoch has at least one round, and rounds count from 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenKeys:
-    """For which rounds tokens are to be had: the same answer for everybody."""
+    """For which rounds tokens are to be had: the same answer for everybody.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task.
+    next_round : int
+        The round that opens next. Tokens are to be had for epochs that begin with it or later.
+    separation : int
+        Fewest rounds between those of two tokens that one device gets.
+    keys : tuple of TokenKey
+        In the order of their rounds, from the epoch under way on.
+    start : LedgerHead
+        Of the directory before the first of these keys; see :mod:`pocketfl.credentials.directory`.
+    policy_hash : str
+        Of the task's plan.
+    aggregator : AggregatorKey
+        The task's trusted tier, with a token that vouches for the directory.
+    """
 
     task: str
+    next_round: int
+    separation: int
     keys: tuple[TokenKey, ...]
+    start: LedgerHead
+    policy_hash: str
+    aggregator: AggregatorKey
+
+    def __post_init__(self) -> None:
+        check_digest(self.policy_hash, what="policy_hash")
+        ends = [0, *(key.last_round for key in self.keys)]
+        if any(key.first_round <= before for key, before in zip(self.keys, ends, strict=False)):
+            raise ValueError("the keys of two epochs are for the same round, or out of order")
+        if self.next_round < 1 or self.separation < 1:
+            raise ValueError("rounds and separation count from 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from pocketfl.errors import AggregatorRefusedError, SealingError
 from pocketfl.protocol import (
     PROTOCOL,
     AggregatorKey,
+    LedgerHead,
     check_digest,
     check_identifier,
     check_token,
@@ -253,6 +254,11 @@ class RefuseEveryAggregator:
             f"no trusted tier is configured, so the key {key.key_id[:16]} is refused; give the device "
             "an aggregator such as PinnedAggregator(public_key_in_hex)"
         )
+
+    def verify_token_keys(self, key: AggregatorKey, *, policy_hash: str, head: LedgerHead) -> None:
+        """Refuse."""
+        del head
+        self.verify(key, policy_hash=policy_hash, plan_sha256="")
 
 
 class PinnedAggregator:

@@ -36,6 +36,7 @@ from pocketfl_server.attestations import Attestations
 from pocketfl_server.audit import AuditLog
 from pocketfl_server.blobs import BlobKind, Blobs
 from pocketfl_server.coordinator import Coordinator
+from pocketfl_server.credentials.directory import PublicDirectory
 from pocketfl_server.credentials.issuer import TokenIssuer
 from pocketfl_server.database import Database
 from pocketfl_server.enrolment import Enrolments
@@ -136,7 +137,12 @@ class BackEnd:
             raise
         self._rounds = Rounds(self.database, self._tasks, self._registry)
         self._pauses = Pauses(self.database, self._tasks)
-        self._issuer = TokenIssuer(self.database, self._tasks, self._enrolments)
+        self._issuer = TokenIssuer(
+            self.database,
+            self._tasks,
+            self._enrolments,
+            directory=PublicDirectory(trusted, clock=clock),
+        )
         self._attestations = Attestations(trusted, clock=clock)
         self._intake = Intake(
             self.database,
@@ -227,7 +233,7 @@ class BackEnd:
     ) -> Assignment | RetryWindow:
         """Give whoever has a token for the round a lease; each token once."""
         operation = self.prepare_anonymous_check_in(token, task, round, request)
-        with self.database.writing(durable=False) as connection:
+        with self.database.writing() as connection:
             return operation(connection)
 
     def prepare_anonymous_check_in(
@@ -237,7 +243,7 @@ class BackEnd:
         return self._intake.check_in_anonymously(token, task, round, request)
 
     def token_keys(self, task: str) -> TokenKeys:
-        """Return the keys that sign tokens for the task's next rounds; see :class:`.TokenIssuer`."""
+        """Return the keys that sign tokens for the task's next epochs; see :class:`.TokenIssuer`."""
         return self._issuer.keys(task)
 
     def sign_token(self, token: str, task: str, round: int, request: bytes) -> bytes:
@@ -298,6 +304,7 @@ class BackEnd:
         optimizer: OptimizerSpec | None = None,
         seed_model: tuple[str, int] | None = None,
         concurrency: Concurrency | None = None,
+        rounds_per_token: int | None = None,
     ) -> TaskRecord:
         """Create a task; repeating the same request changes nothing.
 
@@ -313,6 +320,9 @@ class BackEnd:
             Start from that model instead of from the plan's initial parameters, or evaluate that one.
         concurrency : Concurrency, optional
             For a plan of asynchronous rounds, and only for one.
+        rounds_per_token : int, optional
+            Rounds in a row for one of which an anonymous token is good; by default as many as the
+            plan's separation.
         """
         seed = None
         if seed_model is not None:
@@ -323,6 +333,7 @@ class BackEnd:
             optimizer=optimizer,
             seed_model=seed,
             concurrency=concurrency,
+            rounds_per_token=rounds_per_token,
             now=self._clock(),
         )
 

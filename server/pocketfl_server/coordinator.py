@@ -35,6 +35,7 @@ from pocketfl.plan import Manifest
 from pocketfl_server.analytics.results import Results
 from pocketfl_server.asynchronous import AsynchronousRounds
 from pocketfl_server.audit import record_release
+from pocketfl_server.credentials.issuer import forget_tokens
 from pocketfl_server.database import Database, check_ins, reports, round_counts, rounds
 from pocketfl_server.errors import Conflict, NotFound
 from pocketfl_server.records import RoundResult
@@ -535,6 +536,8 @@ class Coordinator:
                 self._forget_round(connection, retired.id)
             before = facts.number - facts.max_staleness - RECEIPT_ROUNDS
         connection.execute(_FORGET_RECEIPTS, {"task": facts.task, "number": before})
+        separation = self._tasks.manifest(facts.plan_sha256).min_separation
+        forget_tokens(connection, facts.task, ended=facts.number, separation=separation)
 
     @staticmethod
     def _forget_round(connection: Connection, round_id: bytes) -> None:

@@ -83,6 +83,8 @@ tasks = Table(
     Column("seed_task", String(128)),
     Column("seed_version", Integer),
     Column("created_at", Float, nullable=False),
+    # Of one anonymous token; see credentials/epochs.py.
+    Column("rounds_per_token", Integer, nullable=False, server_default="1"),
 )
 
 models = Table(
@@ -217,7 +219,8 @@ token_keys = Table(
     "token_keys",
     metadata,
     Column("task", String(128), primary_key=True),
-    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("first_round", Integer, primary_key=True, autoincrement=False),
+    Column("last_round", Integer, nullable=False),
     Column("public_key", LargeBinary, nullable=False),
     Column("private_key", LargeBinary, nullable=False),
 )
@@ -226,10 +229,21 @@ issued_tokens = Table(
     "issued_tokens",
     metadata,
     Column("task", String(128), primary_key=True),
-    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("first_round", Integer, primary_key=True, autoincrement=False),
     Column("device", LargeBinary(32), primary_key=True),
+    Column("last_round", Integer, nullable=False),
     # Of the blinded request: it says nothing about the token.
     Column("request_sha256", LargeBinary(32), nullable=False),
+)
+
+# Anonymous tokens that gave a place, until their epoch is over; nobody knows whose they were.
+spent_tokens = Table(
+    "spent_tokens",
+    metadata,
+    Column("task", String(128), primary_key=True),
+    Column("token", LargeBinary(32), primary_key=True),  # a hash of its nonce
+    Column("last_round", Integer, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # Where a plan lets the clip norm adapt: that of the rounds which start from a model version.

@@ -24,6 +24,7 @@ from pocketfl.reports import SealedReport
 from pocketfl.transport import RequestKind, Traffic
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.errors import Refusal
+from pocketfl_server.trusted.messages import TrustedTierError
 
 T = TypeVar("T")
 
@@ -136,3 +137,5 @@ class InProcessTransport:
             return call()
         except Refusal as refusal:
             raise TransportError(str(refusal), status=refusal.status, code=refusal.code) from None
+        except TrustedTierError as error:
+            raise TransportError(f"trusted tier: {error}", status=502, code=error.code) from None

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, exists, or_, select
 from pocketfl.protocol import Assignment, CheckIn, ReportReceipt, RetryWindow
 from pocketfl_server.asynchronous import AsynchronousRounds
 from pocketfl_server.attestations import Attestations
-from pocketfl_server.credentials.issuer import TokenIssuer
+from pocketfl_server.credentials.issuer import Redeemed, TokenIssuer
 from pocketfl_server.database import (
     Database,
     check_ins,
@@ -25,6 +25,7 @@ from pocketfl_server.database import (
     reports,
     round_counts,
     rounds,
+    spent_tokens,
 )
 from pocketfl_server.enrolment import Enrolments, token_digest, unknown_token
 from pocketfl_server.errors import Conflict, Gone, Malformed, NotFound, TooLarge
@@ -98,6 +99,7 @@ class Intake:
         self._asynchronous = AsynchronousRounds(database)
         self._state_and_device = database.prepare(_STATE_AND_DEVICE)
         self._check_in = database.prepare(database.insert_or_ignore(check_ins))
+        self._spend = database.prepare(database.insert_or_ignore(spent_tokens))
         self._state_and_receipt = database.prepare(_STATE_AND_RECEIPT)
         self._store = database.prepare(database.insert_or_ignore(reports))
         insert = database.insert(round_counts)
@@ -136,11 +138,12 @@ class Intake:
         Raises
         ------
         NotAuthenticated
-            With code ``wrong_token`` if it is not a token for this round.
+            With code ``wrong_token`` if it is not a token for an epoch with this round.
         """
         facts = self._rounds.facts(task, number)
+        redeemed = self._issuer.redeem(token, task, number)
         return self._check_in_as(
-            self._issuer.redeem(token, task, number), facts, task, number, request, token=None
+            redeemed.stands_for, facts, task, number, request, token=None, redeemed=redeemed
         )
 
     def _check_in_as(
@@ -152,6 +155,7 @@ class Intake:
         request: CheckIn,
         *,
         token: str | None,
+        redeemed: Redeemed | None = None,
     ) -> Callable[[Connection], Assignment | RetryWindow]:
         """Prepare a check-in under a device's hash, or a token's, which no device has."""
         aggregator = None if facts is None else self._attestations.key(facts)
@@ -189,6 +193,10 @@ class Intake:
                 return self._turn_away(connection, facts, "no_slot")
             if aggregator is None:
                 return self._turn_away(connection, facts, "attestation_unavailable")
+            if redeemed is not None and not self._spends(connection, facts, redeemed):
+                return self._turn_away(
+                    connection, facts, "token_spent", after=facts.closes_at - now
+                )
             inserted = self._check_in.count(connection, {"round_id": facts.id, "device": device})
             if inserted != 1:
                 return self._turn_away(
@@ -206,6 +214,15 @@ class Intake:
             )
 
         return operation
+
+    def _spends(self, connection: Connection, facts: RoundFacts, redeemed: Redeemed) -> bool:
+        """Mark a token as spent for its whole epoch; False if it was before."""
+        spent = {
+            "task": facts.task,
+            "token": redeemed.stands_for,
+            "last_round": redeemed.last_round,
+        }
+        return self._spend.count(connection, spent) == 1
 
     def report_bytes(self, lease: str) -> int:
         """Return the length that every report under this lease's plan has.

@@ -118,6 +118,7 @@ class OperatorClient:
         optimizer: OptimizerSpec | None = None,
         seed_model: tuple[str, int] | None = None,
         concurrency: Concurrency | None = None,
+        rounds_per_token: int | None = None,
     ) -> TaskRecord:
         """Upload a plan and make a task of it; repeating the same changes nothing."""
         digest = sha256(plan_data).hexdigest()
@@ -137,6 +138,7 @@ class OperatorClient:
             optimizer=optimizer,
             seed_model=seed,
             concurrency=concurrency,
+            rounds_per_token=rounds_per_token,
         )
         return self._ask(TaskRecord, "POST", "/tasks", record=wanted)
 

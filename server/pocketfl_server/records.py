@@ -74,6 +74,8 @@ class TaskRecord:
         Whose parameters version 0 is, if not the plan's own.
     concurrency : Concurrency or None
         Of asynchronous rounds.
+    rounds_per_token : int
+        Rounds that follow each other and for one of which an anonymous token is good.
     """
 
     name: str
@@ -87,6 +89,7 @@ class TaskRecord:
     optimizer: OptimizerSpec | None = None
     seed_model: ModelReference | None = None
     concurrency: Concurrency | None = None
+    rounds_per_token: int = 1
     created_at: float
 
 
@@ -190,6 +193,7 @@ class CreateTask:
     optimizer: OptimizerSpec | None = None
     seed_model: ModelReference | None = None
     concurrency: Concurrency | None = None
+    rounds_per_token: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import AggregatorKey, check_identifier
 from pocketfl_server.blobs import Blobs
+from pocketfl_server.credentials.epochs import check_rounds_per_token
 from pocketfl_server.database import Database, asynchronous_tasks, models, tasks
 from pocketfl_server.errors import Conflict, Malformed, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
@@ -113,6 +114,7 @@ class Tasks:
         optimizer: OptimizerSpec | None,
         seed_model: ModelReference | None,
         concurrency: Concurrency | None = None,
+        rounds_per_token: int | None = None,
         now: float,
     ) -> TaskRecord:
         """Create a task; the same request again returns the same task.
@@ -136,9 +138,15 @@ class Tasks:
         own = _initial_parameters(plan)
         _check_settings(plan, optimizer=optimizer, seed_model=seed_model)
         _check_concurrency(plan, concurrency)
+        rounds_per_token = _rounds_per_token(plan, rounds_per_token)
         with self._creating:
             existing = self._existing(
-                name, plan, optimizer=optimizer, seed_model=seed_model, concurrency=concurrency
+                name,
+                plan,
+                optimizer=optimizer,
+                seed_model=seed_model,
+                concurrency=concurrency,
+                rounds_per_token=rounds_per_token,
             )
             if existing is not None:
                 return existing
@@ -167,6 +175,7 @@ class Tasks:
                             "seed_task": seed_model.task if seed_model else None,
                             "seed_version": seed_model.version if seed_model else None,
                             "created_at": now,
+                            "rounds_per_token": rounds_per_token,
                         },
                     )
                     bounds = plan.manifest.aggregation
@@ -235,16 +244,23 @@ class Tasks:
         optimizer: OptimizerSpec | None,
         seed_model: ModelReference | None,
         concurrency: Concurrency | None,
+        rounds_per_token: int,
     ) -> TaskRecord | None:
         try:
             task = self.get(name)
         except NotFound:
             return None
-        wanted = (plan.sha256, optimizer, seed_model, concurrency)
-        if (task.plan_sha256, task.optimizer, task.seed_model, task.concurrency) != wanted:
+        wanted = (plan.sha256, optimizer, seed_model, concurrency, rounds_per_token)
+        if wanted != (
+            task.plan_sha256,
+            task.optimizer,
+            task.seed_model,
+            task.concurrency,
+            task.rounds_per_token,
+        ):
             raise Conflict(
-                f"task {name!r} exists with another plan, optimizer, seed or concurrency; a task never "
-                "changes, so give the new one another name",
+                f"task {name!r} exists with another plan, optimizer, seed, concurrency or rounds per "
+                "token; a task never changes, so give the new one another name",
                 code="task_exists",
             )
         return task
@@ -278,6 +294,7 @@ class Tasks:
             optimizer=OptimizerSpec.from_json(row["optimizer"]) if row["optimizer"] else None,
             seed_model=seed,
             concurrency=concurrency,
+            rounds_per_token=row["rounds_per_token"],
             created_at=row["created_at"],
         )
 
@@ -308,6 +325,13 @@ def _check_concurrency(plan: Plan, concurrency: Concurrency | None) -> None:
             f"of {bounds.cohort_floor}",
             code="wrong_settings",
         )
+
+
+def _rounds_per_token(plan: Plan, wanted: int | None) -> int:
+    try:
+        return check_rounds_per_token(wanted, separation=plan.manifest.min_separation)
+    except ValueError as error:
+        raise Malformed(str(error), code="wrong_settings") from None
 
 
 def _check_settings(

@@ -55,7 +55,7 @@ Parser = Callable[[bytes], object]
 def _credentials() -> dict[str, tuple[bytes, Parser]]:
     """Tokens of both kinds, and what verifies them; their refusals are made those of the others."""
     signer = rsa.generate_private_key(65537, 2048)
-    key, asked = encode_key(signer.public_key()), challenge("clicks", 1)
+    key, asked = encode_key(signer.public_key()), challenge("clicks", 1, 1)
     request = request_token(key, asked)
     token = finish_token(key, request, blind_sign(signer, read_request(request.data, key)))
     attester = ec.generate_private_key(ec.SECP256R1())

@@ -1,4 +1,4 @@
-"""Anonymous check-in: one token per device and round, taken once, and nothing that joins the two."""
+"""Anonymous check-in: one token per device and epoch, taken once, and nothing that joins the two."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from base64 import urlsafe_b64encode
 import numpy as np
 import pytest
 
+from pocketfl.credentials.directory import empty_directory, heads_of
 from pocketfl.credentials.tokens import challenge, finish_token, request_token
+from pocketfl.plan import AsynchronousSpec
 from pocketfl.protocol import Assignment, RetryWindow
 from pocketfl_server.errors import Conflict, Malformed, NotAuthenticated, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
+from pocketfl_server.records import Concurrency
+from pocketfl_server.trusted.messages import Conflict as TrustedConflict
 
-from .conftest import CHECK_IN, everything_in, seal_update
+from .conftest import CHECK_IN, Fleet, everything_in, seal_update
 
 AHEAD = 3
 AVERAGING = OptimizerSpec(kind="sgd", learning_rate=1.0)
@@ -20,8 +24,8 @@ AVERAGING = OptimizerSpec(kind="sgd", learning_rate=1.0)
 
 @pytest.fixture(autouse=True)
 def few_keys(monkeypatch) -> None:
-    """Making a key takes a while; what holds for three rounds ahead holds for more."""
-    monkeypatch.setattr("pocketfl_server.credentials.issuer.AHEAD", AHEAD)
+    """Making a key takes a while; what holds for three epochs ahead holds for more."""
+    monkeypatch.setattr("pocketfl_server.credentials.epochs.AHEAD", AHEAD)
 
 
 @pytest.fixture
@@ -32,13 +36,13 @@ def plan(back_end, make_plan):
 
 
 def key_of(back_end, number: int) -> bytes:
-    keys = {key.round: key.public_key for key in back_end.token_keys("clicks").keys}
+    keys = {key.first_round: key.public_key for key in back_end.token_keys("clicks").keys}
     return bytes.fromhex(keys[number])
 
 
-def fetch(back_end, fleet, name: str, number: int) -> bytes:
+def fetch(back_end, fleet, name: str, number: int, *, span: int = 1) -> bytes:
     key = key_of(back_end, number)
-    request = request_token(key, challenge("clicks", number))
+    request = request_token(key, challenge("clicks", number, number + span - 1))
     response = back_end.sign_token(fleet.token(name), "clicks", number, request.data)
     return finish_token(key, request, response)
 
@@ -61,7 +65,7 @@ def test_a_token_is_taken_once_and_for_its_round_only(back_end, fleet, plan) -> 
     assert isinstance(back_end.check_in_anonymously(first, "clicks", 1, CHECK_IN), Assignment)
     again = back_end.check_in_anonymously(first, "clicks", 1, CHECK_IN)
     assert isinstance(again, RetryWindow)
-    assert again.reason == "already_checked_in"
+    assert again.reason == "token_spent"
     before = everything_in(back_end)
     for token in (second, first[:-1] + bytes([first[-1] ^ 1]), b"", first + b"x"):
         with pytest.raises(NotAuthenticated) as refused:
@@ -73,7 +77,7 @@ def test_a_token_is_taken_once_and_for_its_round_only(back_end, fleet, plan) -> 
 def test_one_token_for_each_device_and_round(back_end, fleet, plan) -> None:
     """The same request is answered again with the same bytes; another one is refused."""
     key = key_of(back_end, 1)
-    one, other = (request_token(key, challenge("clicks", 1)).data for _ in range(2))
+    one, other = (request_token(key, challenge("clicks", 1, 1)).data for _ in range(2))
     token = fleet.token("ana")
     response = back_end.sign_token(token, "clicks", 1, one)
     assert back_end.sign_token(token, "clicks", 1, one) == response
@@ -87,14 +91,15 @@ def test_one_token_for_each_device_and_round(back_end, fleet, plan) -> None:
 
 def test_tokens_are_for_rounds_to_come(back_end, fleet, plan) -> None:
     """Nobody fetches a token for a round that is open: the moment would tell whose it is."""
-    rounds = [key.round for key in back_end.token_keys("clicks").keys]
+    rounds = [key.first_round for key in back_end.token_keys("clicks").keys]
     assert rounds == list(range(1, AHEAD + 1))
     early = back_end.token_keys("clicks")
     back_end.open_round("clicks", seconds=60)
     later = back_end.token_keys("clicks")
-    assert [key.round for key in later.keys] == list(range(2, AHEAD + 2))
+    assert [key.first_round for key in later.keys] == list(range(1, AHEAD + 2))
+    assert (early.next_round, later.next_round) == (1, 2)
     # What was announced once stays: devices that asked earlier or later have the same keys.
-    assert later.keys[:-1] == early.keys[1:]
+    assert later.keys[:-1] == early.keys
     for number in (0, 1, AHEAD + 2):
         with pytest.raises(NotFound) as refused:
             back_end.sign_token(fleet.token("ana"), "clicks", number, bytes(259))
@@ -106,7 +111,7 @@ def test_tokens_are_for_rounds_to_come(back_end, fleet, plan) -> None:
 def test_garbage_is_not_signed(back_end, fleet, plan) -> None:
     """Requests of other types, keys, lengths or ranges leave no trace."""
     key = key_of(back_end, 1)
-    good = request_token(key, challenge("clicks", 1)).data
+    good = request_token(key, challenge("clicks", 1, 1)).data
     token = fleet.token("ana")
     before = everything_in(back_end)
     wrong_key = good[:2] + bytes([good[2] ^ 1]) + good[3:]
@@ -154,7 +159,7 @@ def test_over_http(served, fleet, make_plan) -> None:
     back_end = served.back_end
     back_end.create_task("clicks", make_plan().data, optimizer=AVERAGING)
     key = key_of(back_end, 1)
-    request = request_token(key, challenge("clicks", 1))
+    request = request_token(key, challenge("clicks", 1, 1))
     path = "/v1/tasks/clicks/token-keys/1/token"
     media = "application/private-token-request"
     token = fleet.token("ana")
@@ -181,3 +186,92 @@ def test_over_http(served, fleet, make_plan) -> None:
     for data, status in ((b"x" * 260, 413), (b"x" * 259, 404), (b"", 404)):
         answer = served("POST", path, token=token, body=data, media_type=media)
         assert answer.status == status, data
+
+
+def test_a_token_is_good_for_one_round_of_its_epoch(open_back_end, make_plan) -> None:
+    """Spent in one round it is refused in the next, also after a restart; then it is forgotten."""
+    back_end = open_back_end()
+    fleet = Fleet(back_end)
+    task = back_end.create_task("clicks", make_plan().data, optimizer=AVERAGING, rounds_per_token=2)
+    assert task.rounds_per_token == 2
+    with pytest.raises(Conflict):
+        back_end.create_task("clicks", make_plan().data, optimizer=AVERAGING)
+    spent, kept = (fetch(back_end, fleet, name, 1, span=2) for name in ("ana", "ben"))
+    later = fetch(back_end, fleet, "ana", 3, span=2)
+    back_end.open_round("clicks", seconds=60)
+    assert isinstance(back_end.check_in_anonymously(spent, "clicks", 1, CHECK_IN), Assignment)
+    back_end.abort_round("clicks")
+    back_end = open_back_end()
+    back_end.open_round("clicks", seconds=60)
+    again = back_end.check_in_anonymously(spent, "clicks", 2, CHECK_IN)
+    assert isinstance(again, RetryWindow)
+    assert again.reason == "token_spent"
+    assert isinstance(back_end.check_in_anonymously(kept, "clicks", 2, CHECK_IN), Assignment)
+    assert len(everything_in(back_end)["spent_tokens"]) == 2
+    with pytest.raises(NotAuthenticated, match="round 2 takes tokens for rounds 1 to 2"):
+        back_end.check_in_anonymously(later, "clicks", 2, CHECK_IN)
+    back_end.abort_round("clicks")
+    rows = everything_in(back_end)
+    assert rows["spent_tokens"] == []
+    assert [row[1] for row in rows["issued_tokens"]] == [3]
+    assert min(row[1] for row in rows["token_keys"]) == 3
+    back_end.open_round("clicks", seconds=60)
+    with pytest.raises(NotAuthenticated, match="round 3 takes tokens for rounds 3 to 4"):
+        back_end.check_in_anonymously(kept, "clicks", 3, CHECK_IN)
+
+
+def test_a_device_that_counts_no_rounds_gets_no_tokens_that_are_too_near(
+    back_end, fleet, make_plan
+) -> None:
+    """Of asynchronous rounds two apart, every other epoch of two; the other ones are refused."""
+    spec = AsynchronousSpec(max_staleness=1, min_separation=2)
+    plan = make_plan(privacy="none", asynchronous=spec, population=100)
+    few = Concurrency(selection_size=4, open_slots=2, reports_per_release=2)
+    task = back_end.create_task("clicks", plan.data, optimizer=AVERAGING, concurrency=few)
+    # An epoch is as long as the separation, unless the task says otherwise.
+    assert task.rounds_per_token == 2
+    assert back_end.token_keys("clicks").separation == 2
+    fetch(back_end, fleet, "ana", 3, span=2)
+    for near in (1, 5):
+        with pytest.raises(Conflict) as refused:
+            fetch(back_end, fleet, "ana", near, span=2)
+        assert refused.value.code == "token_too_soon"
+    for name in ("ben", "cy"):
+        fetch(back_end, fleet, name, 1, span=2)
+        fetch(back_end, fleet, name, 5, span=2)
+    # Who had which token is remembered until the next ones are far enough.
+    back_end.open_round("clicks", seconds=600)
+    back_end.abort_round("clicks")
+    assert {row[1] for row in everything_in(back_end)["issued_tokens"]} == {1, 3, 5}
+    with pytest.raises(Malformed, match="at least 15"):
+        back_end.create_task(
+            "other",
+            make_plan(
+                name="other",
+                privacy="none",
+                asynchronous=AsynchronousSpec(max_staleness=1, min_separation=30),
+                population=100,
+            ).data,
+            optimizer=AVERAGING,
+            concurrency=few,
+            rounds_per_token=14,
+        )
+
+
+def test_the_trusted_tier_takes_one_key_for_each_epoch(back_end, trusted, plan) -> None:
+    """What devices see is what the directory has; a back end that changes a key is refused one."""
+    keys = back_end.token_keys("clicks")
+    head = heads_of(keys.start, keys.keys)[-1]
+    assert (keys.start, head) == (
+        empty_directory("clicks"),
+        trusted._ledger.token_key_heads()["clicks"],
+    )
+    with back_end.database.writing() as connection:
+        connection.exec_driver_sql(
+            "UPDATE token_keys SET public_key = "
+            "(SELECT public_key FROM token_keys WHERE first_round = 2) WHERE first_round = 1"
+        )
+    with pytest.raises(TrustedConflict) as refused:
+        back_end.token_keys("clicks")
+    assert refused.value.code == "token_keys_conflict"
+    assert trusted._ledger.token_key_heads()["clicks"] == head

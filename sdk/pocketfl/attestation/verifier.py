@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from pocketfl.attestation.binding import head_nonce, key_nonce
-from pocketfl.attestation.claims import read_claims
+from pocketfl.attestation.binding import head_nonce, key_nonce, token_keys_nonce
+from pocketfl.attestation.claims import Evidence, read_claims
 from pocketfl.attestation.issuers import TrustedIssuer, development_issuer
 from pocketfl.attestation.tokens import verify_token
 from pocketfl.errors import AggregatorRefusedError
-from pocketfl.protocol import AggregatorKey
+from pocketfl.protocol import AggregatorKey, LedgerHead
 from pocketfl.sealing import key_id
 
 _REMEMBERED: Final = 64
@@ -91,7 +91,22 @@ class AttestedAggregator:
             self._seen[key, policy_hash] = now
         return raw
 
-    def _check(self, key: AggregatorKey, raw: bytes, policy_hash: str, now: float) -> None:
+    def verify_token_keys(self, key: AggregatorKey, *, policy_hash: str, head: LedgerHead) -> None:
+        """Return if a token vouches for the key under this policy, and for a directory of token keys.
+
+        Raises
+        ------
+        AggregatorRefusedError
+            Saying which check failed.
+        """
+        raw = bytes.fromhex(key.public_key)
+        evidence = self._check(key, raw, policy_hash, self._clock())
+        if token_keys_nonce(raw, head) not in evidence.nonces:
+            raise AggregatorRefusedError(
+                "the token vouches for other keys of anonymous tokens than the back end shows"
+            )
+
+    def _check(self, key: AggregatorKey, raw: bytes, policy_hash: str, now: float) -> Evidence:
         if key_id(raw) != key.key_id:
             raise AggregatorRefusedError(
                 "the trusted tier's key id is not the hash of its public key"
@@ -118,3 +133,4 @@ class AttestedAggregator:
             )
         if head_nonce(raw, key.attestation.head) not in evidence.nonces:
             raise AggregatorRefusedError("the token vouches for another ledger head")
+        return evidence

@@ -1,6 +1,7 @@
 """What goes over the wire: publicly verifiable tokens of RFC 9578, section 6 (token type 2).
 
-A token is bound to a task and a round by its challenge, and to the key that signed it by the key's id.
+A token is bound to a task and its rounds by its challenge, and to the key that signed it by the key's
+id.
 """
 
 from __future__ import annotations
@@ -67,13 +68,15 @@ def decode_key(data: bytes) -> RSAPublicKey:
         raise CredentialError(f"the token key cannot be used ({error})") from None
 
 
-def challenge(task: str, round: int) -> bytes:  # noqa: A002 - the word of the field
-    """Return the challenge that tokens of a round answer (RFC 9577, section 2.1.1).
+def challenge(task: str, first_round: int, last_round: int) -> bytes:
+    """Return the challenge that tokens of an epoch answer (RFC 9577, section 2.1.1).
 
-    Its redemption context is the SHA-256 of task and round, so a token is good for one round only.
+    Its redemption context is the SHA-256 of the task and the epoch's rounds, both ends included, so a
+    token is good for no other.
     """
     name = ISSUER.encode()
-    context = sha256(b"pocketfl round 1" + task.encode() + b"\0" + str(round).encode()).digest()
+    rounds = str(first_round) if first_round == last_round else f"{first_round}-{last_round}"
+    context = sha256(b"pocketfl round 1" + task.encode() + b"\0" + rounds.encode()).digest()
     return _TYPE + len(name).to_bytes(2, "big") + name + b"\x20" + context + b"\0\0"
 
 
@@ -172,7 +175,7 @@ def verify_token(token: bytes, key: bytes, challenge_data: bytes) -> bytes:
         raise CredentialError(f"a token has {TOKEN_BYTES} bytes and the type {TOKEN_TYPE}")
     nonce, digest, key_id = token[2:34], token[34:66], token[66:98]
     if digest != sha256(challenge_data).digest():
-        raise CredentialError("the token is for another task or round")
+        raise CredentialError("the token is for another task or other rounds")
     if key_id != sha256(key).digest():
         raise CredentialError("the token is signed with another key")
     if not is_signature(decode_key(key), token[:98], token[98:]):

@@ -10,7 +10,9 @@ from typing import Final
 from pocketfl.device.outcome import RoundOutcome, RoundStatus
 from pocketfl.errors import (
     AggregatorRefusedError,
+    CredentialError,
     FeatureError,
+    KeyConsistencyError,
     PlanError,
     PlanRefusedError,
     PlanSignatureError,
@@ -40,6 +42,8 @@ _CODES: Final[tuple[tuple[type[PocketFLError], RoundStatus, str], ...]] = (
     (ReportError, "failed", "update"),
     (SealingError, "failed", "sealing"),
     (AggregatorRefusedError, "failed", "aggregator_refused"),
+    (KeyConsistencyError, "failed", "token_keys_refused"),
+    (CredentialError, "failed", "credential"),
     (TransportError, "failed", "transport"),
     (PocketFLError, "failed", "error"),
 )

@@ -39,7 +39,14 @@ from pocketfl.device.prediction import Prediction
 from pocketfl.device.rounds import RoundChoice
 from pocketfl.device.sessions import PendingSession, Sessions
 from pocketfl.device.sources import ModelSource
-from pocketfl.errors import PlanError, PocketFLError, StoreError, TransportError
+from pocketfl.errors import (
+    AggregatorRefusedError,
+    KeyConsistencyError,
+    PlanError,
+    PocketFLError,
+    StoreError,
+    TransportError,
+)
 from pocketfl.funnel import DayLog
 from pocketfl.funnel.hooks import FunnelHooks
 from pocketfl.ledger import Ledger
@@ -57,6 +64,7 @@ from pocketfl.training import CheckpointPolicy
 from pocketfl.transport import HttpTransport, Transport
 
 if TYPE_CHECKING:
+    from pocketfl.credentials.directory import KeyDirectory
     from pocketfl.credentials.wallet import Wallet
 
 
@@ -183,12 +191,24 @@ class Device:
         self._sessions = Sessions(store.database)
         self._token = DeviceToken(store, self._transport, enrolment_key=enrolment_key, user=user)
         self._wallet: Wallet | None = None
+        self._directory: KeyDirectory | None = None
         if anonymous:
             # Blind signatures are for those who use them; others need not keep their code in memory.
+            from pocketfl.credentials.directory import DirectoryVerifier, KeyDirectory
             from pocketfl.credentials.wallet import Wallet
 
+            if not isinstance(verifier, DirectoryVerifier):
+                raise ValueError(
+                    "anonymous=True needs an aggregator that also verifies token keys, such as "
+                    "AttestedAggregator: without one a back end could give each device keys of its own"
+                )
+            self._directory = KeyDirectory(verifier, store.database)
             self._wallet = Wallet(
-                store.database, self._transport, device_token=self._token.get, clock=clock
+                store.database,
+                self._transport,
+                directory=self._directory,
+                device_token=self._token.get,
+                clock=clock,
             )
         self._leases = Leases(
             store,
@@ -284,7 +304,9 @@ class Device:
         TransportError
             If the server cannot be reached or refuses.
         CredentialError
-            If what it answers is not what was asked for.
+            If what it answers is not what was asked for, or not what it was before.
+        AggregatorRefusedError
+            If no trusted tier vouches for the keys.
         ValueError
             If this device does not check in anonymously.
         """
@@ -301,7 +323,9 @@ class Device:
             for task in sorted({notice.task for notice in self._transport.notices().notices}):
                 if self._wallet.is_due(task):
                     fetched = True
-                    self._wallet.refill(task)
+                    # What was wrong with the keys, explain() says.
+                    with suppress(KeyConsistencyError, AggregatorRefusedError):
+                        self._wallet.refill(task)
         return fetched
 
     def run_due(self) -> tuple[RoundOutcome, ...]:
@@ -388,6 +412,7 @@ class Device:
             (() if opened is None else self._choice.objections(opened))
             # No round has the number 0, so nothing is known of it.
             + self._admission.objections(_manifest_of(opened), task=name, round=0)
+            + (() if self._directory is None else self._directory.objections(name))
             for name, opened in plans
         ]
         return min(found, key=len)

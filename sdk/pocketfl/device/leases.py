@@ -13,7 +13,7 @@ from pocketfl.device.attempt import RoundEnd
 from pocketfl.device.enrolment import DeviceToken
 from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sessions import Session
-from pocketfl.errors import TransportError
+from pocketfl.errors import AggregatorRefusedError, TransportError
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.schemas import READABLE_SCHEMAS
 from pocketfl.protocol import Assignment, CheckIn, RetryWindow, RoundNotice
@@ -80,8 +80,13 @@ class Leases:
             If the back end has no place now, saying when to ask again.
         TransportError
             If it cannot be reached, or refuses.
+        KeyConsistencyError, AggregatorRefusedError
+            If an anonymous token's key is not, or need not be, the one that others have.
         """
-        answer = self._check_in(notice) if self._wallet is None else self._anonymously(notice)
+        if self._wallet is None:
+            answer = self._check_in(notice)
+        else:
+            answer = self._anonymously(self._wallet, notice, opened.plan.manifest.policy_hash)
         if isinstance(answer, RetryWindow):
             raise RoundEnd(
                 "turned_away",
@@ -115,8 +120,11 @@ class Leases:
                 self._token.forget()
             raise
 
-    def _anonymously(self, notice: RoundNotice) -> Assignment | RetryWindow:
-        token = None if self._wallet is None else self._wallet.take(notice.task, notice.round)
+    def _anonymously(
+        self, wallet: Wallet, notice: RoundNotice, policy_hash: str
+    ) -> Assignment | RetryWindow:
+        vouches = wallet.check(notice.task, notice.round, policy_hash=policy_hash)
+        token = None if vouches is None else wallet.take(notice.task, notice.round)
         if token is None:
             raise RoundEnd(
                 "ineligible",
@@ -126,7 +134,14 @@ class Leases:
             )
         # What a check-in says must not single a device out: one of few buckets, not the exact version.
         request = CheckIn(sdk=SDK_BUCKET, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))
-        return self._transport.check_in_anonymously(token, notice.task, notice.round, request)
+        answer = self._transport.check_in_anonymously(token, notice.task, notice.round, request)
+        if isinstance(answer, RetryWindow) and answer.reason != "token_spent":
+            wallet.put_back(notice.task, notice.round)
+        if isinstance(answer, Assignment) and answer.aggregator.key_id != vouches:
+            raise AggregatorRefusedError(
+                "the round's trusted tier is not the one that vouches for the token keys"
+            )
+        return answer
 
     def _training_seed(self, notice: RoundNotice) -> int:
         if self._seed is None:

@@ -163,16 +163,17 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
             operation = back_end.prepare_anonymous_check_in(
                 anonymous, task, this_round, _check_in(body)
             )
-        answer = await group.run(operation, durable=False)
+        # That a token is spent outlives everything, for its epoch is longer than the round.
+        answer = await group.run(operation, durable=anonymous is not None)
         headers = {"Cache-Control": "no-store"}
         return Response(_reply(answer), 200, headers, media_type="application/json")
 
     @router.get(
-        **described("/tasks/{task}/token-keys", answers=TokenKeys, refusals=(404,)),
-        summary="Keys of anonymous tokens for rounds to come",
+        **described("/tasks/{task}/token-keys", answers=TokenKeys, refusals=(404, 409, 502, 503)),
+        summary="Keys of anonymous tokens for epochs to come",
     )
     async def token_keys(request: Request) -> Response:
-        """List the keys that sign anonymous tokens, one for each round: the same for everybody."""
+        """List the keys that sign anonymous tokens, one for each epoch: the same for everybody."""
         keys = await in_thread(back_end.token_keys, request.path_params["task"])
         return json_answer(keys, headers={"Cache-Control": _REVALIDATE})
 
@@ -187,7 +188,7 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
         summary="Have an anonymous token signed",
     )
     async def sign_token(request: Request) -> Response:
-        """Sign a blinded token (RFC 9578, type 2): one for each device and round."""
+        """Sign a blinded token (RFC 9578, type 2): one per device and epoch, by its first round."""
         token = bearer(request)
         body = await read_body(request, limit=REQUEST_BYTES, media_type=_SIGNING_REQUEST)
         task, this_round = request.path_params["task"], number(request, "round")

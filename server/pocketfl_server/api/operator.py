@@ -109,6 +109,7 @@ def operator_router(back_end: BackEnd, access: Access) -> APIRouter:
                 optimizer=wanted.optimizer,
                 seed_model=None if seed is None else (seed.task, seed.version),
                 concurrency=wanted.concurrency,
+                rounds_per_token=wanted.rounds_per_token,
             )
 
         return json_answer(await in_thread(create), status=201)

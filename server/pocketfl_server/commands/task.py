@@ -60,6 +60,13 @@ def create(
     reports_per_release: Annotated[
         int | None, typer.Option(help="Reports that make a release.")
     ] = None,
+    rounds_per_token: Annotated[
+        int | None,
+        typer.Option(
+            help="Rounds in a row for one of which an anonymous token is good; by default the plan's "
+            "separation."
+        ),
+    ] = None,
     url: Url = DEFAULT_URL,
     operator_key_file: KeyFile = None,
     ca_file: CaFile = None,
@@ -74,6 +81,7 @@ def create(
             optimizer=spec,
             seed_model=_seed(seed_model),
             concurrency=concurrency,
+            rounds_per_token=rounds_per_token,
         )
     typer.echo(f"task {record.name}: {record.kind}, privacy {record.privacy}, {record.state}")
 

@@ -10,7 +10,7 @@ only after it and its charge are on disk. Nothing of a report's contents is logg
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,14 +21,14 @@ from typing import Final, Self
 
 import numpy as np
 
-from pocketfl.attestation.binding import head_nonce, key_nonce
+from pocketfl.attestation.binding import head_nonce, key_nonce, token_keys_nonce
 from pocketfl.encoding import Rotation
 from pocketfl.errors import PlanError
 from pocketfl.plan import AggregationSpec, Plan
 from pocketfl.plan.asynchronous import staleness_weight
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
-from pocketfl.protocol import AggregatorKey, Attestation, check_identifier
+from pocketfl.protocol import AggregatorKey, Attestation, LedgerHead, check_identifier
 from pocketfl.reports import report_size
 from pocketfl.sealing import ReportContext, generate_key_pair, key_id
 from pocketfl_server.trusted.accounting import (
@@ -49,6 +49,7 @@ from pocketfl_server.trusted.ledger import (
     Origin,
     RoundFullError,
     TaskRecord,
+    TokenKeysConflictError,
 )
 from pocketfl_server.trusted.messages import (
     BudgetExhausted,
@@ -61,11 +62,13 @@ from pocketfl_server.trusted.messages import (
     NoisedRelease,
     PlanRefused,
     PrivacyStatement,
+    PublishedTokenKeys,
     Release,
     ReleaseSummary,
     SealedEntry,
     SealedPartialSum,
     TaskDescription,
+    TokenKeyDigest,
     TrustedTierUnavailable,
     UnknownTask,
     UnprotectedRelease,
@@ -151,12 +154,15 @@ class Aggregator:
         if witness is not None:
             try:
                 check_against(witness, self._ledger.head())
+                for task, head in self._ledger.token_key_heads().items():
+                    check_against(witness, head, log=_token_key_log(task))
             except BaseException:
                 self._ledger.close()
                 raise
         self._shards = None if sharding is None else Shards(sharding, self._ledger)
         self._tasks: dict[str, _Task] = {}
         self._lock = threading.RLock()
+        self._witness_lock = threading.Lock()
         self._account_locks: dict[str, threading.RLock] = {}
 
     def close(self) -> None:
@@ -233,12 +239,36 @@ class Aggregator:
 
     def attest(self, task: str) -> Attestation | None:
         """Vouch for a task's key with a fresh token; see :class:`~.client.TrustedTier`."""
+        return self._attest(self._task(task))
+
+    def publish_token_keys(self, task: str, keys: Sequence[TokenKeyDigest]) -> PublishedTokenKeys:
+        """Enter token keys into the task's directory; see :class:`~.client.TrustedTier`."""
         state = self._task(task)
+        with state.lock:
+            try:
+                start, end = self._ledger.add_token_keys(task, keys)
+            except TokenKeysConflictError as error:
+                raise Conflict(f"task {task!r}: {error}", code="token_keys_conflict") from None
+            if self._witness is not None:
+                try:
+                    with self._witness_lock:
+                        # All that the directory has, also what an earlier call left behind.
+                        head = self._ledger.token_key_heads()[task]
+                        self._witness.append(head, log=_token_key_log(task))
+                except WitnessError as error:
+                    raise TrustedTierUnavailable(
+                        f"the token keys are kept back: {error}", code="witness_failed"
+                    ) from None
+        return PublishedTokenKeys(start=start, attestation=self._attest(state, token_keys=end))
+
+    def _attest(self, state: _Task, *, token_keys: LedgerHead | None = None) -> Attestation | None:
         if self._attester is None:
             return None
         raw = bytes.fromhex(state.key.public_key)
         head = self._ledger.head()
         nonces = [key_nonce(raw, state.key.policy_hash), head_nonce(raw, head)]
+        if token_keys is not None:
+            nonces.append(token_keys_nonce(raw, token_keys))
         try:
             return Attestation(token=self._attester.token(nonces), head=head)
         except AttestationError as error:
@@ -454,7 +484,8 @@ class Aggregator:
         if self._witness is None:
             return
         try:
-            self._witness.append(self._ledger.head())
+            with self._witness_lock:
+                self._witness.append(self._ledger.head())
         except WitnessError as error:
             raise TrustedTierUnavailable(
                 f"the release is kept back: {error}", code="witness_failed"
@@ -706,6 +737,11 @@ def _keys(state: _Task) -> TaskKeys:
         private_key=state.private_key,
         key=state.key,
     )
+
+
+def _token_key_log(task: str) -> str:
+    """Return the name of the witness's log for a task's directory."""
+    return f"token keys of {task}"
 
 
 def _check_name(task: str) -> None:

@@ -4,6 +4,7 @@
 ``GET /health``                                 204 when it serves; the one path without a token
 ``PUT /v1/tasks/T``                             plan archive -> :class:`.messages.KeyDescription`
 ``GET /v1/tasks/T``                             :class:`.messages.TaskDescription`
+``PUT /v1/tasks/T/token-keys``                  digests of token keys -> what vouches for them
 ``POST /v1/tasks/T/rounds/R/reports``           a batch of sealed reports; idempotent
 ``POST /v1/tasks/T/rounds/R/release``           the noised sum; repeated, the same bytes
 ``DELETE /v1/tasks/T/rounds/R/reports``         abandon the round
@@ -44,6 +45,7 @@ from pocketfl_server.trusted.messages import (
     MalformedRequest,
     NotAuthorised,
     RequestTooLarge,
+    TokenKeyDigests,
     TrustedTierError,
     TrustedTierUnavailable,
     decode_batch,
@@ -114,6 +116,13 @@ def create_trusted_app(aggregator: Aggregator, *, token: str) -> FastAPI:
         """Return a fresh token for the task's key and the ledger's head; 204 without attestation."""
         attestation = await _call(lambda: aggregator.attest(task))
         return Response(status_code=204) if attestation is None else _json(attestation)
+
+    @app.put("/v1/tasks/{task}/token-keys", dependencies=[Depends(authorise)])
+    async def publish_token_keys(task: Task, request: Request) -> Response:
+        """Enter the keys in the body into the task's directory; return what vouches for it."""
+        body = await _body(request, MESSAGE_LIMIT)
+        wanted = decode_json(TokenKeyDigests, body, what="token keys", limit=MESSAGE_LIMIT)
+        return _json(await _call(lambda: aggregator.publish_token_keys(task, wanted.keys)))
 
     @app.post(
         "/v1/tasks/{task}/rounds/{round}/reports",

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
@@ -28,10 +28,13 @@ from pocketfl_server.trusted.messages import (
     Conflict,
     KeyDescription,
     MalformedRequest,
+    PublishedTokenKeys,
     Release,
     SealedEntry,
     SealedPartialSum,
     TaskDescription,
+    TokenKeyDigest,
+    TokenKeyDigests,
     TrustedTierError,
     TrustedTierUnavailable,
     batches,
@@ -87,6 +90,25 @@ class TrustedTier(Protocol):
         ------
         TrustedTierUnavailable
             With code ``attestation_failed`` if its platform gave no token.
+        """
+
+    def publish_token_keys(self, task: str, keys: Sequence[TokenKeyDigest]) -> PublishedTokenKeys:
+        """Enter keys of anonymous tokens into the task's directory, and vouch for it.
+
+        Parameters
+        ----------
+        task : str
+            Name of the task.
+        keys : sequence of TokenKeyDigest
+            By their rounds. Those that are in the directory already stay as they are.
+
+        Raises
+        ------
+        Conflict
+            With code ``token_keys_conflict`` if the directory has another key for one of the rounds, or
+            keys between these.
+        TrustedTierUnavailable
+            With code ``witness_failed`` or ``attestation_failed``; the keys are in the directory.
         """
 
     def submit(
@@ -222,6 +244,12 @@ class HttpTrustedTier:
         """Vouch for a task's key; see :class:`TrustedTier`."""
         answer = self._request("POST", f"{_task_path(task)}/attestation")
         return _decode(Attestation, answer, what="attestation") if answer else None
+
+    def publish_token_keys(self, task: str, keys: Sequence[TokenKeyDigest]) -> PublishedTokenKeys:
+        """Have token keys vouched for; see :class:`TrustedTier`."""
+        body = encode_json(TokenKeyDigests(keys=tuple(keys)))
+        answer = self._request("PUT", f"{_task_path(task)}/token-keys", body=body)
+        return _decode(PublishedTokenKeys, answer, what="published token keys")
 
     def submit(
         self, task: str, round: int, model_version: int, entries: Iterable[SealedEntry]

@@ -21,6 +21,8 @@ from pocketfl.plan.manifest import MAX_PARAMETERS, BudgetUnit
 from pocketfl.protocol import (
     REPORT_OVERHEAD,
     AggregatorKey,
+    Attestation,
+    LedgerHead,
     check_digest,
     check_identifier,
     check_token,
@@ -33,6 +35,7 @@ MAX_SEALED_BYTES: Final = 2 * MAX_PARAMETERS + REPORT_OVERHEAD
 BATCH_LIMIT: Final = 128 * 2**20
 """Largest batch of sealed reports in bytes; one report of the largest model fits."""
 MAX_BATCH_ENTRIES: Final = 4096
+MAX_TOKEN_KEYS: Final = 64
 HEADER_LIMIT: Final = 64 * 2**10
 RELEASE_LIMIT: Final = 8 * MAX_PARAMETERS + HEADER_LIMIT + 8
 """Largest release in bytes."""
@@ -163,6 +166,56 @@ class TaskDescription:
     planned: PrivacyStatement
     spent: PrivacyStatement
     budget: BudgetStatement | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenKeyDigest:
+    """What a task's directory of token keys holds of one.
+
+    Attributes
+    ----------
+    first_round, last_round : int
+        Of the epoch, both included.
+    sha256 : str
+        Of the encoded public key.
+    """
+
+    first_round: int
+    last_round: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_digest(self.sha256, what="sha256 of a token key")
+        if not 1 <= self.first_round <= self.last_round < 2**31:
+            raise ValueError("an epoch has at least one round, and rounds count from 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenKeyDigests:
+    """Request: have keys of anonymous tokens vouched for, in the order of their rounds."""
+
+    keys: tuple[TokenKeyDigest, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.keys) <= MAX_TOKEN_KEYS:
+            raise ValueError(f"1 to {MAX_TOKEN_KEYS} token keys at a time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTokenKeys:
+    """What vouches for keys of anonymous tokens.
+
+    Attributes
+    ----------
+    start : LedgerHead
+        Of the task's directory before the first of them.
+    attestation : Attestation or None
+        A token that also carries the nonce of the directory's head after the last of them; None from a
+        trusted tier without attestation.
+    """
+
+    start: LedgerHead
+    attestation: Attestation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

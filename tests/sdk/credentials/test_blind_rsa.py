@@ -84,13 +84,13 @@ def test_the_encoding_matches_the_blind_rsa_vector(monkeypatch) -> None:
 def test_a_token_is_good_for_its_round_and_key_only(task, number) -> None:
     """Any task and round: the token verifies there, and nowhere else."""
     encoded = encode_key(PUBLIC)
-    request = request_token(encoded, challenge(task, number))
+    request = request_token(encoded, challenge(task, number, number))
     token = finish_token(encoded, request, blind_sign(KEY, read_request(request.data, encoded)))
-    assert verify_token(token, encoded, challenge(task, number)) == token[2:34]
-    with pytest.raises(CredentialError, match="another task or round"):
-        verify_token(token, encoded, challenge(task, number + 1))
-    with pytest.raises(CredentialError, match="another task or round"):
-        verify_token(token, encoded, challenge(task + "x", number))
+    assert verify_token(token, encoded, challenge(task, number, number)) == token[2:34]
+    with pytest.raises(CredentialError, match="another task or other rounds"):
+        verify_token(token, encoded, challenge(task, number + 1, number + 1))
+    with pytest.raises(CredentialError, match="another task or other rounds"):
+        verify_token(token, encoded, challenge(task + "x", number, number))
 
 
 def test_what_the_signer_sees_says_nothing_about_the_token() -> None:
@@ -110,7 +110,7 @@ def test_what_the_signer_sees_says_nothing_about_the_token() -> None:
 def test_tampering_is_refused() -> None:
     """Wrong lengths, types, keys and bits, each with its reason."""
     encoded = encode_key(PUBLIC)
-    own = challenge("clicks", 1)
+    own = challenge("clicks", 1, 1)
     request = request_token(encoded, own)
     response = blind_sign(KEY, read_request(request.data, encoded))
     token = finish_token(encoded, request, response)

@@ -5,14 +5,25 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pocketfl.credentials.directory import KeyDirectory, empty_directory, heads_of
 from pocketfl.credentials.tokens import challenge, encode_key, read_request, verify_token
 from pocketfl.credentials.wallet import REFILL_SECONDS, Wallet
-from pocketfl.errors import CredentialError, TransportError
-from pocketfl.protocol import TokenKey, TokenKeys
+from pocketfl.errors import CredentialError, KeyConsistencyError, TransportError
+from pocketfl.protocol import AggregatorKey, TokenKey, TokenKeys
 from pocketfl.store import ExampleStore
 from pocketfl_server.credentials.signing import blind_sign
 
 KEYS = {number: rsa.generate_private_key(65537, 2048) for number in range(1, 5)}
+
+
+POLICY = "3" * 64
+
+
+class TrustsEverything:
+    """Stands in for the attestation, which has tests of its own."""
+
+    def verify_token_keys(self, key, *, policy_hash, head) -> None:
+        assert policy_hash == POLICY
 
 
 class Signer:
@@ -20,16 +31,33 @@ class Signer:
 
     def __init__(self) -> None:
         self.rounds = [1, 2, 3]
+        self.span = 1
+        self.separation = 1
+        self.next_round: int | None = None
         self.asked: dict[int, bytes] = {}
         self.loses_answers = False
         self.key = lambda number: KEYS[number]
 
     def token_keys(self, task):
-        keys = tuple(
-            TokenKey(round=n, public_key=encode_key(self.key(n).public_key()).hex())
-            for n in self.rounds
+        return TokenKeys(
+            task=task,
+            next_round=self.next_round or self.rounds[0],
+            separation=self.separation,
+            keys=tuple(map(self.token_key, self.rounds)),
+            # All that this signer ever announces begins with the first.
+            start=heads_of(
+                empty_directory(task), map(self.token_key, range(1, self.rounds[0], self.span))
+            )[-1],
+            policy_hash=POLICY,
+            aggregator=AggregatorKey(key_id="1" * 64, public_key="2" * 64),
         )
-        return TokenKeys(task=task, keys=keys)
+
+    def token_key(self, first):
+        return TokenKey(
+            first_round=first,
+            last_round=first + self.span - 1,
+            public_key=encode_key(self.key(first).public_key()).hex(),
+        )
 
     def sign_token(self, token, task, round, request):  # noqa: A002
         assert token == "device-token"
@@ -69,6 +97,7 @@ def open_wallet(tmp_path, signer, clock):
         return Wallet(
             store.database,
             signer,
+            directory=KeyDirectory(TrustsEverything(), store.database),
             device_token=lambda: "device-token",
             clock=clock,
             uniform=lambda low, high: low,
@@ -86,12 +115,14 @@ def test_each_token_is_handed_out_once(open_wallet) -> None:
     assert wallet.refill("clicks") == 0
     token = wallet.take("clicks", 1)
     encoded = encode_key(KEYS[1].public_key())
-    assert verify_token(token, encoded, challenge("clicks", 1)) == token[2:34]
+    assert verify_token(token, encoded, challenge("clicks", 1, 1)) == token[2:34]
     assert open_wallet().take("clicks", 1) is None
     assert open_wallet().count("clicks") == 2
-    # A round that was let pass takes its token along.
+    # One that was shown and gave no place is had again.
     assert wallet.take("clicks", 3) is not None
-    assert wallet.count("clicks") == 0
+    assert wallet.count("clicks") == 1
+    wallet.put_back("clicks", 3)
+    assert open_wallet().take("clicks", 3) is not None
 
 
 def test_a_lost_answer_is_asked_for_again(open_wallet, signer) -> None:
@@ -114,18 +145,17 @@ def test_a_lost_request_costs_one_round(open_wallet, signer) -> None:
     assert wallet.take("clicks", 3) is not None
 
 
-def test_another_key_means_another_request(open_wallet, signer) -> None:
-    """A request that waits for a key that is gone is not mixed up with the new one."""
+def test_nothing_is_asked_for_under_another_key(open_wallet, signer) -> None:
+    """A request waits for the key that this device saw first; a second one is refused."""
     signer.loses_answers = True
     with pytest.raises(TransportError):
         open_wallet().refill("clicks")
     signer.loses_answers = False
     signer.asked.clear()
     signer.key = lambda number: KEYS[number + 1]
-    wallet = open_wallet()
-    assert wallet.refill("clicks") == 3
-    token = wallet.take("clicks", 1)
-    verify_token(token, encode_key(KEYS[2].public_key()), challenge("clicks", 1))
+    with pytest.raises(KeyConsistencyError, match="two sets"):
+        open_wallet().refill("clicks")
+    assert signer.asked == {}
 
 
 def test_a_signer_that_cheats_is_found_out(open_wallet, signer) -> None:
@@ -172,3 +202,54 @@ def test_keys_of_past_rounds_are_forgotten(open_wallet, signer) -> None:
     wallet.refill("clicks")
     assert wallet.take("clicks", 2) is None
     assert wallet.count("clicks") == 2
+
+
+def test_epochs_lie_as_far_apart_as_they_must(open_wallet, signer) -> None:
+    """Two rounds to an epoch, three between check-ins: every third of the small epochs, or fewer."""
+    signer.span, signer.separation, signer.rounds = 2, 4, [1, 3, 5, 7, 9, 11]
+    signer.key = lambda first: KEYS[1 + first % 4]
+    wallet = open_wallet()
+    assert wallet.refill("clicks") == 2
+    assert wallet.refill("clicks") == 0
+    (one, other) = sorted(signer.asked)
+    assert other - one == 6
+    # In any one round of its epoch, and once.
+    assert wallet.take("clicks", one + 2) is None
+    assert wallet.take("clicks", one + 1) is not None
+    assert wallet.take("clicks", one) is None
+    # What it had counts for what it may have, also when the epoch is over.
+    signer.rounds, signer.next_round = [other, other + 2, other + 4, other + 6], other + 1
+    assert open_wallet().refill("clicks") == 1
+    assert sorted(signer.asked) == [one, other, other + 6]
+
+
+def test_a_fleet_begins_with_different_epochs(tmp_path, signer, clock) -> None:
+    """Devices of one day do not all have tokens for the same epochs (false alarm: 1 in 2**19)."""
+    signer.span, signer.separation, signer.rounds = 1, 2, [1, 2]
+    first = set()
+    for number in range(20):
+        signer.asked.clear()
+        with ExampleStore(tmp_path / f"{number}.db") as store:
+            Wallet(
+                store.database,
+                signer,
+                directory=KeyDirectory(TrustsEverything(), store.database),
+                device_token=lambda: "device-token",
+                clock=clock,
+            ).refill("clicks")
+        first |= set(signer.asked)
+    assert first == {1, 2}
+
+
+def test_the_key_is_looked_at_again_before_a_token_is_shown(open_wallet, signer) -> None:
+    """Whoever shows another key then than at the fetching is found out, and sees no token."""
+    wallet = open_wallet()
+    assert wallet.check("clicks", 1, policy_hash=POLICY) is None
+    wallet.refill("clicks")
+    assert wallet.check("clicks", 1, policy_hash=POLICY) == "1" * 64
+    with pytest.raises(KeyConsistencyError, match="another policy"):
+        wallet.check("clicks", 1, policy_hash="4" * 64)
+    signer.key = lambda number: KEYS[number + 1]
+    with pytest.raises(KeyConsistencyError, match="two sets"):
+        wallet.check("clicks", 1, policy_hash=POLICY)
+    assert wallet.count("clicks") == 3

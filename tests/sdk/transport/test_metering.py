@@ -148,7 +148,17 @@ def test_each_kind_of_request_is_counted_by_itself(server, transport, report) ->
         answer(CONTENT),
         answer({"answer": ASSIGNMENT}),
         answer({"table": "weather", "rows": []}),
-        answer({"task": "clicks", "keys": []}),
+        answer(
+            {
+                "task": "clicks",
+                "next_round": 1,
+                "separation": 1,
+                "keys": [],
+                "start": {"sequence": 0, "digest": DIGEST},
+                "policy_hash": DIGEST,
+                "aggregator": ASSIGNMENT["aggregator"],
+            }
+        ),
         answer(b"a document"),
         answer(status=503),
         answer({"lease": LEASE, "sha256": report.sha256}),

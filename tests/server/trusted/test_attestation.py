@@ -9,14 +9,16 @@ import sqlite3
 import stat
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import jwt
 import pytest
 
-from pocketfl.attestation.binding import head_nonce, key_nonce
+from pocketfl.attestation.binding import head_nonce, key_nonce, token_keys_nonce
 from pocketfl.attestation.verifier import AttestedAggregator
+from pocketfl.credentials.directory import empty_directory, extend
 from pocketfl.errors import AggregatorRefusedError
 from pocketfl.protocol import AggregatorKey, LedgerHead
 from pocketfl_server.trusted.aggregator import Aggregator
@@ -26,7 +28,7 @@ from pocketfl_server.trusted.attesters import (
     ConfidentialSpaceAttester,
     DevelopmentAttester,
 )
-from pocketfl_server.trusted.messages import TrustedTierUnavailable
+from pocketfl_server.trusted.messages import Conflict, TokenKeyDigest, TrustedTierUnavailable
 from pocketfl_server.trusted.witness import FileWitness, WitnessError
 
 
@@ -149,6 +151,54 @@ def test_no_release_is_handed_over_before_its_witness_knows(
         assert witness.newest().sequence == 1
 
 
+def test_the_directory_of_token_keys_only_grows(tmp_path, plan_keys, make_plan) -> None:
+    """One key for each epoch, in the order of rounds; a token and the witness's log have its head."""
+    attester = DevelopmentAttester(tmp_path / "attestation")
+    witness = FileWitness(tmp_path / "witness.log")
+    keys = [
+        TokenKeyDigest(first_round=n, last_round=n + 1, sha256=f"{n:064x}") for n in (1, 3, 5, 7)
+    ]
+    with open_tier(tmp_path, plan_keys, attester=attester, witness=witness) as tier:
+        raw = bytes.fromhex(tier.register("clicks", make_plan().data).public_key)
+        first = tier.publish_token_keys("clicks", keys[:2])
+        assert first.start == empty_directory("clicks")
+    shutil.copy(tmp_path / "ledger.db", tmp_path / "old.db")
+    with open_tier(tmp_path, plan_keys, attester=attester, witness=witness) as tier:
+        published = tier.publish_token_keys("clicks", keys[1:])
+        head = published.start
+        for key in keys[1:]:
+            head = extend(
+                head,
+                first_round=key.first_round,
+                last_round=key.last_round,
+                key_sha256=key.sha256,
+            )
+        claims = jwt.decode(published.attestation.token, options={"verify_signature": False})
+        assert claims["eat_nonce"][2] == token_keys_nonce(raw, head)
+        other = {
+            "another key": replace(keys[2], sha256="f" * 64),
+            "another span": replace(keys[2], last_round=7),
+            "overlapping": replace(keys[3], first_round=8, last_round=9),
+            "before the last": TokenKeyDigest(first_round=6, last_round=6, sha256="f" * 64),
+        }
+        for what, wrong in other.items():
+            with pytest.raises(Conflict) as refused:
+                tier.publish_token_keys("clicks", [wrong])
+            assert refused.value.code == "token_keys_conflict", what
+        with pytest.raises(Conflict):
+            tier.publish_token_keys("clicks", [keys[0], keys[2]])
+        log = "token keys of clicks"
+        assert [seen.sequence for seen in witness.heads(log=log)] == [2, 4]
+        assert witness.newest(log=log) == head
+        assert witness.newest() == tier.attest("clicks").head
+    with open_tier(tmp_path, plan_keys, attester=attester, witness=witness) as tier:
+        assert tier.publish_token_keys("clicks", keys).start == empty_directory("clicks")
+    # A tier that forgot which keys it vouched for could vouch for others.
+    shutil.copy(tmp_path / "old.db", tmp_path / "ledger.db")
+    with pytest.raises(WitnessError, match="rolled back"):
+        open_tier(tmp_path, plan_keys, witness=witness)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "drop", "swap"])
 def test_a_damaged_witness_is_noticed(tmp_path, damage) -> None:
     """Changing, cutting, dropping or moving any line but the last breaks the chain."""
@@ -194,7 +244,7 @@ def test_a_ledger_of_version_1_gets_its_chain(
     chain = connection.execute("SELECT * FROM chain").fetchall()
     connection.executescript(
         "DROP TABLE chain; DROP TABLE budget_tasks; DROP TABLE budgets; DROP TABLE tree_noise; "
-        "DROP TABLE counted; ALTER TABLE reports DROP COLUMN origin_round; "
+        "DROP TABLE counted; DROP TABLE token_keys; ALTER TABLE reports DROP COLUMN origin_round; "
         "ALTER TABLE reports DROP COLUMN origin_version; PRAGMA user_version=1;"
     )
     connection.close()

@@ -125,7 +125,7 @@ def test_a_ledger_from_before_shared_budgets_is_taken_over(tmp_path: Path) -> No
     Ledger(path).close()
     with sqlite3.connect(path) as connection:
         newest = connection.execute("PRAGMA user_version").fetchone()
-        for table in ("budget_tasks", "budgets", "tree_noise", "counted"):
+        for table in ("budget_tasks", "budgets", "tree_noise", "counted", "token_keys"):
             connection.execute(f"DROP TABLE {table}")
         for column in ("origin_round", "origin_version"):
             connection.execute(f"ALTER TABLE reports DROP COLUMN {column}")
