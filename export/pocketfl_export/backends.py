@@ -11,6 +11,7 @@ from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.manifest import RUNTIME_NAMES, RuntimeSpec
 from pocketfl_export.errors import ExportError
 from pocketfl_export.problem import TrainingProblem
+from pocketfl_export.tracing import DecompositionTable, TracedGraphs, trace_problem
 
 PARTS: Final = ("train", "evaluate", "predict")
 
@@ -24,9 +25,9 @@ class BackEnd:
     name : str
         The runtime, as devices call it.
     package : str
-        The package with ``export_parts(problem) -> {"train": bytes, "evaluate": ..., "predict": ...}``,
-        for finding faults ``decomposition_table()`` and ``run_graph(traced, arguments)``, for cards
-        ``count_operators(part)``, and in its module ``quantization`` a function ``quantize``.
+        The package with ``decomposition_table()`` to trace with, ``export_graphs(traced) -> {"train":
+        bytes, "evaluate": ..., "predict": ...}``, for finding faults ``run_graph(traced, arguments)``,
+        for cards ``count_operators(part)``, and in its module ``quantization`` a function ``quantize``.
     suffix : str
         Of the parts' names.
     minimum_version : str
@@ -41,11 +42,20 @@ class BackEnd:
     minimum_version: str
     opset: int | None = None
 
+    def trace(self, problem: TrainingProblem) -> TracedGraphs:
+        """Trace the three graphs with this runtime's decompositions; raises as ``trace_problem``."""
+        table: DecompositionTable = importlib.import_module(self.package).decomposition_table()
+        return trace_problem(problem, decompositions=table)
+
+    def export_graphs(self, traced: TracedGraphs) -> dict[str, bytes]:
+        """Export what :meth:`trace` made; raises ``UnsupportedModelError`` naming what it cannot."""
+        export: Callable[[TracedGraphs], dict[str, bytes]]
+        export = importlib.import_module(self.package).export_graphs
+        return export(traced)
+
     def export_parts(self, problem: TrainingProblem) -> dict[str, bytes]:
-        """Export the three graphs; raises ``UnsupportedModelError`` naming what it cannot."""
-        export: Callable[[TrainingProblem], dict[str, bytes]]
-        export = importlib.import_module(self.package).export_parts
-        return export(problem)
+        """Trace and export the three graphs; raises as both do."""
+        return self.export_graphs(self.trace(problem))
 
     def count_operators(self, part: bytes) -> dict[str, int]:
         """Return how often each of the runtime's operators stands in a part."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from pocketfl.plan import AggregationSpec, load_signing_key
+from pocketfl.plan.storage import Storage
 from pocketfl_export.configuration import ExportConfiguration, import_named, read_configuration
 from pocketfl_export.errors import ExportError
 from pocketfl_export.gate import check_model
@@ -117,6 +118,7 @@ def plan(  # noqa: PLR0917 - typer reads options from the signature
         runtimes=settings.runtimes,
         inference=settings.inference,
         batch_size=settings.batch_size,
+        storage=settings.storage,
         card=settings.card,
     )
     typer.echo(
@@ -182,6 +184,9 @@ def check(  # noqa: PLR0917 - typer reads options from the signature
     steps: Annotated[int, typer.Option(min=1, help="Training steps to compare.")] = 50,
     tolerance: Annotated[float, typer.Option(help="Largest accepted difference.")] = 1e-5,
     seed: Annotated[int, typer.Option(help="Seed of the random batches.")] = 0,
+    storage: Annotated[
+        Storage, typer.Option(help="float16 halves the parameters' bytes; see what it rounds.")
+    ] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Train a model beside eager torch on each runtime; exit status 1 if one differs."""
@@ -198,6 +203,7 @@ def check(  # noqa: PLR0917 - typer reads options from the signature
         target,
         runtimes=runtime or ["onnxruntime", "executorch"],
         settings=settings,
+        storage=storage,
     )
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
@@ -273,6 +279,12 @@ def _show(factory: str, report: ParityReport) -> None:
     row("bytes of all graphs", (f"{r.bytes:,}" for r in results))
     row("verdict", ("[green]equal[/green]" if r.ok else "[red]refused[/red]" for r in results))
     console.print(table)
+    if report.rounding is not None:
+        console.print(
+            f"stored as float16: initial parameters move by at most {report.rounding:.1e}, before both "
+            "sides start",
+            highlight=False,
+        )
     for refusal in report.refused:
         console.print(f"[red]{refusal.runtime}[/red]: {refusal.operator}: {refusal.reason}")
         console.print(f"  rewrite: {refusal.rewrite}", highlight=False)

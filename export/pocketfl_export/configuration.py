@@ -23,6 +23,7 @@ from pocketfl.plan.manifest import (
     EligibilitySpec,
     Privacy,
 )
+from pocketfl.plan.storage import Storage
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.errors import ExportError
 
@@ -55,6 +56,8 @@ class ExportConfiguration:
         Likewise.
     batch_size : int or None
         Likewise.
+    storage : {"float32", "float16"}
+        Likewise.
     fix : bool
         Apply the stated rewrites to the model first.
     card : table or None
@@ -78,6 +81,7 @@ class ExportConfiguration:
     runtimes: tuple[str, ...] = ("onnxruntime", "executorch")
     inference: tuple[str, ...] = ("float32",)
     batch_size: int | None = None
+    storage: Storage = "float32"
     fix: bool = False
     card: ModelCard | None = None
 

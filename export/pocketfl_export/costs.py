@@ -15,7 +15,12 @@ from pocketfl.plan.card import BatchCost
 from pocketfl.plan.manifest import MAX_BATCH
 from pocketfl_export.errors import ExportError
 from pocketfl_export.problem import TrainingProblem
-from pocketfl_export.tracing import DecompositionTable, TracedGraph, trace_problem
+from pocketfl_export.tracing import (
+    DecompositionTable,
+    TracedGraph,
+    TracedGraphs,
+    trace_problem,
+)
 
 BATCH_SIZES: Final = (1, 8, 16, 32, 64, 128)
 """Sizes that costs are stated for, besides the plan's own."""
@@ -80,19 +85,21 @@ _BY_INPUT: Final = frozenset(
 
 
 def batch_costs(
-    problem: TrainingProblem, decompositions: DecompositionTable
+    traced: TracedGraphs, decompositions: DecompositionTable
 ) -> dict[str, tuple[BatchCost, ...]]:
-    """Return the costs of the three graphs for several batch sizes.
+    """Return the costs of three graphs, traced with these decompositions, for several batch sizes.
 
     Operations and most tensors grow with the batch in a straight line, which two traced sizes give.
     The plan's own size is counted, not interpolated. A model that can only be traced at its own size
     has that one line.
     """
+    problem = traced.problem
     rows = problem.batch_size
     other = 2 * rows if 2 * rows <= MAX_BATCH else rows // 2
-    own = _count(problem, decompositions)
+    own = _count(traced)
     try:
-        second = _count(_resized(problem, other), decompositions)
+        resized = _resized(problem, other)
+        second = _count(trace_problem(resized, decompositions=decompositions))
     except (ExportError, RuntimeError):
         return {part: (cost,) for part, cost in own.items()}
     sizes = sorted({*BATCH_SIZES, rows})
@@ -112,9 +119,9 @@ def _resized(problem: TrainingProblem, rows: int) -> TrainingProblem:
     )
 
 
-def _count(problem: TrainingProblem, decompositions: DecompositionTable) -> dict[str, BatchCost]:
-    traced = trace_problem(problem, decompositions=decompositions)
-    return {part: graph_cost(graph, problem.batch_size) for part, graph in traced.items()}
+def _count(traced: TracedGraphs) -> dict[str, BatchCost]:
+    rows = traced.problem.batch_size
+    return {part: graph_cost(graph, rows) for part, graph in traced.items()}
 
 
 def _between(first: BatchCost, second: BatchCost, rows: int) -> BatchCost:

@@ -17,13 +17,13 @@ from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec
 from pocketfl.features.transforms import Tensor as TensorColumn
 from pocketfl.plan.manifest import (
-    PARAMETERS_PART,
     AggregationSpec,
     Manifest,
     PartSpec,
     RuntimeSpec,
 )
 from pocketfl.plan.schemas import SCHEMA_VERSION
+from pocketfl.plan.storage import Storage, encode_parameters
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.backends import PARTS, BackEnd, back_ends
 from pocketfl_export.errors import ParityError, Refusal
@@ -39,15 +39,26 @@ from pocketfl_export.parity import (
 from pocketfl_export.preconditions import check_preconditions
 from pocketfl_export.problem import ExampleInputs, Loss, TrainingProblem, make_problem
 from pocketfl_export.rewrites import GENERAL_REWRITE, rewrite_for
-from pocketfl_export.tracing import trace_problem
+from pocketfl_export.tracing import TracedGraphs
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """The report, and the parts of every runtime that passed, by their names in a plan."""
+    """What came of a model.
+
+    Attributes
+    ----------
+    report : ParityReport
+        The verdict.
+    parts : dict of str to bytes
+        Of every runtime that passed, by their names in a plan.
+    traced : dict of str to TracedGraphs
+        What they were made of, by runtime.
+    """
 
     report: ParityReport
     parts: dict[str, bytes] = field(default_factory=dict)
+    traced: dict[str, TracedGraphs] = field(default_factory=dict)
 
 
 def check_model(
@@ -60,6 +71,7 @@ def check_model(
     steps: int = 50,
     settings: ParitySettings | None = None,
     training: TrainingSpec | None = None,
+    storage: Storage = "float32",
 ) -> ParityReport:
     """Export a model for each runtime and compare it with eager torch, writing nothing.
 
@@ -79,6 +91,8 @@ def check_model(
         All of the gate's settings.
     training : TrainingSpec, optional
         The optimizer and the clipping that devices train with: plain SGD by default.
+    storage : {"float32", "float16"}
+        How parameters are kept and downloaded.
 
     Returns
     -------
@@ -93,7 +107,9 @@ def check_model(
     chosen = back_ends(runtimes)
     settings = settings or ParitySettings(steps=steps)
     try:
-        problem = make_problem(model, loss, example_inputs, example_target, training)
+        problem = make_problem(
+            model, loss, example_inputs, example_target, training, storage=storage
+        )
         check_preconditions(problem, seed=settings.seed)
     except ParityError as error:
         names = [back_end.name for back_end in chosen]
@@ -126,9 +142,11 @@ def run_gate(
     runtimes: dict[str, RuntimeParity] = {}
     refused: list[Refusal] = []
     passed: dict[str, bytes] = {}
+    traced: dict[str, TracedGraphs] = {}
     for back_end in chosen:
         try:
-            exported = back_end.export_parts(problem)
+            traced[back_end.name] = back_end.trace(problem)
+            exported = back_end.export_graphs(traced[back_end.name])
         except ParityError as error:
             runtimes[back_end.name] = RuntimeParity(ok=False)
             refused.extend(refusals_of(error, [back_end.name]))
@@ -143,16 +161,20 @@ def run_gate(
         if miss is None:
             passed.update(parts)
         else:
-            refused.append(_explain(problem, back_end, miss))
-    return GateResult(ParityReport(runtimes=runtimes, refused=tuple(refused)), passed)
+            refused.append(_explain(traced[back_end.name], back_end, miss))
+    report = ParityReport(
+        runtimes=runtimes,
+        refused=tuple(refused),
+        rounding=None if problem.spec.storage is None else problem.rounding,
+    )
+    return GateResult(report, passed, traced)
 
 
-def _explain(problem: TrainingProblem, back_end: BackEnd, miss: Miss) -> Refusal:
+def _explain(traced: TracedGraphs, back_end: BackEnd, miss: Miss) -> Refusal:
     operator = None
     if miss.arguments is not None:
         package = importlib.import_module(back_end.package)
         run_graph: RunGraph = package.run_graph
-        traced = trace_problem(problem, decompositions=package.decomposition_table())
         with contextlib.suppress(Exception):  # The refusal stands; only its operator stays unnamed.
             operator = find_operator(traced.train, miss.arguments, run_graph)
     if operator is None:
@@ -194,7 +216,8 @@ class CandidatePlan:
         spec: RuntimeSpec | None = None,
     ) -> None:
         self._parameters: NDArray[np.float32] = problem.initial_parameters().numpy()
-        self._parts = {**parts, PARAMETERS_PART: self._parameters.astype("<f4").tobytes()}
+        stored = encode_parameters(self._parameters, problem.spec.stored_as)
+        self._parts = {**parts, problem.spec.parameters_part: stored}
         self._manifest = Manifest(
             schema=SCHEMA_VERSION,
             name="candidate",

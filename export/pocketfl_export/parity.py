@@ -121,10 +121,14 @@ class ParityReport:
         By the runtime's name.
     refused : tuple of Refusal
         Why, where a runtime did not pass.
+    rounding : float or None
+        Largest difference of an initial parameter from the modeller's, where the plan stores float16;
+        runtimes are compared with torch on the rounded ones.
     """
 
     runtimes: Mapping[str, RuntimeParity]
     refused: tuple[Refusal, ...] = ()
+    rounding: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -162,6 +166,7 @@ class ParityReport:
                 }
                 for refusal in self.refused
             ],
+            "rounding": self.rounding,
         }
 
 

@@ -18,7 +18,6 @@ from pocketfl.plan import Plan, build_plan, write_plan
 from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.card import CARD_PART, ModelCard
 from pocketfl.plan.manifest import (
-    PARAMETERS_PART,
     AggregationSpec,
     BudgetSpec,
     DifferentialPrivacySpec,
@@ -27,6 +26,7 @@ from pocketfl.plan.manifest import (
     Privacy,
     TensorSpec,
 )
+from pocketfl.plan.storage import Storage, encode_parameters
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.backends import PARTS, BackEnd, back_ends
 from pocketfl_export.cards import make_card
@@ -64,6 +64,7 @@ def export_plan(
     inference: Iterable[str] | Mapping[str, Iterable[str]] = ("float32",),
     inference_examples: Mapping[str, torch.Tensor] | None = None,
     batch_size: int | None = None,
+    storage: Storage = "float32",
     parity: ParitySettings | None = None,
     card: ModelCard | None = None,
 ) -> Plan:
@@ -117,6 +118,9 @@ def export_plan(
         Inputs that 8 bits are calibrated and measured on; without them, mixtures of the example's rows.
     batch_size : int, optional
         Rows of the graphs' batch, if not those of the example: the example is repeated or cut.
+    storage : {"float32", "float16"}
+        How parameters are kept and downloaded: ``float16`` halves these bytes and rounds the initial
+        parameters, and those of each new version, to 11 significant bits. Devices train in float32.
     parity : ParitySettings, optional
         How hard the gate looks.
     card : ModelCard, optional
@@ -142,7 +146,7 @@ def export_plan(
     chosen = back_ends(runtimes)
     settings = parity or ParitySettings()
     example_inputs, example_targets = _resize(example_inputs, example_targets, batch_size)
-    problem = make_problem(model, loss, example_inputs, example_targets, training)
+    problem = make_problem(model, loss, example_inputs, example_targets, training, storage=storage)
     features = features or default_features(problem.spec)
     # Before the costly part: a plan whose features do not fit is of no use.
     FeaturePipeline(features, model=problem.spec)
@@ -154,12 +158,12 @@ def export_plan(
     predictions = _make_inference(
         problem, chosen, result.parts, inference, inference_examples, seed=settings.seed
     )
-    parameters = problem.initial_parameters().numpy().astype("<f4").tobytes()
+    parameters = encode_parameters(problem.initial_parameters().numpy(), storage)
     parts = {
         **result.parts,
         **{name: data for made in predictions.values() for name, data in made.parts.items()},
     }
-    made_card = make_card(problem, chosen, parts, result.report, card)
+    made_card = make_card(problem, chosen, parts, result, card)
     plan = build_plan(
         name=name,
         version=version,
@@ -178,7 +182,11 @@ def export_plan(
             )
             for back_end in chosen
         },
-        parts={**parts, PARAMETERS_PART: parameters, CARD_PART: made_card.to_json()},
+        parts={
+            **parts,
+            problem.spec.parameters_part: parameters,
+            CARD_PART: made_card.to_json(),
+        },
         signing_key=signing_key,
     )
     write_plan(plan, target_path)

@@ -17,6 +17,7 @@ from pocketfl.plan.manifest import (
     ParameterSpec,
     TensorSpec,
 )
+from pocketfl.plan.storage import LARGEST, Storage, as_stored
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.runtimes import optimizers
 from pocketfl_export.errors import ExportError, UnsupportedModelError
@@ -73,6 +74,8 @@ class TrainingProblem:
         The interface that goes into the plan.
     training : TrainingSpec
         The optimizer and the clipping that the training step has.
+    rounding : float
+        Largest difference of a parameter from the modeller's own, by how the plan stores parameters.
     """
 
     model: nn.Module
@@ -83,6 +86,7 @@ class TrainingProblem:
     output_names: tuple[str, ...]
     spec: ModelSpec
     training: TrainingSpec = field(default_factory=TrainingSpec)
+    rounding: float = 0.0
 
     @property
     def batch_size(self) -> int:
@@ -154,6 +158,8 @@ def make_problem(
     example_inputs: ExampleInputs,
     example_target: torch.Tensor,
     training: TrainingSpec | None = None,
+    *,
+    storage: Storage = "float32",
 ) -> TrainingProblem:
     """Check a model with one example batch and give everything its name.
 
@@ -169,6 +175,8 @@ def make_problem(
         Its targets.
     training : TrainingSpec, optional
         How devices train: plain SGD by default.
+    storage : {"float32", "float16"}
+        How parameters are kept and downloaded; the problem's models have them as they are read again.
 
     Returns
     -------
@@ -204,6 +212,7 @@ def make_problem(
             f"the model cannot be copied ({error}); keep parameters, buffers and plain values in it"
         ) from error
     parameters = _parameter_specs(ours)
+    rounding = max(_store(each, storage) for each in (ours, evaluation_model))
     refuse_stateful_modules(ours)
     outputs, random = _run(ours, evaluation_model, inputs, rows)
     for name, value in outputs.items():
@@ -220,6 +229,7 @@ def make_problem(
             outputs=tuple(_tensor_spec(name, value) for name, value in outputs.items()),
             batch_size=rows,
             random_numbers=random or None,
+            storage=None if storage == "float32" else storage,
         )
     except ValueError as error:
         raise ExportError(str(error)) from None
@@ -232,7 +242,25 @@ def make_problem(
         output_names=tuple(outputs),
         spec=spec,
         training=training or TrainingSpec(),
+        rounding=rounding,
     )
+
+
+def _store(model: nn.Module, storage: Storage) -> float:
+    """Round a model's parameters in place as storing does; return the largest difference it made."""
+    difference = 0.0
+    for name, parameter in trainable_parameters(model):
+        values = parameter.detach()
+        stored = torch.from_numpy(as_stored(values.numpy(), storage))
+        if not bool(torch.isfinite(stored).all()):
+            raise ExportError(
+                f"parameter {name!r} holds {float(values.abs().max()):g}, and the largest {storage} is "
+                f"{LARGEST:g}: scale what the layer reads or makes, or store float32"
+            )
+        if values.numel():
+            difference = max(difference, float((stored - values).abs().max()))
+        values.copy_(stored)
+    return difference
 
 
 def _run(

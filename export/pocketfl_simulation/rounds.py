@@ -362,7 +362,13 @@ class Simulation:
             round_number=number,
             clip_norm=None if adaptive is None else self._bounds.clip_norm,
         )
-        moved, self._state = apply_update(self.task.optimizer, self.parameters, self._state, update)
+        moved, self._state = apply_update(
+            self.task.optimizer,
+            self.parameters,
+            self._state,
+            update,
+            storage=self._manifest.required_model.stored_as,
+        )
         if not np.isfinite(moved).all():
             raise SimulationError("the global model diverged; lower the server's learning rate")
         self.parameters = moved

@@ -5,7 +5,7 @@
 ``GET /v1/notices``                        open rounds and pauses, the same for everybody, with ETag
 ``POST /v1/tasks/T/rounds/R/check-in``     device token -> :class:`Assignment` or :class:`RetryWindow`
 ``GET /v1/plans/SHA256``                   the plan's archive; immutable
-``GET /v1/parameters/SHA256``              flat float32 parameters; immutable
+``GET /v1/parameters/SHA256``              flat parameters in the plan's storage; immutable
 ``GET /v1/rollouts/SHA256``                which version to predict with, signed; immutable
 ``PUT /v1/leases/L/report``                sealed report under the lease; idempotent
 ``GET /v1/features/TABLE``                 the user's own server-side features; device token

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from sqlalchemy import Connection
 
 from pocketfl.plan import Manifest, Plan
+from pocketfl.plan.storage import Storage
 from pocketfl.protocol import (
     Assignment,
     CheckIn,
@@ -255,7 +257,7 @@ class BackEnd:
         return self._blobs.get("plan", sha256)
 
     def parameters(self, sha256: str) -> bytes:
-        """Return parameters as little-endian float32."""
+        """Return parameters, little-endian, in the storage of their plan."""
         return self._blobs.get("parameters", sha256)
 
     def rollout_document(self, sha256: str) -> bytes:
@@ -413,10 +415,12 @@ class BackEnd:
 
     def models(self, task: str) -> tuple[ModelVersion, ...]:
         """Return every version of a task's model, oldest first; none of a task without a model."""
-        if self._tasks.get(task).kind == "analytics":
+        storage = self._storage(task)
+        if storage is None:
             return ()
         with self.database.reading() as connection:
-            return self._registry.versions(connection, task)
+            versions = self._registry.versions(connection, task)
+        return tuple(replace(version, storage=storage) for version in versions)
 
     def results(self, task: str) -> tuple[ResultSummary, ...]:
         """Return every release of a task that asks queries, oldest first, without its values."""
@@ -432,15 +436,21 @@ class BackEnd:
 
     def model(self, task: str, version: int) -> ModelVersion:
         """Return one version of a task's model."""
-        self._tasks.get(task)
+        storage = self._storage(task) or "float32"
         if not 0 <= version < 2**31:
             raise NotFound(f"task {task!r} has no model version {version}", code="unknown_model")
         with self.database.reading() as connection:
-            return self._registry.version(connection, task, version)
+            return replace(self._registry.version(connection, task, version), storage=storage)
 
     def model_parameters(self, task: str, version: int) -> FloatVector:
         """Return one version's parameters, float32 of shape (P,)."""
-        return self._registry.parameters(self.model(task, version))
+        record = self.model(task, version)
+        manifest = self._tasks.manifest(self._tasks.get(task).plan_sha256)
+        return self._registry.parameters(record, manifest.required_model)
+
+    def _storage(self, task: str) -> Storage | None:
+        model = self._tasks.manifest(self._tasks.get(task).plan_sha256).model
+        return None if model is None else model.stored_as
 
     def put_features(self, user: str, table: str, rows: Iterable[FeatureRow]) -> int:
         """Store rows of one user's features; returns how many."""

@@ -100,7 +100,7 @@ class InProcessTransport:
         return self._download("plan", self._back_end.plan, sha256)
 
     def parameters(self, sha256: str) -> bytes:
-        """Return flat little-endian float32 parameters."""
+        """Return parameters, flat and little-endian, in the storage of their plan."""
         return self._download("parameters", self._back_end.parameters, sha256)
 
     def rollout(self, sha256: str) -> bytes:

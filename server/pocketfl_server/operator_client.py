@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
-import numpy as np
 import urllib3
 
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, TransportError
 from pocketfl.plan.manifest import MAX_PARAMETERS
+from pocketfl.plan.storage import byte_length, decode_parameters
 from pocketfl.protocol import FEATURES_LIMIT, FeatureRow, Problem, RoundNotice
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.analytics.records import ResultList, ResultSummary, TaskResult
@@ -164,11 +164,13 @@ class OperatorClient:
 
     def model_parameters(self, task: str, version: int) -> FloatVector:
         """Download one version's parameters, float32 of shape (P,), and check their hash."""
-        digest = self.model(task, version).parameters_sha256
+        model = self.model(task, version)
+        digest = model.parameters_sha256
         data = self._request("GET", f"/v1/parameters/{digest}", limit=4 * MAX_PARAMETERS)
         if sha256(data).hexdigest() != digest:
             raise TransportError("the parameters are not those of their hash", code="wrong_content")
-        return np.frombuffer(data, dtype="<f4").astype(np.float32)
+        count = len(data) // byte_length(1, model.storage)
+        return decode_parameters(data, count=count, storage=model.storage)
 
     def open_round(self, task: str, *, seconds: float) -> RoundNotice:
         """Open a task's next round."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError
+from pocketfl.plan.storage import Storage, as_stored
 from pocketfl.runtimes.interface import FloatVector
 
 _MAGIC: Final = b"PFO1"
@@ -82,7 +83,8 @@ class OptimizerState:
     step : int
         Number of updates so far.
     moments : dict of str to ndarray of float32, shape (P,)
-        ``velocity`` for SGD; ``first`` and ``second`` for Adam; empty before the first update.
+        ``velocity`` for SGD; ``first`` and ``second`` for Adam; empty before the first update. Where
+        the model is stored in fewer bits, ``remainder`` too: what the last rounding left out.
     """
 
     step: int = 0
@@ -94,8 +96,14 @@ def apply_update(
     parameters: FloatVector,
     state: OptimizerState,
     update: NDArray[np.float64],
+    *,
+    storage: Storage = "float32",
 ) -> tuple[FloatVector, OptimizerState]:
     """Move the model by one round's mean update.
+
+    A model that is stored as float16 is moved in float32: what its rounding leaves out is remembered,
+    for many small updates would each be rounded away (as a "master copy" of the weights, Micikevicius
+    et al. 2018, "Mixed precision training", section 3.1).
 
     Parameters
     ----------
@@ -107,6 +115,8 @@ def apply_update(
         What the previous call returned, or a fresh one.
     update : ndarray of float64, shape (P,)
         Mean change of the parameters, in the model's own units.
+    storage : {"float32", "float16"}
+        How the plan stores parameters.
 
     Returns
     -------
@@ -129,9 +139,13 @@ def apply_update(
     with np.errstate(over="ignore", invalid="ignore"):
         move = _sgd if spec.kind == "sgd" else _adam
         change, moments = move(spec, state, update)
-        moved = (parameters.astype(np.float64) + change).astype(np.float32)
+        before = parameters.astype(np.float64) + state.moments.get("remainder", 0.0)
+        moved = (before + change).astype(np.float32)
+        stored = as_stored(moved, storage)
         kept = {name: moment.astype(np.float32) for name, moment in moments.items()}
-    return moved, OptimizerState(step=state.step + 1, moments=kept)
+        if storage != "float32":
+            kept["remainder"] = moved - stored
+    return stored, OptimizerState(step=state.step + 1, moments=kept)
 
 
 def _sgd(
@@ -146,7 +160,7 @@ def _sgd(
 def _adam(
     spec: OptimizerSpec, state: OptimizerState, update: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    if state.moments:
+    if "first" in state.moments:
         first = state.moments["first"].astype(np.float64)
         second = state.moments["second"].astype(np.float64)
     else:
@@ -167,7 +181,7 @@ def _adam(
 class _StateHeader:
     step: int
     length: int
-    moments: tuple[Literal["velocity", "first", "second"], ...]
+    moments: tuple[Literal["velocity", "first", "second", "remainder"], ...]
 
     def __post_init__(self) -> None:
         if not 0 <= self.step <= _MAX_STEP or self.length < 0:

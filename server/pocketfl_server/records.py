@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pocketfl.plan.manifest import Kind, Privacy
+from pocketfl.plan.storage import Storage
 from pocketfl.protocol import AggregatorKey, FeatureRow
 from pocketfl.rollout import Rollout
 from pocketfl_server.optimizers import OptimizerSpec
@@ -101,6 +102,8 @@ class ModelVersion:
     ----------
     parameters_sha256 : str
         Where to download it.
+    storage : {"float32", "float16"}
+        What the download is made of.
     privacy : {"gaussian", "none"}
         ``none``: no differential privacy, for life.
     round : int or None
@@ -115,6 +118,7 @@ class ModelVersion:
     task: str
     version: int
     parameters_sha256: str
+    storage: Storage = "float32"
     privacy: Privacy
     round: int | None = None
     reports: int | None = None

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, bindparam, func, select
 
-from pocketfl.plan import Manifest
+from pocketfl.plan import Manifest, ModelSpec
 from pocketfl.plan.manifest import Privacy
+from pocketfl.plan.storage import decode_parameters, encode_parameters
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.blobs import Blobs
 from pocketfl_server.database import clip_norms, models
@@ -145,19 +146,20 @@ class Registry:
             reports=release.reports,
         )
         row = self._row(connection, task, model_version)
-        parameters = np.frombuffer(
-            self._blobs.get("parameters", row["parameters_sha256"]), dtype="<f4"
-        )
+        model = manifest.required_model
+        parameters = self._read(row["parameters_sha256"], model)
         state = OptimizerState()
         if row["optimizer_state_sha256"] is not None:
             encoded = self._blobs.get("optimizer_state", row["optimizer_state_sha256"])
             state = decode_state(encoded, length=update.size)
-        moved, new_state = apply_update(optimizer, parameters.astype(np.float32), state, update)
+        moved, new_state = apply_update(
+            optimizer, parameters, state, update, storage=model.stored_as
+        )
         vectors = (moved, *new_state.moments.values())
         if not all(np.isfinite(vector).all() for vector in vectors):
-            raise DivergedError("the new parameters would not be finite")
+            raise DivergedError(f"the new parameters would not be finite as {model.stored_as}")
         return NextModel(
-            parameters=parameter_bytes(moved),
+            parameters=encode_parameters(moved, model.stored_as),
             optimizer_state=encode_state(new_state),
             release=release,
         )
@@ -215,10 +217,13 @@ class Registry:
         """Return how many versions came of a release."""
         return int(connection.execute(_RELEASES, {"task": task}).scalar_one())
 
-    def parameters(self, record: ModelVersion) -> FloatVector:
-        """Return a version's parameters, shape (P,)."""
-        data = self._blobs.get("parameters", record.parameters_sha256)
-        return np.frombuffer(data, dtype="<f4").astype(np.float32)
+    def parameters(self, record: ModelVersion, model: ModelSpec) -> FloatVector:
+        """Return a version's parameters, shape (P,); the model is that of its task's plan."""
+        return self._read(record.parameters_sha256, model)
+
+    def _read(self, digest: str, model: ModelSpec) -> FloatVector:
+        data = self._blobs.get("parameters", digest)
+        return decode_parameters(data, count=model.parameter_count, storage=model.stored_as)
 
     def _row(self, connection: Connection, task: str, version: int) -> Mapping[str, Any]:
         row = connection.execute(_ONE, {"task": task, "version": version}).mappings().first()
@@ -260,11 +265,6 @@ def check_seed(seed: ModelVersion, *, seed_manifest: Manifest, manifest: Manifes
             f"{seed.task!r} version {seed.version} has other parameter tensors than the plan",
             code="seed_does_not_fit",
         )
-
-
-def parameter_bytes(vector: FloatVector) -> bytes:
-    """Return parameters as they are stored and downloaded: little-endian float32."""
-    return vector.astype("<f4", copy=False).tobytes()
 
 
 def _record(row: Mapping[str, Any]) -> ModelVersion:

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 
 from pocketfl.errors import PlanError
 from pocketfl.plan import Manifest, Plan
-from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.plan.signing import parse_public_keys
+from pocketfl.plan.storage import encode_parameters
 from pocketfl.protocol import AggregatorKey, check_identifier
 from pocketfl_server.blobs import Blobs
 from pocketfl_server.credentials.epochs import check_rounds_per_token
@@ -21,7 +21,7 @@ from pocketfl_server.database import Database, asynchronous_tasks, models, tasks
 from pocketfl_server.errors import Conflict, Malformed, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_server.records import Concurrency, ModelReference, ModelVersion, TaskRecord
-from pocketfl_server.registry import Registry, check_seed, parameter_bytes
+from pocketfl_server.registry import Registry, check_seed
 from pocketfl_server.trusted.client import TrustedTier
 
 
@@ -269,8 +269,15 @@ class Tasks:
         seed_task = self.get(seed.task)
         with self._database.reading() as connection:
             version = self._registry.version(connection, seed.task, seed.version)
-        check_seed(version, seed_manifest=self.manifest(seed_task.plan_sha256), manifest=manifest)
-        return self._blobs.get("parameters", version.parameters_sha256), version
+        seed_manifest = self.manifest(seed_task.plan_sha256)
+        check_seed(version, seed_manifest=seed_manifest, manifest=manifest)
+        vector = self._registry.parameters(version, seed_manifest.required_model)
+        try:
+            return encode_parameters(vector, manifest.required_model.stored_as), version
+        except PlanError as error:
+            raise Conflict(
+                f"{seed.task!r} version {seed.version}: {error}", code="seed_does_not_fit"
+            ) from None
 
     def _record(self, row: Mapping[str, Any]) -> TaskRecord:
         seed, concurrency = None, None
@@ -302,10 +309,10 @@ class Tasks:
 def _initial_parameters(plan: Plan) -> bytes | None:
     """Return the parameters that a plan comes with; None where its kind does without."""
     manifest = plan.manifest
-    if manifest.kind != "training" and all(p.name != PARAMETERS_PART for p in manifest.parts):
+    if not manifest.has_parameters:
         return None
     try:
-        return parameter_bytes(plan.initial_parameters())
+        return encode_parameters(plan.initial_parameters(), manifest.required_model.stored_as)
     except PlanError as error:
         raise Malformed(f"the plan is refused: {error}", code="plan_refused") from None
 

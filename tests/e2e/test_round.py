@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pocketfl.attestation import AttestedAggregator
 from pocketfl.device import Device, DeviceLimits, RoundOutcome
 from pocketfl.device.hooks import SessionHooks
+from pocketfl.device.models import ModelShelf
 from pocketfl.device.sessions import Session
 from pocketfl.plan import (
     AdaptiveClippingSpec,
@@ -27,6 +28,8 @@ from pocketfl.plan import (
     Plan,
     public_key_hex,
 )
+from pocketfl.plan.manifest import PARAMETERS_PART
+from pocketfl.plan.storage import encode_parameters
 from pocketfl.reports import SealedReport
 from pocketfl.store import ExampleStore
 from pocketfl_server.local import LocalDeployment
@@ -122,6 +125,42 @@ def test_rounds_of_compact_updates_learn_as_well(
         assert site.operator.close_round("small", number).new_version == number
         assert site.operator.funnel("small", number).accepted == DEVICES
     assert losses[-1] < losses[0] - 0.05
+
+
+def test_rounds_of_a_model_in_float16_learn_in_half_the_bytes(
+    site: LocalDeployment, fleet: list[ExampleStore], plan_with: Callable[..., Plan]
+) -> None:
+    """Devices download two bytes a parameter, train in float32, and predict with what is kept.
+
+    The model in float32 goes on beside it: a task that is seeded with a version of it starts from the
+    same numbers in four bytes.
+    """
+    wide = plan_with(name="wide", privacy="none", dp=None, aggregation=FEW)
+    model = dataclasses.replace(wide.manifest.required_model, storage="float16")
+    parts = {p.name: wide.part(p.name) for p in wide.manifest.parts if p.name != PARAMETERS_PART}
+    parts["parameters.f16"] = encode_parameters(wide.initial_parameters(), "float16")
+    plan = plan_with(
+        name="half", privacy="none", dp=None, aggregation=FEW, model=model, parts=parts
+    )
+    sgd = OptimizerSpec(kind="sgd", learning_rate=1.0, momentum=0.0)
+    site.operator.create_task("half", plan.data, optimizer=sgd)
+    losses = []
+    for number in range(1, 5):
+        site.operator.open_round("half", seconds=600)
+        outcomes = take_turns(site, fleet, task="half", plan=plan)
+        losses.append(np.mean([outcome.loss for outcome in outcomes]))
+        assert site.operator.close_round("half", number).new_version == number
+    assert losses[-1] < losses[0] - 0.05
+    moved = site.operator.model_parameters("half", 4)
+    np.testing.assert_array_equal(moved, moved.astype(np.float16))
+    # It was kept as it was downloaded: there is no server any more, and the hash still holds.
+    digest = site.operator.model("half", 3).parameters_sha256
+    kept = ModelShelf(fleet[0].database).parameters(digest)
+    assert kept is not None
+    assert len(kept) == 2 * 65
+    site.operator.create_task("wide", wide.data, optimizer=sgd, seed_model=("half", 4))
+    assert site.operator.model("wide", 0).storage == "float32"
+    np.testing.assert_array_equal(site.operator.model_parameters("wide", 0), moved)
 
 
 def test_a_clip_norm_that_adapts_is_announced_and_grows(

@@ -88,7 +88,8 @@ def test_costs_are_those_that_one_counts_by_hand() -> None:
         torch.randn(4, 6),
         torch.randn(4, 3),
     )
-    costs = {cost.batch_size: cost for cost in batch_costs(problem, onnx_table())["predict"]}
+    traced = trace_problem(problem, decompositions=onnx_table())
+    costs = {cost.batch_size: cost for cost in batch_costs(traced, onnx_table())["predict"]}
     for rows in (1, 4, 16):
         products = 2 * rows * (6 * 8 + 8 * 3)
         assert costs[rows].flops == products + rows * 8  # ReLU; addmm's bias is in its product.
@@ -100,12 +101,16 @@ def test_costs_are_those_that_one_counts_by_hand() -> None:
 def test_what_is_estimated_for_another_batch_is_what_is_counted_there() -> None:
     """The straight line through two sizes goes through a third."""
     model, loss = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Linear(24, 3)), F.cross_entropy
+    table = onnx_table()
     small, large = (
-        make_problem(model, loss, torch.randn(rows, 2, 8), torch.arange(rows) % 3)
+        trace_problem(
+            make_problem(model, loss, torch.randn(rows, 2, 8), torch.arange(rows) % 3),
+            decompositions=table,
+        )
         for rows in (4, 64)
     )
-    (estimated,) = (c for c in batch_costs(small, onnx_table())["train"] if c.batch_size == 64)
-    counted = graph_cost(trace_problem(large, decompositions=onnx_table()).train, 64)
+    (estimated,) = (c for c in batch_costs(small, table)["train"] if c.batch_size == 64)
+    counted = graph_cost(large.train, 64)
     assert estimated.flops == counted.flops
     assert estimated.memory_bytes == pytest.approx(counted.memory_bytes, rel=0.05)
 

@@ -27,6 +27,7 @@ from pocketfl.plan import (
     generate_signing_key,
     public_key_hex,
 )
+from pocketfl.plan.card import read_card
 from pocketfl.reports import report_size
 from pocketfl.runtimes import open_runtime
 from pocketfl_export import ExportError, ParityError, ParitySettings, export_plan
@@ -234,3 +235,36 @@ def test_keys_made_by_the_sdk_sign(tmp_path: Path) -> None:
     assert plan.signed_by == public_key_hex(key)
     with pytest.raises(PlanError):
         Plan.load(tmp_path / "a.plan", trusted_keys=[public_key_hex(KEY)])
+
+
+def test_a_plan_in_float16_has_half_the_parameter_bytes(tmp_path: Path) -> None:
+    """The gate compares both sides on the rounded parameters, and gate and card say what it rounded."""
+    plan = export_plan(
+        **arguments(
+            tmp_path / "half.plan",
+            storage="float16",
+        )
+    )
+    exact = torch.cat([p.detach().reshape(-1) for p in model().parameters()])
+    sizes = {part.name: part.size for part in plan.manifest.parts}
+    assert sizes["parameters.f16"] == 2 * len(exact)
+    assert "parameters.f32" not in sizes
+    np.testing.assert_array_equal(plan.initial_parameters(), exact.half().float().numpy())
+    card = read_card(plan)
+    assert card is not None
+    assert card.rounding == pytest.approx(float((exact.half().float() - exact).abs().max()))
+    runtime = open_runtime(plan, "onnxruntime")
+    np.testing.assert_array_equal(runtime.parameters(), plan.initial_parameters())
+    runtime.close()
+
+
+def test_a_parameter_beyond_float16_is_refused(tmp_path: Path) -> None:
+    """By its name, before anything costly, with what to do; nothing is written."""
+    large = model()
+    with torch.no_grad():
+        large[2].bias[1] = 70_000.0
+    with pytest.raises(
+        ExportError, match=r"'2\.bias' holds 70000, and the largest float16 is 65504"
+    ):
+        export_plan(**arguments(tmp_path / "large.plan", model=large, storage="float16"))
+    assert not (tmp_path / "large.plan").exists()

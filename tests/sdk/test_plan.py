@@ -362,6 +362,7 @@ def test_a_plan_of_schema_1_keeps_its_identity_and_its_policy() -> None:
     for old, new in (
         (b'"dp":', b'"budget":{"delta":1e-5,"epsilon":1,"name":"all"},"dp":'),
         (b'"cohort_floor":', b'"encoding":{"bits":8},"cohort_floor":'),
+        (b'"batch_size":', b'"storage":"float16","batch_size":'),
     ):
         with pytest.raises(DecodeError, match="a plan of schema 1"):
             Manifest.from_json(signed.replace(old, new))

@@ -168,3 +168,23 @@ def test_a_state_of_another_model_is_refused() -> None:
     state = OptimizerState(step=1, moments={"velocity": np.ones(4, np.float32)})
     with pytest.raises(DecodeError, match="4 parameters, not 5"):
         decode_state(encode_state(state), length=5)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_model_in_float16_keeps_what_rounding_leaves_out(kind: str) -> None:
+    """Updates far below float16's resolution add up as in float32, through the stored state each time.
+
+    The spacing of float16 at 1 is 1e-3: each of these updates alone would be rounded away.
+    """
+    spec = OptimizerSpec(kind=kind, learning_rate=1e-4, momentum=0.0, epsilon=1.0)
+    updates = np.full((300, 3), 0.3)
+    start = np.array([1.0, -1.0, 0.0], np.float32)
+    parameters, state = start, OptimizerState()
+    for update in updates:
+        parameters, state = apply_update(spec, parameters, state, update, storage="float16")
+        np.testing.assert_array_equal(parameters, parameters.astype(np.float16))
+        state = decode_state(encode_state(state), length=parameters.size)
+    exact = walk(spec, updates, start)
+    assert np.abs(exact - start).min() > 3e-3
+    np.testing.assert_allclose(parameters + state.moments["remainder"], exact, atol=1e-6)
+    np.testing.assert_array_equal(parameters, exact.astype(np.float16))

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pocketfl.runtimes.executorch import METHOD, load_library
-from pocketfl_export.executorch.decompositions import decomposition_table
 from pocketfl_export.executorch.lowering import as_bytes, lower
-from pocketfl_export.problem import TrainingProblem
 from pocketfl_export.quiet import quiet
-from pocketfl_export.tracing import TracedGraph, trace_problem
+from pocketfl_export.tracing import TracedGraph, TracedGraphs
 
 
-def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
-    """Export the three graphs of a model.
+def export_graphs(traced: TracedGraphs) -> dict[str, bytes]:
+    """Export the three graphs of a model, traced with this package's decompositions.
 
     Returns
     -------
@@ -28,7 +26,6 @@ def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
     UnsupportedModelError
         Naming what ExecuTorch does not have.
     """
-    traced = trace_problem(problem, decompositions=decomposition_table())
     return {part: lower(graph) for part, graph in traced.items()}
 
 

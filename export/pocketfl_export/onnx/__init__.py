@@ -8,7 +8,7 @@ serves as its oracle in the tests.
 from pocketfl_export.onnx.artefacts import (
     count_operators,
     decomposition_table,
-    export_parts,
+    export_graphs,
     run_graph,
 )
 from pocketfl_export.onnx.emitter import IR_VERSION, OPSET, emit
@@ -19,6 +19,6 @@ __all__ = [
     "count_operators",
     "decomposition_table",
     "emit",
-    "export_parts",
+    "export_graphs",
     "run_graph",
 ]

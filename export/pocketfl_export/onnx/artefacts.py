@@ -12,8 +12,7 @@ from torch import Tensor
 from pocketfl.runtimes.onnx import load_library
 from pocketfl_export.decompositions import onnx_table
 from pocketfl_export.onnx.emitter import emit
-from pocketfl_export.problem import TrainingProblem
-from pocketfl_export.tracing import DecompositionTable, TracedGraph, trace_problem
+from pocketfl_export.tracing import DecompositionTable, TracedGraph, TracedGraphs
 
 
 def decomposition_table() -> DecompositionTable:
@@ -21,8 +20,8 @@ def decomposition_table() -> DecompositionTable:
     return onnx_table()
 
 
-def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
-    """Export the three graphs of a model.
+def export_graphs(traced: TracedGraphs) -> dict[str, bytes]:
+    """Export the three graphs of a model, traced with :func:`decomposition_table`.
 
     Returns
     -------
@@ -34,7 +33,6 @@ def export_parts(problem: TrainingProblem) -> dict[str, bytes]:
     UnsupportedModelError
         Naming what has no counterpart in ONNX.
     """
-    traced = trace_problem(problem, decompositions=decomposition_table())
     return {
         part: emit(graph, name=part).SerializeToString(deterministic=True)
         for part, graph in traced.items()

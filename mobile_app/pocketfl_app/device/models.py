@@ -108,8 +108,8 @@ def judge_global(
     if plan_data is None or data is None:
         return None
     plan = Plan.load(plan_data, trusted_keys=keys)
-    count = plan.manifest.required_model.parameter_count
-    vector = parse_parameters(data, digest=info.parameters_sha256, count=count)
+    model = plan.manifest.required_model
+    vector = parse_parameters(data, digest=info.parameters_sha256, model=model)
     if plan.manifest.features.collection != TRAINING:
         raise PlanError("this plan is for another app: it does not read drawings")
     with LocalTrainer(plan, store, runtime=runtime, parameters=vector) as candidate:

@@ -168,7 +168,7 @@ def run_device_benchmark(
     median = float(np.median(times.steps))
     reference_seconds = float(np.median(times.references))
     steps = training.epochs * math.ceil(training.max_examples / model.batch_size)
-    download = 4 * model.parameter_count + MESSAGE_BYTES
+    download = model.parameter_bytes + MESSAGE_BYTES
     upload = report_size(manifest) + MESSAGE_BYTES
     cpu_seconds = steps * times.cpu_seconds
     joules = (energy if energy is not None else EnergyModel()).joules(
@@ -182,7 +182,7 @@ def run_device_benchmark(
         joules=joules,
         contributions=1,
         peak_memory_bytes=peak,
-        storage_bytes=len(getattr(plan, "data", b"")) + 4 * model.parameter_count,
+        storage_bytes=len(getattr(plan, "data", b"")) + model.parameter_bytes,
     )
     agreed = agreed_budgets(app=budgets, plan=manifest.eligibility.budgets)
     return DeviceBenchmark(

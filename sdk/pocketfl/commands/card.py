@@ -25,6 +25,12 @@ def print_card(card: PlanCard, *, console: Console) -> None:
             f"{runtime}: a step differed from torch by at most {difference:.1e} at export",
             highlight=False,
         )
+    if card.rounding is not None:
+        console.print(
+            f"stored as float16: initial parameters differ from the modeller's by at most "
+            f"{card.rounding:.1e}",
+            highlight=False,
+        )
 
 
 def _text(text: ModelCard) -> Table:

@@ -180,7 +180,7 @@ def _model(manifest: Manifest) -> dict[str, str]:
         return {}
     return {
         "model": f"{model.parameter_count:,} parameters in {len(model.parameters)} tensors, "
-        f"batch {model.batch_size}",
+        f"stored as {model.stored_as}, batch {model.batch_size}",
         "inputs": ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in model.inputs),
         "outputs": ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in model.outputs),
     }

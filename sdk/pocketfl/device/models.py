@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
-import numpy as np
-
 from pocketfl.database import Database
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, PlanError, StoreError
+from pocketfl.plan import ModelSpec
+from pocketfl.plan.storage import decode_parameters
 from pocketfl.protocol import RoundNotice, check_digest, check_identifier
 from pocketfl.runtimes import FloatVector
 
@@ -61,21 +61,21 @@ class _Models:
     deployed: tuple[ModelInfo, ...] | None = None
 
 
-def parse_parameters(data: bytes, *, digest: str, count: int) -> FloatVector:
+def parse_parameters(data: bytes, *, digest: str, model: ModelSpec) -> FloatVector:
     """Check downloaded or stored parameters and return them as a vector.
 
     Parameters
     ----------
     data : bytes
-        Flat little-endian float32.
+        Flat and little-endian, as the plan stores them.
     digest : str
         SHA-256 (hex) that they must have.
-    count : int
-        Number of parameters of the plan.
+    model : ModelSpec
+        The plan's.
 
     Returns
     -------
-    ndarray of float32, shape (count,)
+    ndarray of float32, shape (P,)
         Finite.
 
     Raises
@@ -83,14 +83,9 @@ def parse_parameters(data: bytes, *, digest: str, count: int) -> FloatVector:
     PlanError
         If hash, length or a value is wrong.
     """
-    if len(data) != 4 * count:
-        raise PlanError(f"parameters of {len(data)} bytes, not the {4 * count} of this plan")
     if sha256(data).hexdigest() != digest:
         raise PlanError(f"the parameters are not the ones named {digest[:16]}")
-    vector = np.frombuffer(data, dtype="<f4").astype(np.float32)
-    if not np.isfinite(vector).all():
-        raise PlanError("the parameters are not all finite")
-    return vector
+    return decode_parameters(data, count=model.parameter_count, storage=model.stored_as)
 
 
 class ModelShelf:

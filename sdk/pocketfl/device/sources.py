@@ -7,6 +7,7 @@ from typing import Final
 from pocketfl.device.models import ModelInfo, ModelShelf, parse_parameters
 from pocketfl.device.plans import OpenPlan, PlanCache
 from pocketfl.errors import PlanError
+from pocketfl.plan.storage import encode_parameters
 from pocketfl.runtimes import FloatVector
 from pocketfl.transport import Transport
 
@@ -106,8 +107,7 @@ class ModelSource:
         if self.models().get(model.task) == model and self._parameters is not None:
             return vector
         if self._keeps_models:
-            data = vector.astype("<f4").tobytes()
-            self._shelf.put(model, plan=opened.plan.data, parameters=data)
+            self._shelf.put(model, plan=opened.plan.data, parameters=_encoded(vector, opened))
             self._parameters = (model.parameters_sha256, vector)
         self.models()[model.task] = model
         return vector
@@ -115,19 +115,21 @@ class ModelSource:
     def find_parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
         """Return a model's parameters, and change nothing; raises as :meth:`parameters`."""
         digest = model.parameters_sha256
-        count = opened.plan.manifest.required_model.parameter_count
+        spec = opened.plan.manifest.required_model
         for held in (self._parameters, self._deployed_vector):
             if held is None or held[0] != digest:
                 continue
             vector = held[1]
-            if len(vector) != count:
-                raise PlanError(f"{len(vector)} parameters, not the {count} of this plan")
+            if len(vector) != spec.parameter_count:
+                raise PlanError(
+                    f"{len(vector)} parameters, not the {spec.parameter_count} of this plan"
+                )
             return vector
         if self._keeps_models:
             kept = self._shelf.parameters(digest)
             if kept is not None:
-                return parse_parameters(kept, digest=digest, count=count)
-        return parse_parameters(self._transport.parameters(digest), digest=digest, count=count)
+                return parse_parameters(kept, digest=digest, model=spec)
+        return parse_parameters(self._transport.parameters(digest), digest=digest, model=spec)
 
     def models(self) -> dict[str, ModelInfo]:
         """Return the latest model of each task that this device has."""
@@ -138,7 +140,7 @@ class ModelSource:
     def deploy(self, model: ModelInfo, opened: OpenPlan, vector: FloatVector) -> None:
         """Keep a model as the one that the app predicts with, whatever rounds bring."""
         if self._keeps_models:
-            data = vector.astype("<f4").tobytes()
+            data = _encoded(vector, opened)
             self._shelf.put(model, plan=opened.plan.data, parameters=data, deployed=True)
         self.deployed()[model.task] = model
         self._deployed_vector = (model.parameters_sha256, vector)
@@ -154,3 +156,7 @@ class ModelSource:
         vector = self.find_parameters(model, opened)
         self._deployed_vector = (model.parameters_sha256, vector)
         return vector
+
+
+def _encoded(vector: FloatVector, opened: OpenPlan) -> bytes:
+    return encode_parameters(vector, opened.plan.manifest.required_model.stored_as)

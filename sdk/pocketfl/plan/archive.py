@@ -27,7 +27,6 @@ from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.manifest import (
     MANIFEST_LIMIT,
     MAX_PARTS,
-    PARAMETERS_PART,
     AggregationSpec,
     BudgetSpec,
     DifferentialPrivacySpec,
@@ -48,6 +47,7 @@ from pocketfl.plan.signing import (
     public_key_hex,
     verify_signature,
 )
+from pocketfl.plan.storage import decode_parameters
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.queries import QuerySet
 
@@ -169,10 +169,12 @@ class Plan:
         PlanError
             If a value is not finite, or the plan comes without them.
         """
-        vector = np.frombuffer(self.part(PARAMETERS_PART), dtype="<f4").astype(np.float32)
-        if not np.isfinite(vector).all():
-            raise PlanError("the plan's initial parameters are not all finite")
-        return vector
+        model = self.manifest.required_model
+        data = self.part(model.parameters_part)
+        try:
+            return decode_parameters(data, count=model.parameter_count, storage=model.stored_as)
+        except PlanError as error:
+            raise PlanError(f"the plan's initial parameters: {error}") from None
 
 
 def build_plan(
@@ -201,7 +203,7 @@ def build_plan(
     kind : {"training", "analytics", "evaluation"}
         What the plan is for; see :class:`~pocketfl.plan.Manifest` for what goes with it.
     parts : mapping of str to bytes
-        Every part by name, :data:`~pocketfl.plan.manifest.PARAMETERS_PART` among them.
+        Every part by name, the model's :attr:`~pocketfl.plan.ModelSpec.parameters_part` among them.
     signing_key : Ed25519PrivateKey
         The modeller's.
 
@@ -252,9 +254,8 @@ def build_plan(
             info = zipfile.ZipInfo(member, date_time=_EPOCH)
             info.external_attr = 0o644 << 16
             # Weights hardly compress; graphs and JSON do.
-            info.compress_type = (
-                zipfile.ZIP_STORED if member == PARAMETERS_PART else zipfile.ZIP_DEFLATED
-            )
+            is_weights = model is not None and member == model.parameters_part
+            info.compress_type = zipfile.ZIP_STORED if is_weights else zipfile.ZIP_DEFLATED
             archive.writestr(info, content)
     # Read it back as a device would: nothing is handed out that a device would refuse.
     return Plan.load(buffer.getvalue(), trusted_keys=[public_key])

@@ -96,12 +96,15 @@ class PlanCard:
         How often each operator of the runtime stands in a part, by the part's name.
     differences : dict of str to float
         By runtime: largest difference of a parameter from eager torch after a step, at export.
+    rounding : float or None
+        Largest difference of an initial parameter from the modeller's, where float16 is stored.
     """
 
     text: ModelCard | None = None
     costs: dict[str, tuple[BatchCost, ...]] = field(default_factory=dict)
     operators: dict[str, dict[str, int]] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
+    rounding: float | None = None
 
     def to_json(self) -> bytes:
         """Return the bytes of the part."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from pocketfl.decoding import encode
 from pocketfl.plan.archive import Plan
-from pocketfl.plan.manifest import PARAMETERS_PART
 
 _LONGEST: Final = 60
 
@@ -86,9 +85,8 @@ def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parameters(before: Plan, after: Plan) -> list[PlanChange]:
-    for plan in (before, after):
-        if all(part.name != PARAMETERS_PART for part in plan.manifest.parts):
-            return []
+    if not (before.manifest.has_parameters and after.manifest.has_parameters):
+        return []
     old, new = before.initial_parameters(), after.initial_parameters()
     if old.shape != new.shape or np.array_equal(old, new):
         return []

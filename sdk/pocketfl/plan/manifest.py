@@ -24,6 +24,7 @@ from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
 from pocketfl.plan.asynchronous import WHOLE_WEIGHT, AsynchronousSpec
 from pocketfl.plan.inference import InferenceSpec
 from pocketfl.plan.schemas import READABLE_SCHEMAS, check_schema
+from pocketfl.plan.storage import Storage, byte_length, part_name
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.queries import QuerySet
 from pocketfl.tree_noise import squared_sensitivity
@@ -46,8 +47,8 @@ Privacy = Literal["gaussian", "none"]
 Kind = Literal["training", "analytics", "evaluation"]
 BudgetUnit = Literal["device", "device-day"]
 
-PARAMETERS_PART: Final = "parameters.f32"
-"""Initial parameters: one flat vector of little-endian float32."""
+PARAMETERS_PART: Final = part_name("float32")
+"""Initial parameters of most plans: one flat vector of little-endian float32."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\Z")
 _PART_NAME = re.compile(r"[a-z0-9_]{1,32}(/[a-z0-9_]{1,32})?\.[a-z0-9]{1,8}\Z")
@@ -135,6 +136,8 @@ class ModelSpec:
         Rows of every batch; a short one is padded with rows of weight 0.
     random_numbers : int or None
         Uniform numbers per row that a training step takes for its dropout; None for most models.
+    storage : {"float16"} or None
+        How parameters are kept and downloaded; None for float32. A runtime's vector is float32 always.
     """
 
     parameters: tuple[ParameterSpec, ...]
@@ -143,6 +146,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     batch_size: int
     random_numbers: int | None = None
+    storage: Literal["float16"] | None = None
 
     def __post_init__(self) -> None:
         _require(0 < len(self.parameters) <= 10_000, "a model needs 1 to 10,000 parameter tensors")
@@ -177,6 +181,21 @@ class ModelSpec:
         """Length of the flat vector."""
         last = self.parameters[-1]
         return last.offset + element_count(last.shape)
+
+    @property
+    def stored_as(self) -> Storage:
+        """How parameters are kept and downloaded."""
+        return self.storage or "float32"
+
+    @property
+    def parameters_part(self) -> str:
+        """Name of the part that holds the initial parameters, where a plan has them."""
+        return part_name(self.stored_as)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the parameters, kept or downloaded."""
+        return byte_length(self.parameter_count, self.stored_as)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -562,6 +581,10 @@ class Manifest:
                 plain and (self.model is None or self.model.random_numbers is None),
                 "a plan of schema 1 trains by plain SGD without dropout",
             )
+            _require(
+                self.model is None or self.model.storage is None,
+                "a plan of schema 1 stores float32",
+            )
         for label, text in (("name", self.name), ("version", self.version)):
             _require(
                 bool(_NAME.match(text)), f"{label} {text!r} needs letters, digits, '.', '_', '-'"
@@ -641,12 +664,11 @@ class Manifest:
             least <= len(sizes) <= MAX_PARTS,
             f"a plan of kind {self.kind!r} has {least} to {MAX_PARTS} parts",
         )
-        if self.kind == "training":
-            _require(PARAMETERS_PART in sizes, f"the part {PARAMETERS_PART} is missing")
         if self.model is not None:
-            expected = 4 * self.model.parameter_count
-            size = sizes.get(PARAMETERS_PART, expected)
-            _require(size == expected, f"{PARAMETERS_PART} has {size} bytes, not {expected}")
+            part, expected = self.model.parameters_part, self.model.parameter_bytes
+            _require(self.kind != "training" or part in sizes, f"the part {part} is missing")
+            size = sizes.get(part, expected)
+            _require(size == expected, f"{part} has {size} bytes, not {expected}")
         for name, runtime in self.runtimes.items():
             _require(name in RUNTIME_NAMES, f"unknown runtime {name!r}; known: {RUNTIME_NAMES}")
             needed = [runtime.evaluate, runtime.predict]
@@ -733,6 +755,12 @@ class Manifest:
         if self.model is None:
             raise PlanError(f"the plan {self.name!r} is of kind {self.kind!r}: it has no model")
         return self.model
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the plan comes with initial parameters."""
+        names = {part.name for part in self.parts}
+        return self.model is not None and self.model.parameters_part in names
 
     @property
     def required_training(self) -> TrainingSpec:

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, ServerTable
 from pocketfl.plan.archive import Plan, build_plan, write_plan
 from pocketfl.plan.manifest import (
-    PARAMETERS_PART,
     AggregationSpec,
     BudgetSpec,
     DifferentialPrivacySpec,
@@ -135,7 +134,7 @@ def write_evaluation_plan(
     runtimes = {runtime: replace(spec, train=None) for runtime, spec in manifest.runtimes.items()}
     used = {part for spec in runtimes.values() for part in _parts_of(spec, trained_by)}
     if with_parameters:
-        used.add(PARAMETERS_PART)
+        used.add(manifest.required_model.parameters_part)
     plan = build_plan(
         name=name,
         version=version,

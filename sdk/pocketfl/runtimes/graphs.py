@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pocketfl.errors import PlanError, PlanUnsupportedError, RuntimeUnavailableError
 from pocketfl.plan.inference import Precision
-from pocketfl.plan.manifest import PARAMETERS_PART, Manifest, TensorSpec
+from pocketfl.plan.manifest import Manifest, TensorSpec
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.runtimes.batches import RANDOM, TARGET, WEIGHT, Array, BatchBuffers
 from pocketfl.runtimes.interface import Batch, EvaluationResult, FloatVector, StepResult
@@ -108,7 +108,7 @@ class GraphRuntime(ABC):
         self._is_initial: bool | None = None
         self.precision: Precision = "float32"
         # A plan that evaluates may leave the parameters to the model version that it is used for.
-        if any(part.name == PARAMETERS_PART for part in manifest.parts):
+        if manifest.has_parameters:
             self.set_parameters(plan.initial_parameters())
         self.start_training()
 

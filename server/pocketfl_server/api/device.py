@@ -261,7 +261,7 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
         summary="Download parameters",
     )
     async def parameters(request: Request) -> Response:
-        """Return little-endian float32 parameters by their hash: immutable, with ETag and ranges."""
+        """Return parameters in their plan's storage by their hash: immutable, with ETag and ranges."""
         return await download(request, "parameters")
 
     @router.get(
