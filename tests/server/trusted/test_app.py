@@ -228,6 +228,7 @@ def test_the_protocol_is_documented(url):
         "/health",
         "/v1/tasks/{task}",
         "/v1/tasks/{task}/attestation",
+        "/v1/tasks/{task}/token-keys",
         "/v1/tasks/{task}/rounds/{round}/reports",
         "/v1/tasks/{task}/rounds/{round}/release",
         "/v1/tasks/{task}/rounds/{round}/partial-sum",
