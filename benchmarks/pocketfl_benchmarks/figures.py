@@ -51,8 +51,34 @@ def draw_capacity(figures: dict[str, Any], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+_SIMULATORS: Final = {"pocketfl": "PocketFL", "pfl": "pfl-research", "flower": "Flower"}
+_WORKS: Final = {"mlp": "flights, MLP", "cnn": "Fashion-MNIST, CNN"}
+
+
+def draw_simulators(figures: dict[str, Any], path: Path) -> None:
+    """Draw the devices that each simulator trains in a second, into a file."""
+    import matplotlib as mpl
+
+    figure = Figure(figsize=(8.0, 2.0), layout="constrained")
+    for axes, (kind, title) in zip(figure.subplots(1, len(_WORKS)), _WORKS.items(), strict=True):
+        values = [figures[kind][f"{name}_devices_per_second"] for name in _SIMULATORS]
+        bars = axes.barh(
+            list(_SIMULATORS.values()), values, color=["#35507a", "#a9b4c6", "#a9b4c6"]
+        )
+        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=9)
+        axes.set_title(f"{title}: devices a second", fontsize=10)
+        axes.margins(x=0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#e4e6ea", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.invert_yaxis()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "simulators"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 _DRAWINGS: Final[dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]] = {
     "capacity.svg": ("scale.json", draw_capacity),
+    "simulators.svg": ("simulators.json", draw_simulators),
     "soak.svg": ("soak.json", draw_soak),
 }
 

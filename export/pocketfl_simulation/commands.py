@@ -32,7 +32,7 @@ Devices = Annotated[
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; fewer if the plan's budget ends before.")]
 Holdout = Annotated[float, typer.Option(help="Share of devices that only judge models.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of coins, batches and rounding; never of noise.")]
-Engine = Annotated[str, typer.Option(help="auto, onnxruntime or torch.")]
+Engine = Annotated[str, typer.Option(help="auto, onnxruntime, torch, dense or eager.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="That train; one a core by default.")]
 
 
@@ -71,6 +71,7 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Run a task's rounds on a fleet in this process: the plan's own training, noise and accountant."""
+    from pocketfl.budgets.meter import highest_resident_bytes
     from pocketfl_simulation.rounds import Simulation
     from pocketfl_simulation.scenario import Changes, make_scenario
 
@@ -117,6 +118,7 @@ def simulate(
             "epsilon": simulation.epsilon,
             "delta": None if (dp := scenario.task.plan.manifest.dp) is None else dp.delta,
             "seconds": seconds,
+            "peak_rss_mb": None if (peak := highest_resident_bytes()) is None else peak / 1e6,
             "fleet": None if fleet is None else fleet.figures(),
         }
     if as_json:
@@ -236,7 +238,7 @@ def _settings(seed: int, engine: str, threads: int | None) -> Any:
     from pocketfl_simulation.rounds import SimulationSettings
 
     if engine not in ("auto", *ENGINES):
-        raise typer.BadParameter(f"engine is auto, {' or '.join(ENGINES)}")
+        raise typer.BadParameter(f"engine is one of auto, {', '.join(ENGINES)}")
     values: dict[str, Any] = {"seed": seed, "engine": engine}
     if threads is not None:
         values["threads"] = threads

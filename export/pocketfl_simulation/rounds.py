@@ -22,7 +22,7 @@ from pocketfl_server.releases import mean_update
 from pocketfl_server.trusted.accounting import affords, spent_privacy
 from pocketfl_server.trusted.noise import add_noise
 from pocketfl_server.trusted.tree import advance
-from pocketfl_simulation.choice import make_engine
+from pocketfl_simulation.choice import EngineChoice, make_engine
 from pocketfl_simulation.cohorts import Cohorts
 from pocketfl_simulation.data import FleetData
 from pocketfl_simulation.engines import Engine
@@ -30,10 +30,9 @@ from pocketfl_simulation.errors import SimulationError
 from pocketfl_simulation.packing import pack
 from pocketfl_simulation.tasks import SimulationTask
 
-DEVICES_AT_ONCE: Final = {"cpu": 64, "cuda": 1024}
-"""Devices that one thread trains at a time; the memory of a round follows from it."""
+_SAMPLE: Final = 64
+"""Devices on which the engine is chosen."""
 
-EngineChoice = Literal["auto", "onnxruntime", "torch"]
 Reporting = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Takes the devices of a cohort, returns those whose reports arrive."""
 
@@ -46,8 +45,8 @@ class SimulationSettings:
     ----------
     seed : int
         Of coins, batches, dropout and rounding. The noise is the trusted tier's and is never seeded.
-    engine : {"auto", "onnxruntime", "torch"}
-        ``auto`` measures both on the first cohort and takes the faster.
+    engine : {"auto", "onnxruntime", "torch", "dense", "eager"}
+        ``auto`` measures all that train the model on the first cohort and takes the fastest.
     threads : int
         That train; one for each core by default.
     """
@@ -301,8 +300,7 @@ class Simulation:
         done: list[ExactSum] = []
         start = 0
         while start < len(devices):
-            device = "cpu" if self._engine is None else self._engine.device
-            part = devices[start : start + DEVICES_AT_ONCE[device]]
+            part = devices[start : start + (self._engine.at_once if self._engine else _SAMPLE)]
             work = partial(self._sum_part, part, number=number, first=start)
             if self._engine is None:
                 done.append(work())  # Chooses the engine.

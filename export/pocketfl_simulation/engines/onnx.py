@@ -7,13 +7,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfl.errors import ReportError
 from pocketfl.plan import Plan
 from pocketfl.runtimes.batches import RANDOM, WEIGHT
 from pocketfl.runtimes.graphs import CLIP_NORM, LEARNING_RATE
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl.runtimes.onnx import load_library
 from pocketfl.runtimes.optimizers import BIAS_CORRECTION
+from pocketfl_simulation.engines.interface import finite
 from pocketfl_simulation.engines.scan import BEGINS, ROWS, START, chain_steps, each, everything
 from pocketfl_simulation.packing import PackedSteps
 
@@ -32,6 +32,7 @@ class OnnxEngine:
 
     name = "onnxruntime"
     device = "cpu"
+    at_once = 64
 
     def __init__(self, plan: Plan) -> None:
         manifest = plan.manifest
@@ -64,11 +65,7 @@ class OnnxEngine:
                     updates[device] = after[ends[device] - 1 - begin]
                     updates[device] -= parameters
             first = last
-        if not np.isfinite(updates).all():
-            raise ReportError(
-                "a device's training diverged; lower the learning rate or the gradient clip of the plan"
-            )
-        return updates
+        return finite(updates)
 
     def _run(self, steps: PackedSteps, part: slice, parameters: FloatVector) -> FloatVector:
         feed: dict[str, Any] = {

@@ -12,17 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketfl.errors import ReportError
 from pocketfl.runtimes.batches import RANDOM, WEIGHT
 from pocketfl.runtimes.graphs import CLIP_NORM, LEARNING_RATE, PARAMETERS
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl.runtimes.optimizers import ANCHOR, BIAS_CORRECTION, updated_arrays
 from pocketfl_export.problem import TrainingProblem
 from pocketfl_export.steps import train_inputs, train_step
+from pocketfl_simulation.engines.interface import finite
 from pocketfl_simulation.packing import PackedSteps
 
 _SHARED: Final = frozenset({ANCHOR, BIAS_CORRECTION, CLIP_NORM})
 """What is the same for all devices that take their n-th step."""
+
+_AT_ONCE: Final = {"cpu": 64, "cuda": 1024}
 
 
 class TorchEngine:
@@ -40,6 +42,7 @@ class TorchEngine:
 
     def __init__(self, problem: TrainingProblem, *, device: str | None = None) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.at_once = _AT_ONCE[self.device]
         self._names = train_inputs(problem)
         self._carried = (PARAMETERS, *updated_arrays(problem.training.minimizer))
         self._clip_norm = problem.training.max_gradient_norm
@@ -85,11 +88,7 @@ class TorchEngine:
         updates = np.zeros((len(counts), parameters.size))
         updates[order] = state[PARAMETERS].cpu().numpy()
         updates[order] -= parameters
-        if not np.isfinite(updates).all():
-            raise ReportError(
-                "a device's training diverged; lower the learning rate or the gradient clip of the plan"
-            )
-        return updates
+        return finite(updates)
 
     def _arguments(self, steps: PackedSteps, places: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         rows = steps.rows[places]

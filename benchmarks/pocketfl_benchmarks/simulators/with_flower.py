@@ -7,14 +7,10 @@ import os
 import sys
 import time
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# Flower's workers import what they run by its name.
-os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import torch
@@ -23,9 +19,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 from flwr.simulation import run_simulation
-from models import loss_of, make_model
 
-PATH = os.environ["POCKETFL_WORK"]
+from pocketfl_benchmarks.simulators.models import loss_of, make_model
+
+WORK: Final = "POCKETFL_WORK"
+"""Environment variable that tells Flower's workers, which inherit it, where the work is."""
 TIMES: list[float] = []
 client = ClientApp()
 server = ServerApp()
@@ -35,7 +33,7 @@ server = ServerApp()
 def work() -> dict[str, Any]:
     """Read the work once per process."""
     torch.set_num_threads(1)
-    with np.load(PATH) as stored:
+    with np.load(os.environ[WORK]) as stored:
         arrays = {name: stored[name] for name in ("features", "target", "ends", "cohorts")}
         return {**arrays, "settings": json.loads(str(stored["settings"]))}
 
@@ -98,8 +96,9 @@ def run(grid: Grid, context: Context) -> None:
     )
 
 
-def main() -> None:
+def main(path: str) -> None:
     """Run the simulation; its start and the first round are not timed."""
+    os.environ[WORK] = path
     given = work()
     run_simulation(
         server_app=server,
@@ -113,6 +112,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Flower's workers find what they run by the name of its module, which "__main__" is not.
-    from with_flower import main as run_work
+    from pocketfl_benchmarks.simulators.with_flower import main as run_work
 
-    run_work()
+    run_work(sys.argv[1])

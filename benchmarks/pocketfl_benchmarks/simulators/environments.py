@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -50,17 +51,17 @@ class Peer:
         python = folder / "bin" / "python"
         complete = folder / "complete"
         wanted = "\n".join(self.requirements)
-        if complete.is_file() and complete.read_text() == wanted:
-            return python
-        shutil.rmtree(folder, ignore_errors=True)
-        self._call([sys.executable, "-m", "venv", str(folder)])
-        self._call([str(python), "-m", "pip", "install", "--quiet", *self.requirements])
+        if not complete.is_file() or complete.read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._call([sys.executable, "-m", "venv", str(folder)])
+            self._call([str(python), "-m", "pip", "install", "--quiet", *self.requirements])
+            complete.write_text(wanted)
+        # Each time, for the environment that lends may be another one.
+        spec = importlib.util.find_spec("torch")
+        if spec is None or spec.origin is None:
+            raise PeerError("there is no torch to lend: pip install 'pocketfl[simulate]'")
         packages = next((folder / "lib").glob("python*/site-packages"))
-        import torch
-
-        lent = Path(torch.__file__).parents[1]
-        (packages / "lent.pth").write_text(f"{lent}\n")
-        complete.write_text(wanted)
+        (packages / "lent.pth").write_text(f"{Path(spec.origin).parents[1]}\n")
         return python
 
     def _call(self, command: list[str]) -> None:

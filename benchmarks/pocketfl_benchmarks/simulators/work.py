@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -57,23 +57,71 @@ class Settings:
     batch: int = BATCH
 
 
+WORKS: Final = {
+    "mlp": Settings(kind="mlp", rounds=1, cohort=1000, learning_rate=0.4),
+    "cnn": Settings(kind="cnn", rounds=1, cohort=1000, learning_rate=0.05),
+}
+"""What is measured: all of a thousand devices in each round."""
+
+
+def resized(settings: Settings, *, cohort: int | None, rounds: int | None) -> Settings:
+    """Return the work with another number of devices a round, or of rounds; None keeps it."""
+    return replace(settings, cohort=cohort or settings.cohort, rounds=rounds or settings.rounds)
+
+
 def write_work(path: Path, settings: Settings) -> None:
     """Write the devices' arrays and the cohorts of all rounds to an .npz file."""
     features, target, counts = _flights() if settings.kind == "mlp" else _fashion()
-    generator = np.random.default_rng(7)
-    cohorts = np.stack(
-        [
-            generator.choice(len(counts), size=settings.cohort, replace=False)
-            for _ in range(settings.rounds + 1)
-        ]
-    )
+    save_work(path, settings, features=features, target=target, counts=counts)
+
+
+def save_work(
+    path: Path,
+    settings: Settings,
+    *,
+    features: NDArray[Any],
+    target: NDArray[Any],
+    counts: NDArray[np.int64],
+) -> None:
+    """Write devices' examples, laid end to end, and who takes part in which round.
+
+    Parameters
+    ----------
+    path : Path
+        Of the .npz file that every program reads.
+    settings : Settings
+        Of their training.
+    features, target : ndarray, n rows
+        Of all devices, one after the other.
+    counts : ndarray of int64, shape (D,)
+        How many each has.
+    """
     np.savez(
         path,
         features=features,
         target=target,
         ends=np.cumsum(counts),
-        cohorts=cohorts,
+        cohorts=draw_cohorts(settings, devices=len(counts)),
         settings=json.dumps(asdict(settings)),
+    )
+
+
+def draw_cohorts(settings: Settings, *, devices: int) -> NDArray[np.int64]:
+    """Return the devices of the round that is not timed and of those that are.
+
+    Raises
+    ------
+    WorkError
+        If a cohort is larger than the fleet.
+    """
+    if settings.cohort > devices:
+        raise WorkError(f"a cohort of {settings.cohort} does not fit {devices} devices")
+    generator = np.random.default_rng(7)
+    return np.stack(
+        [
+            generator.choice(devices, size=settings.cohort, replace=False)
+            for _ in range(settings.rounds + 1)
+        ]
     )
 
 
@@ -103,17 +151,38 @@ def _fashion() -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
     images, labels = (read_fashion(part) for part in _FASHION_NAMES)
     features = images[16:].reshape(-1, 1, 28, 28).astype(np.float32) / 255
     target = labels[8:].astype(np.int64)
+    rows = deal(target, devices=DEVICES, concentration=0.5)
+    return features[rows], target[rows], np.full(DEVICES, len(rows) // DEVICES)
+
+
+def deal(target: NDArray[np.int64], *, devices: int, concentration: float) -> NDArray[np.int64]:
+    """Deal rows to devices whose shares of the classes differ, the same number to each.
+
+    Parameters
+    ----------
+    target : ndarray of int64, shape (n,)
+        The class of each row, from 0 on.
+    devices : int
+        How many.
+    concentration : float
+        Of the Dirichlet distribution of a device's shares (Hsu et al. 2019, arXiv 1909.06335).
+
+    Returns
+    -------
+    ndarray of int64, shape (devices * (n // devices),)
+        Rows of the first device, of the second, and so on; no row twice.
+    """
+    classes, per_device = int(target.max()) + 1, len(target) // devices
     generator = np.random.default_rng(0)
-    shares = generator.dirichlet(np.full(10, 0.5), size=DEVICES)
-    per_device = len(target) // DEVICES
-    left = [generator.permutation(np.flatnonzero(target == label)).tolist() for label in range(10)]
+    shares = generator.dirichlet(np.full(classes, concentration), size=devices)
+    left = [generator.permutation(np.flatnonzero(target == k)).tolist() for k in range(classes)]
     rows: list[int] = []
     for share in shares:
         for _ in range(per_device):
             # A class that has run out leaves its place to the others.
             odds = np.where([bool(pool) for pool in left], share + 1e-9, 0.0)
-            rows.append(left[generator.choice(10, p=odds / odds.sum())].pop())
-    return features[rows], target[rows], np.full(DEVICES, per_device)
+            rows.append(left[generator.choice(classes, p=odds / odds.sum())].pop())
+    return np.array(rows)
 
 
 def read_fashion(name: str) -> NDArray[np.uint8]:
@@ -138,11 +207,13 @@ def _fetch_fashion(kept: Path) -> None:
             f"{' and '.join(_FASHION_NAMES)} into {kept}"
         )
     with tempfile.TemporaryDirectory(prefix="pocketfl-fashion-") as folder:
-        download = ["apt-get", "download", "-qq", FASHION_PACKAGE]
-        if subprocess.run(download, cwd=folder, check=False).returncode != 0:  # noqa: S603
-            raise WorkError(
-                f"apt-get cannot download {FASHION_PACKAGE}; run apt-get update and try again"
-            )
+        if not _download(folder):
+            # A fresh machine has no lists of packages; only an administrator may fetch them.
+            subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)  # noqa: S607
+            if not _download(folder):
+                raise WorkError(
+                    f"apt-get cannot download {FASHION_PACKAGE}; run apt-get update and try again"
+                )
         (package,) = Path(folder).glob("*.deb")
         found = sha256(package.read_bytes()).hexdigest()
         if found != FASHION_SHA256:
@@ -154,3 +225,9 @@ def _fetch_fashion(kept: Path) -> None:
             partial = kept / f"{name}.partial"
             shutil.copyfile(Path(folder, _FASHION_FOLDER, name), partial)
             partial.replace(kept / name)
+
+
+def _download(folder: str) -> bool:
+    command = ["apt-get", "download", "-qq", FASHION_PACKAGE]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)  # noqa: S603
+    return done.returncode == 0

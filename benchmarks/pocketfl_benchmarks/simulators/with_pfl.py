@@ -6,15 +6,12 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 os.environ["PFL_PYTORCH_DEVICE"] = "cpu"
-sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import torch
-from models import loss_of, make_model
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
@@ -24,6 +21,8 @@ from pfl.data.pytorch import PyTorchTensorDataset
 from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
 from pfl.model.pytorch import PyTorchModel
 from pfl.privacy import CentrallyAppliedPrivacyMechanism, GaussianMechanism
+
+from pocketfl_benchmarks.simulators.models import loss_of, make_model
 
 
 def adapted(kind: str) -> torch.nn.Module:
@@ -43,7 +42,7 @@ class Clock(TrainingProcessCallback):
     """Remembers when each round was over."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.times: list[tuple[float, float]] = []
 
     def after_central_iteration(
         self, aggregate_metrics: Any, model: Any, *, central_iteration: int
@@ -51,7 +50,7 @@ class Clock(TrainingProcessCallback):
         """Take the time."""
         from pfl.metrics import Metrics
 
-        self.times.append(time.perf_counter())
+        self.times.append((time.perf_counter(), time.process_time()))
         return False, Metrics()
 
 
@@ -102,8 +101,14 @@ def main(path: str, threads: int) -> None:
         model_eval_params=NNEvalHyperParams(local_batch_size=None),
         callbacks=[clock],
     )
-    seconds = clock.times[-1] - clock.times[0]
-    print(json.dumps({"devices": int(cohorts[1:].size), "seconds": seconds}))
+    (began, processor_began), (ended, processor_ended) = clock.times[0], clock.times[-1]
+    found = {
+        "devices": int(cohorts[1:].size),
+        "seconds": ended - began,
+        "processor_seconds": processor_ended - processor_began,
+        "threads": threads,
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

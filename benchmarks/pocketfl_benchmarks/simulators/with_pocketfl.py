@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.simulators.models import loss_of, make_model
+from numpy.typing import NDArray
 
 from pocketfl.plan import AggregationSpec, DifferentialPrivacySpec, TrainingSpec
+from pocketfl_benchmarks.simulators.bound import operations, peak_operations_per_second
+from pocketfl_benchmarks.simulators.models import loss_of, make_model
+from pocketfl_benchmarks.simulators.work import MAX_EXAMPLES
 from pocketfl_export.configuration import ExportConfiguration
 from pocketfl_simulation import PackedData, Simulation, SimulationTask
 from pocketfl_simulation.tasks import make_task
@@ -45,13 +48,13 @@ def make(settings: dict[str, Any], devices: int) -> SimulationTask:
     cohort, rounds = settings["cohort"], settings["rounds"] + 1
     return make_task(
         ExportConfiguration(
-            model=f"benchmarks.simulators.with_pocketfl:{settings['kind']}",
+            model=f"pocketfl_benchmarks.simulators.with_pocketfl:{settings['kind']}",
             name=settings["kind"],
             version="1",
             key="",
             out="",
             training=TrainingSpec(
-                max_examples=192,
+                max_examples=MAX_EXAMPLES,
                 learning_rate=settings["learning_rate"],
                 max_gradient_norm=settings["max_gradient_norm"],
             ),
@@ -70,6 +73,20 @@ def make(settings: dict[str, Any], devices: int) -> SimulationTask:
     )
 
 
+def bound(
+    settings: dict[str, Any], arrays: dict[str, NDArray[Any]], *, examples: float, threads: int
+) -> dict[str, float]:
+    """Return what the arithmetic alone would allow, for so many examples a device."""
+    batch = (torch.from_numpy(arrays[name][: settings["batch"]]) for name in ("features", "target"))
+    each = operations(settings["kind"], *batch) * examples
+    peak = peak_operations_per_second(threads)
+    return {
+        "megaflop_per_device": each / 1e6,
+        "gemm_gigaflops": peak / 1e9,
+        "bound_devices_per_second": peak / each,
+    }
+
+
 def main(path: str) -> None:
     """Run one round, then time the others."""
     with np.load(path) as work:
@@ -79,12 +96,19 @@ def main(path: str) -> None:
     task = make(settings, len(data))
     with Simulation(task, data) as simulation:
         simulation.run_round(reporting=lambda _: cohorts[0])
-        began = time.perf_counter()
+        began, processor_began = time.perf_counter(), time.process_time()
         for cohort in cohorts[1:]:
             simulation.run_round(reporting=lambda _, cohort=cohort: cohort)
-        seconds = time.perf_counter() - began
-        engine = simulation.engine.name
-    print(json.dumps({"devices": cohorts[1:].size, "seconds": seconds, "engine": engine}))
+        found: dict[str, Any] = {
+            "devices": int(cohorts[1:].size),
+            "seconds": time.perf_counter() - began,
+            "processor_seconds": time.process_time() - processor_began,
+            "engine": simulation.engine.name,
+            "threads": simulation.settings.threads,
+        }
+    examples = len(arrays["target"]) / len(data)
+    limits = bound(settings, arrays, examples=examples, threads=found["threads"])
+    print(json.dumps(found | limits))
 
 
 if __name__ == "__main__":

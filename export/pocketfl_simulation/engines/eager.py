@@ -1,0 +1,106 @@
+"""Torch, device after device: a plain training loop; wins where one step is work enough for a core."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pocketfl.runtimes.batches import TARGET, WEIGHT
+from pocketfl.runtimes.graphs import LEARNING_RATE, PARAMETERS
+from pocketfl.runtimes.interface import FloatVector
+from pocketfl.runtimes.optimizers import ANCHOR, BIAS_CORRECTION, updated_arrays
+from pocketfl_export import optimizers
+from pocketfl_export.problem import TrainingProblem, trainable_parameters
+from pocketfl_export.steps import clip_factor, per_example_losses, weighted_mean
+from pocketfl_simulation.engines.interface import finite
+from pocketfl_simulation.packing import PackedSteps
+
+
+class EagerEngine:
+    """One device at a time on each thread, with autograd and without any transform.
+
+    Parameters
+    ----------
+    problem : TrainingProblem
+        What was exported; clips the batch's gradient, and draws nothing at random.
+    """
+
+    name = "eager"
+    device = "cpu"
+    at_once = 16
+
+    def __init__(self, problem: TrainingProblem) -> None:
+        self._problem = problem
+        self._minimizer = problem.training.minimizer
+        self._carried = updated_arrays(self._minimizer)
+        self._clip_norm = torch.tensor(problem.training.max_gradient_norm)
+        self._of_thread = threading.local()
+
+    @classmethod
+    def of(cls, problem: TrainingProblem) -> EagerEngine | None:
+        """Return the engine of a problem, None where it clips examples or has dropout."""
+        if problem.training.clipping is not None or problem.spec.random_numbers:
+            return None
+        return cls(problem)
+
+    def _model(self) -> tuple[torch.nn.Module, list[torch.nn.Parameter]]:
+        """Return this thread's model and its parameters in the plan's order."""
+        found: tuple[torch.nn.Module, list[torch.nn.Parameter]] | None
+        found = getattr(self._of_thread, "model", None)
+        if found is None:
+            model = copy.deepcopy(self._problem.model)
+            found = model, [parameter for _, parameter in trainable_parameters(model)]
+            self._of_thread.model = found
+        return found
+
+    def train(self, steps: PackedSteps, parameters: FloatVector) -> NDArray[np.float64]:
+        """Train one device after the other; see :class:`~.interface.Engine`."""
+        updates = np.zeros((len(steps.counts), parameters.size))
+        ends = np.cumsum(steps.counts)
+        start = torch.from_numpy(parameters)
+        for device in np.flatnonzero(steps.counts).tolist():
+            places = range(int(ends[device] - steps.counts[device]), int(ends[device]))
+            updates[device] = self._train_one(steps, places, start).numpy()
+            updates[device] -= parameters
+        return finite(updates)
+
+    def _train_one(self, steps: PackedSteps, places: range, start: torch.Tensor) -> torch.Tensor:
+        model, tensors = self._model()
+        vector = start.clone()
+        # The model's parameters are parts of the vector, so that a step moves them all at once.
+        offset = 0
+        for tensor in tensors:
+            tensor.data = vector[offset : offset + tensor.numel()].view(tensor.shape)
+            offset += tensor.numel()
+        memory = {name: torch.zeros_like(start) for name in self._carried}
+        for place in places:
+            # Without the rows that fill a batch up: here no two devices share a shape.
+            used = steps.weight[place] > 0
+            rows = steps.rows[place][used]
+            inputs = {name: _rows_of(steps, name, rows) for name in self._problem.inputs}
+            weight = torch.from_numpy(steps.weight[place][used])
+            target = _rows_of(steps, TARGET, rows)
+            losses = per_example_losses(self._problem, model(**inputs), target)
+            gradients = torch.autograd.grad(weighted_mean(losses, weight), tensors)
+            with torch.no_grad():
+                gradient = torch.cat([part.reshape(-1) for part in gradients])
+                given = {PARAMETERS: vector, ANCHOR: start, WEIGHT: weight, **memory}
+                given[LEARNING_RATE] = torch.tensor(steps.learning_rate[place])
+                if steps.bias_correction is not None:
+                    given[BIAS_CORRECTION] = torch.from_numpy(steps.bias_correction[place])
+                gradient = optimizers.add_proximal(self._minimizer, given, gradient)
+                scale = clip_factor((gradient * gradient).sum().sqrt(), self._clip_norm)
+                moved, *kept = optimizers.update(self._minimizer, given, gradient, scale)
+                vector.copy_(moved)
+                memory = dict(zip(self._carried, kept, strict=True))
+        return vector
+
+
+def _rows_of(steps: PackedSteps, name: str, rows: NDArray[np.int64]) -> torch.Tensor:
+    array: NDArray[Any] = steps.arrays[name]
+    return torch.from_numpy(array[rows])
