@@ -27,8 +27,8 @@ def operations(kind: str, features: Tensor, target: Tensor) -> float:
     """
     model = make_model(kind)
     with FlopCounterMode(display=False) as counter:
-        loss_of(kind, model(features), target).backward()
-    return counter.get_total_flops() / len(target)
+        torch.autograd.backward(loss_of(kind, model(features), target))
+    return float(counter.get_total_flops()) / len(target)
 
 
 def peak_operations_per_second(threads: int) -> float:

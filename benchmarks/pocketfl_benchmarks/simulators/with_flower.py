@@ -54,7 +54,8 @@ def train(message: Message, context: Context) -> Message:
     optimizer = torch.optim.SGD(model.parameters(), lr=settings["learning_rate"])
     for batch in torch.split(torch.randperm(len(target)), settings["batch"]):
         optimizer.zero_grad()
-        loss_of(settings["kind"], model(features[batch]), target[batch]).backward()
+        loss = loss_of(settings["kind"], model(features[batch]), target[batch])
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_gradient_norm"])
         optimizer.step()
     content = RecordDict(

@@ -67,7 +67,7 @@ class DenseEngine:
         state = [
             piece.view(shape).expand(len(counts), *shape).contiguous()
             for piece, shape in zip(
-                start.split([int(np.prod(shape)) for shape in self._shapes]),
+                torch.split(start, [int(np.prod(shape)) for shape in self._shapes]),
                 self._shapes,
                 strict=True,
             )
