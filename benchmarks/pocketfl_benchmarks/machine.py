@@ -25,7 +25,15 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "libraries": {name: _version(name) for name in _LIBRARIES},
+        "executorch_through": executorch_through(),
     }
+
+
+def executorch_through() -> str:
+    """Return what plans run on ExecuTorch through: ``native`` without torch, else ``torch``."""
+    from pocketfl.runtimes.executorch_build import find_library
+
+    return "torch" if find_library() is None else "native"
 
 
 def _processor() -> str:

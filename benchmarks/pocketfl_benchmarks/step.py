@@ -264,4 +264,4 @@ def _cells(result: dict[str, Any]) -> Iterable[str]:
 def _describe(machine: dict[str, Any]) -> str:
     libraries = ", ".join(f"{name} {found}" for name, found in machine["libraries"].items())
     where = f"{machine['processor']}, {machine['cores']} cores, load {machine['load_average']}"
-    return f"{where}; {libraries}"
+    return f"{where}; {libraries} (through {machine['executorch_through']})"

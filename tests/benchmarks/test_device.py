@@ -41,5 +41,6 @@ def test_process_that_fails_is_quoted(tmp_path):
             plan=str(tmp_path / "no.plan"),
             plan_key="00" * 32,
             store="",
+            runtime="onnxruntime",
             started_at=0.0,
         )

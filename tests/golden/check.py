@@ -53,6 +53,16 @@ def check_plan(name: str, runtime_name: str, folder: Path = PLANS) -> dict[str, 
     return result
 
 
+def assert_exact(result: dict[str, object]) -> None:
+    """The plan trains and predicts as eager torch did, within rounding."""
+    for figure in ("loss", "norm", "parameters"):
+        assert result[figure] <= 2e-6, result
+    if result["precision"] == "float32":
+        assert result["prediction"] <= 1e-5, result
+    assert result["decides"] is True
+    assert result["precision_after_training"] == "float32"
+
+
 def plan_names(folder: Path = PLANS) -> list[str]:
     """Return the names of all golden plans."""
     return sorted(path.stem for path in folder.glob("*.pocketfl"))

@@ -15,7 +15,7 @@ from pocketfl.errors import PlanUnsupportedError
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.schemas import READABLE_SCHEMAS, SCHEMA_VERSION
 
-from .check import check_plan, plan_names
+from .check import assert_exact, check_plan, plan_names
 
 ROOT = Path(__file__).parents[2]
 OLDEST = "1.22.0"
@@ -23,15 +23,6 @@ OLDEST = "1.22.0"
 WITH_TELEMETRY = "1.31.1"
 """A release that reports by default."""
 _SDK = ("numpy>=1.26", "cryptography>=43", "pyhpke>=0.6,<0.7", "urllib3>=2.2,<3", "psutil>=6")
-
-
-def assert_exact(result: dict[str, object]) -> None:
-    for figure in ("loss", "norm", "parameters"):
-        assert result[figure] <= 2e-6, result
-    if result["precision"] == "float32":
-        assert result["prediction"] <= 1e-5, result
-    assert result["decides"] is True
-    assert result["precision_after_training"] == "float32"
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "executorch"])

@@ -17,17 +17,26 @@ def device(
     rounds: Annotated[int, typer.Option(min=3, help="Measured rounds.")] = 20,
     starts: Annotated[int, typer.Option(min=1, help="Processes started for each start.")] = 5,
     rows: Annotated[int, typer.Option(min=20_000, help="Examples in the store.")] = _ROWS,
+    runtime: Annotated[
+        str, typer.Option(help="onnxruntime, or executorch without torch.")
+    ] = "onnxruntime",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure what the SDK costs the device that embeds it, with ONNX Runtime, in real rounds."""
+    """Measure what the SDK costs the device that embeds it, in real rounds."""
     from rich.console import Console
     from rich.status import Status
 
     from pocketfl.errors import PocketFLError
+    from pocketfl.plan.manifest import RUNTIME_NAMES
     from pocketfl_benchmarks.device.measurement import DeviceSettings, measure_device
     from pocketfl_benchmarks.machine import describe_machine
 
-    settings = DeviceSettings(rounds=rounds, starts=starts, rows=rows)
+    if runtime not in RUNTIME_NAMES:
+        raise typer.BadParameter(f"unknown runtime {runtime!r}; known: {', '.join(RUNTIME_NAMES)}")
+    try:
+        settings = DeviceSettings(rounds=rounds, starts=starts, rows=rows, runtime=runtime)
+    except PocketFLError as error:
+        raise typer.Exit(_complain(error)) from None
     machine = describe_machine()
     # Progress goes to standard error, so that standard output is nothing but the figures.
     with (
@@ -55,7 +64,8 @@ def _show(figures: dict[str, Any]) -> None:
     from rich.table import Table
 
     stored = figures["store"]
-    table = Table(title="What the SDK costs a device (ONNX Runtime)", title_justify="left")
+    title = f"What the SDK costs a device ({figures['runtime']})"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("")

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from pocketfl.errors import PocketFLError
+from pocketfl.runtimes.executorch_build import find_library
 from pocketfl.store import Collection, ExampleStore, Field
 from pocketfl_benchmarks.device.site import CLASSES, EXAMPLES, INPUTS, TASK, Site, open_site
 
@@ -42,11 +43,20 @@ class DeviceSettings:
         Processes started for the median of import and cold start.
     rows : int
         Examples in the store.
+    runtime : {"onnxruntime", "executorch"}
+        What trains; ExecuTorch without torch, which no device has.
     """
 
     rounds: int = 20
     starts: int = 5
     rows: int = 1_000_000
+    runtime: str = "onnxruntime"
+
+    def __post_init__(self) -> None:
+        if self.runtime == "executorch" and find_library() is None:
+            raise MeasurementError(
+                "ExecuTorch is measured without torch only: pocketfl runtimes build-executorch"
+            )
 
 
 def measure_device(
@@ -74,10 +84,11 @@ def measure_device(
         If a measured process failed; says what it said.
     """
     progress("import")
-    imports = [_run("import") for _ in range(settings.starts)]
+    imports = [_run("import", runtime=settings.runtime) for _ in range(settings.starts)]
     bare = _run("bare")
     progress("export a plan, start a server")
-    with open_site(folder, rounds=settings.rounds + WARM_UP_ROUNDS) as site:
+    rounds_of_task = settings.rounds + WARM_UP_ROUNDS
+    with open_site(folder, rounds=rounds_of_task, runtime=settings.runtime) as site:
         store = folder / "device.sqlite"
         _fill(store, site)
         progress("cold start")
@@ -87,6 +98,7 @@ def measure_device(
                 plan=str(site.plan_file),
                 plan_key=site.plan_key,
                 store=str(store),
+                runtime=settings.runtime,
                 started_at=time.time(),
             )
             for _ in range(settings.starts)
@@ -97,6 +109,7 @@ def measure_device(
     progress(f"store of {settings.rows} examples")
     stored = _run("store", store=str(folder / "events.sqlite"), rows=settings.rows)
     return {
+        "runtime": settings.runtime,
         "import_seconds": _median(imports, "import_seconds"),
         "numpy_import_seconds": _median(imports, "numpy_import_seconds"),
         "peak_rss_mb_over_numpy": peak - bare["peak_rss_mb"],
@@ -151,6 +164,7 @@ def _measure_rounds(
     with _started(
         "rounds",
         store=str(store),
+        runtime=settings.runtime,
         url=site.deployment.url,
         plan_key=site.plan_key,
         aggregator_key=site.aggregator_key,

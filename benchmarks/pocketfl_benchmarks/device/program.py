@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pocketfl.store import ExampleStore
 
+_IMPORTED: Final = {
+    "onnxruntime": "onnxruntime",
+    "executorch": "pocketfl.runtimes.executorch_native",
+}
 _BATCH: Final = 1000
 """Examples per append: what an app hands over that collected for a while."""
 
@@ -39,13 +43,17 @@ def measure_bare(settings: dict[str, Any]) -> None:
 
 def measure_import(settings: dict[str, Any]) -> None:
     """Import everything that an app imports to train and to take part."""
-    del settings
     began = time.perf_counter()
     import numpy as np
 
     np.zeros(1)
     with_numpy = time.perf_counter()
-    for module in ("onnxruntime", "pocketfl.device", "pocketfl.store", "pocketfl.training"):
+    for module in (
+        _IMPORTED[settings["runtime"]],
+        "pocketfl.device",
+        "pocketfl.store",
+        "pocketfl.training",
+    ):
         import_module(module)
     say(
         import_seconds=time.perf_counter() - began,
@@ -60,7 +68,11 @@ def measure_cold_start(settings: dict[str, Any]) -> None:
     from pocketfl.training import LocalTrainer
 
     plan = Plan.load(Path(settings["plan"]), trusted_keys=[settings["plan_key"]])
-    with ExampleStore(settings["store"]) as store, LocalTrainer(plan, store) as trainer:
+    runtime: str = settings["runtime"]
+    with (
+        ExampleStore(settings["store"]) as store,
+        LocalTrainer(plan, store, runtime=runtime) as trainer,
+    ):
         trainer.train(max_examples=plan.manifest.required_model.batch_size, epochs=1)
         # Both ends are read from the clock of one machine.
         say(cold_start_seconds=time.time() - settings["started_at"])
@@ -82,6 +94,7 @@ def measure_rounds(settings: dict[str, Any]) -> None:
             plan_keys=[settings["plan_key"]],
             aggregator=PinnedAggregator(settings["aggregator_key"]),
             enrolment_key=settings["enrolment_key"],
+            runtime=settings["runtime"],
             limits=DeviceLimits(allow_unprotected=True),
             # As many rounds in a row as are asked for, within the SDK's own bounds.
             budgets=Budgets(),

@@ -49,7 +49,7 @@ class Site:
 
 
 @contextlib.contextmanager
-def open_site(folder: Path, *, rounds: int) -> Iterator[Site]:
+def open_site(folder: Path, *, rounds: int, runtime: str = "onnxruntime") -> Iterator[Site]:
     """Export the plan and run both processes of the server side while the block runs.
 
     Parameters
@@ -58,6 +58,8 @@ def open_site(folder: Path, *, rounds: int) -> Iterator[Site]:
         For plan and databases.
     rounds : int
         How many rounds the task may have.
+    runtime : {"onnxruntime", "executorch"}
+        What the plan has parts for.
     """
     key = generate_signing_key()
     plan_file = folder / "bench.plan"
@@ -82,7 +84,7 @@ def open_site(folder: Path, *, rounds: int) -> Iterator[Site]:
         training=TrainingSpec(
             epochs=1, max_examples=EXAMPLES, learning_rate=0.05, max_gradient_norm=10.0
         ),
-        runtimes=("onnxruntime",),
+        runtimes=(runtime,),
     )
     plan_key = public_key_hex(key)
     with LocalDeployment(folder / "server", plan_keys=[plan_key]) as deployment:

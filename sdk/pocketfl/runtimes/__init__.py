@@ -22,9 +22,9 @@ __all__ = [
 def open_runtime(plan: PlanContents, name: str) -> Runtime:
     """Open a plan in a runtime; it starts with the plan's initial parameters.
 
-    On Android these are the libraries that the app bundles, elsewhere Python packages. Nothing is
-    loaded yet: each graph is loaded when it is first used, so a device that only trains never pays for
-    inference.
+    On Android these are the libraries that the app bundles, elsewhere Python packages; ExecuTorch comes
+    without torch where ``pocketfl runtimes build-executorch`` has run. Nothing is loaded yet: each
+    graph is loaded when it is first used, so a device that only trains never pays for inference.
 
     Parameters
     ----------
@@ -59,6 +59,13 @@ def open_runtime(plan: PlanContents, name: str) -> Runtime:
             from pocketfl.runtimes.android_executorch import AndroidExecutorchRuntime
 
             return AndroidExecutorchRuntime(plan)
+        from pocketfl.runtimes.executorch_build import find_library
+
+        library = find_library()
+        if library is not None:
+            from pocketfl.runtimes.executorch_native import NativeExecutorchRuntime
+
+            return NativeExecutorchRuntime(plan, library)
         from pocketfl.runtimes.executorch import ExecutorchRuntime
 
         return ExecutorchRuntime(plan)

@@ -1,7 +1,8 @@
 """Plans on ExecuTorch through its wheel's Python bindings: for desktops, tests and the exporter.
 
 Those bindings take and return torch tensors, so this is the one module of the device package that
-imports torch, and only once a plan is opened with it. On a phone the same programs run in ExecuTorch's
+imports torch, and only once a plan is opened with it; :mod:`pocketfl.runtimes.executorch_native` needs
+none, where its library was built. On a phone the same programs run in ExecuTorch's
 AAR, which needs no torch; memory measured through this module says nothing about a device.
 """
 
@@ -104,11 +105,12 @@ def load_library() -> ModuleType:
         import torch  # noqa: F401 - the extension needs libtorch in the process
     except (ImportError, PackageNotFoundError) as error:
         raise RuntimeUnavailableError(
-            "ExecuTorch's Python bindings and torch are not installed: pip install 'pocketfl[export]', "
+            "ExecuTorch's Python bindings and torch are not installed: pip install 'pocketfl[export]'; "
+            "without torch, pip install 'pocketfl[executorch]' and pocketfl runtimes build-executorch; "
             "or open the plan with the runtime 'onnxruntime'"
         ) from error
     try:
-        with _quiet_standard_error():
+        with quiet_standard_error():
             from executorch.extension.pybindings import _C
 
             library: ModuleType = _C
@@ -122,7 +124,7 @@ def load_library() -> ModuleType:
 
 
 @contextmanager
-def _quiet_standard_error() -> Iterator[None]:
+def quiet_standard_error() -> Iterator[None]:
     """Hide what native code prints while it is loaded: notes on processors and threads."""
     try:
         sys.stderr.flush()
