@@ -56,11 +56,14 @@ from pocketfl_server.records import (
     PauseRequest,
     RolloutRecord,
     RoundResult,
+    Schedule,
+    ScheduleRecord,
     TaskRecord,
 )
 from pocketfl_server.registry import Registry
 from pocketfl_server.rollouts import Rollouts
 from pocketfl_server.rounds import Rounds
+from pocketfl_server.schedules import Schedules
 from pocketfl_server.tasks import Tasks
 from pocketfl_server.trusted.client import TrustedTier
 from pocketfl_server.trusted.messages import TaskDescription
@@ -139,6 +142,9 @@ class BackEnd:
             raise
         self._rounds = Rounds(self.database, self._tasks, self._registry)
         self._pauses = Pauses(self.database, self._tasks)
+        self._schedules = Schedules(
+            self.database, self._tasks, self._rounds, self._pauses, trusted=trusted
+        )
         self._issuer = TokenIssuer(
             self.database,
             self._tasks,
@@ -292,6 +298,12 @@ class BackEnd:
             identity = self._enrolments.authenticate(connection, token)
             return self._user_features.page(connection, identity.user, table, cursor)
 
+    def _prepare(self, notice: RoundNotice) -> None:
+        """Have a new round's key attested, so that the first devices to check in need not wait for it."""
+        facts = self._rounds.facts(notice.task, notice.round)
+        if facts is not None:
+            self._attestations.key(facts)
+
     # What operators ask.
 
     def add_plan(self, plan_data: bytes) -> Plan:
@@ -354,23 +366,51 @@ class BackEnd:
     def open_round(self, task: str, *, seconds: float) -> RoundNotice:
         """Open a task's next round; see :meth:`.Rounds.open`."""
         notice = self._rounds.open(task, seconds=seconds, now=self._clock())
-        facts = self._rounds.facts(task, notice.round)
-        if facts is not None:
-            # Now, so that the first device to check in need not wait for it, and others behind it.
-            self._attestations.key(facts)
+        self._prepare(notice)
         return notice
 
     def close_round(self, task: str, round: int | None = None) -> RoundResult:
         """End a round with a new model version; see :meth:`.Coordinator.close`."""
-        return self._coordinator.close(task, round)
+        result = self._coordinator.close(task, round)
+        self.open_due_rounds(only=task)
+        return result
 
     def abort_round(self, task: str, round: int | None = None) -> RoundResult:
         """End a round without one; see :meth:`.Coordinator.abort`."""
-        return self._coordinator.abort(task, round)
+        result = self._coordinator.abort(task, round)
+        self.open_due_rounds(only=task)
+        return result
+
+    def start_task(self, task: str, schedule: Schedule) -> ScheduleRecord:
+        """Have a task's rounds opened from now on, the first at once; see :meth:`.Schedules.start`."""
+        self._schedules.start(task, schedule, now=self._clock())
+        self.open_due_rounds(only=task)
+        return self.schedule(task)
+
+    def stop_task(self, task: str) -> ScheduleRecord:
+        """Open no further round; the one under way goes on. See :meth:`.Schedules.stop`."""
+        self._schedules.stop(task, now=self._clock())
+        return self.schedule(task)
+
+    def schedule(self, task: str) -> ScheduleRecord:
+        """Return how a task's rounds follow one another, and what happens next."""
+        return self._schedules.record(task, now=self._clock())
+
+    def open_due_rounds(self, *, only: str | None = None) -> list[RoundNotice]:
+        """Open every round that is due; see :meth:`.Schedules.open_due`."""
+        opened = self._schedules.open_due(now=self._clock(), only=only)
+        for notice in opened:
+            self._prepare(notice)
+        return opened
 
     def close_due_rounds(self) -> list[RoundResult]:
         """End every round past its deadline or half-ended; see :meth:`.Coordinator.close_due`."""
         return self._coordinator.close_due()
+
+    def turn_rounds(self) -> None:
+        """End the rounds that are due, then open those that are."""
+        self.close_due_rounds()
+        self.open_due_rounds()
 
     def pause(self, task: str | None, request: PauseRequest) -> PauseRecord:
         """Keep devices away from a task, or with None from all; reports under way are still taken."""

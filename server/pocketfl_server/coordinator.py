@@ -41,7 +41,9 @@ from pocketfl_server.errors import Conflict, NotFound
 from pocketfl_server.records import RoundResult
 from pocketfl_server.registry import DivergedError, NextModel, Registry
 from pocketfl_server.releases import check_release
+from pocketfl_server.retries import Retries
 from pocketfl_server.rounds import RoundFacts, Rounds, count_participants
+from pocketfl_server.schedules import is_stopped
 from pocketfl_server.tasks import Tasks
 from pocketfl_server.trusted import messages
 from pocketfl_server.trusted.client import TrustedTier
@@ -61,9 +63,6 @@ DIVERGED: Final = "diverged"
 PAGE_BYTES: Final = 32 * 2**20
 """Sealed reports that are held in memory while they are handed over."""
 MAX_PAGE: Final = 4096
-FIRST_DELAY_SECONDS: Final = 1.0
-MAX_DELAY_SECONDS: Final = 60.0
-"""A round that could not be ended is tried again after so long, the first and the longest time."""
 RECEIPT_ROUNDS: Final = 2
 """For so many later rounds of a task a repeated upload still gets its receipt."""
 
@@ -148,7 +147,7 @@ class Coordinator:
         self._wanted: dict[tuple[str, int], int] = {}
         self._put_count = database.insert_or_ignore(round_counts)
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._delays: dict[tuple[str, int], tuple[float, float]] = {}
+        self._retries = Retries[tuple[str, int]]()
 
     def close(self, task: str, number: int | None = None) -> RoundResult:
         """Close a round and make a new model version of it.
@@ -225,17 +224,16 @@ class Coordinator:
         now = self._clock()
         ready = self._asynchronous.ready(self._wanted)
         for task, number in dict.fromkeys([*self._rounds.due(now=now), *ready]):
-            not_before, delay = self._delays.get((task, number), (now, FIRST_DELAY_SECONDS))
-            if now < not_before:
+            if not self._retries.is_due((task, number), now=now):
                 continue
             try:
                 with self._database.exclusively(f"end {task}") as mine:
                     if not mine:
                         continue  # another gateway is at it
                     ended.append(self.close(task, number))
-                self._delays.pop((task, number), None)
+                self._retries.forget((task, number))
             except Exception as error:
-                self._delays[task, number] = (now + delay, min(2 * delay, MAX_DELAY_SECONDS))
+                self._retries.failed((task, number), now=now)
                 logger.warning(
                     "round %d of task %s cannot be ended yet: %s: %s",
                     number,
@@ -347,6 +345,9 @@ class Coordinator:
         """Leave an asynchronous round open where reports turned out to be none, and time is left."""
         if facts.max_staleness is None or self._clock() >= facts.closes_at:
             return False
+        with self._database.reading() as connection:
+            if is_stopped(connection, facts.task):
+                return False
         missing = manifest.aggregation.cohort_floor - (accepted or 0)
         self._wanted[facts.task, facts.number] = max(1, missing)
         self._move(facts, "closing", "open")
@@ -384,10 +385,11 @@ class Coordinator:
             self._keep_outcome(connection, facts, release.reports, release.rejected)
             limit = manifest.aggregation.max_rounds
             done = self._registry.releases(connection, facts.task) >= limit
-            self._forget(connection, facts, goes_on=not done)
+            goes_on = not done and not is_stopped(connection, facts.task)
+            self._forget(connection, facts, goes_on=goes_on)
             if done:
                 self._tasks.finish(connection, facts.task, "max_rounds_reached")
-            elif facts.max_staleness is not None:
+            elif facts.max_staleness is not None and goes_on:
                 self._asynchronous.open_next(connection, facts, model_version=version, now=now)
         self._wanted.pop((facts.task, facts.number), None)
         self._database.forget_deleted()
@@ -462,7 +464,11 @@ class Coordinator:
             moved = connection.execute(_ABORT, {"this_round": facts.id, "now": now})
             if moved.rowcount == 0:
                 return
-            goes_on = facts.max_staleness is not None and reason == "floor_not_reached"
+            goes_on = (
+                facts.max_staleness is not None
+                and reason == "floor_not_reached"
+                and not is_stopped(connection, facts.task)
+            )
             if not goes_on:
                 self._keep_counts(connection, facts, self._participants(connection, facts))
             self._forget(connection, facts, goes_on=goes_on)

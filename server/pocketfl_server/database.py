@@ -267,6 +267,21 @@ asynchronous_tasks = Table(
     Column("filling", Boolean, nullable=False),  # whether free slots are given out
 )
 
+# How rounds of a task that was started follow one another.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("task", ForeignKey("tasks.name"), primary_key=True),
+    Column("round_seconds", Float(53), nullable=False),
+    Column("pause_seconds", Float(53), nullable=False),
+    Column("rounds", Integer),  # how many; no number for as many as the budget allows
+    Column("hours", String(16)),
+    Column("opened", Integer, nullable=False),
+    Column("started_at", Float(53), nullable=False),
+    Column("ended_at", Float(53)),  # none while it runs
+    Column("reason", String(64)),
+)
+
 # Signed documents that say what devices predict with; their bytes are in `blobs`.
 rollouts = Table(
     "rollouts",

@@ -45,6 +45,8 @@ from pocketfl_server.records import (
     RolloutRecord,
     RoundList,
     RoundResult,
+    Schedule,
+    ScheduleRecord,
     TaskList,
     TaskRecord,
 )
@@ -176,6 +178,18 @@ class OperatorClient:
         """Open a task's next round."""
         wanted = OpenRound(seconds=seconds)
         return self._ask(RoundNotice, "POST", _task(task) + "/rounds", record=wanted)
+
+    def start(self, task: str, schedule: Schedule) -> ScheduleRecord:
+        """Have a task's rounds opened from now on; the same again changes nothing while it runs."""
+        return self._ask(ScheduleRecord, "PUT", _task(task) + "/schedule", record=schedule)
+
+    def stop(self, task: str) -> ScheduleRecord:
+        """Have no further round opened; one that is under way goes on until it is closed."""
+        return self._ask(ScheduleRecord, "DELETE", _task(task) + "/schedule")
+
+    def schedule(self, task: str) -> ScheduleRecord:
+        """Return how a task's rounds follow one another, and what happens next."""
+        return self._ask(ScheduleRecord, "GET", _task(task) + "/schedule")
 
     def close_round(self, task: str, round: int) -> RoundResult:
         """Close a round; repeating returns the same result."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from pocketfl.plan.manifest import Kind, Privacy
 from pocketfl.plan.storage import Storage
 from pocketfl.protocol import AggregatorKey, FeatureRow
 from pocketfl.rollout import Rollout
+from pocketfl_server.daily_hours import DailyHours
 from pocketfl_server.optimizers import OptimizerSpec
 
 Role = Literal["viewer", "operator", "modeller", "administrator"]
 RoundState = Literal["open", "closing", "aborting", "finished", "aborted"]
+NextStep = Literal["round_closes", "round_opens", "resume", "nothing"]
+MAX_ROUND_SECONDS: Final = 30 * 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +208,81 @@ class OpenRound:
     """Request: open a task's next round for so many seconds."""
 
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Request: open a task's rounds, one after the other.
+
+    Attributes
+    ----------
+    round_seconds : float
+        How long each is open.
+    pause_seconds : float
+        From the end of one to the opening of the next.
+    rounds : int or None
+        So many are opened; None for as many as the plan and its budget allow.
+    hours : str or None
+        ``HH:MM-HH:MM``, each day in UTC: rounds open and close within. None for any time.
+    """
+
+    round_seconds: float
+    pause_seconds: float = 0.0
+    rounds: int | None = None
+    hours: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.round_seconds <= MAX_ROUND_SECONDS:
+            raise ValueError(f"round_seconds must be more than 0 and at most {MAX_ROUND_SECONDS}")
+        if not 0 <= self.pause_seconds <= MAX_ROUND_SECONDS:
+            raise ValueError(f"pause_seconds must be 0 to {MAX_ROUND_SECONDS}")
+        if self.rounds is not None and not 1 <= self.rounds <= 1_000_000:
+            raise ValueError("rounds must be 1 to 1,000,000")
+        if self.hours is not None:
+            fits = DailyHours.parse(self.hours).seconds
+            if self.round_seconds > fits:
+                raise ValueError(
+                    f"a round of {self.round_seconds:g} seconds does not fit into the {fits} seconds "
+                    f"of {self.hours}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleRecord:
+    """How a task's rounds follow one another, and what happens next.
+
+    Attributes
+    ----------
+    schedule : Schedule or None
+        What was asked for last.
+    state : {"never_started", "running", "ended"}
+        Whether rounds open by themselves.
+    reason : str or None
+        Why they no longer do: ``stopped`` by an operator, ``all_rounds_opened``, or why the task is
+        finished, see :class:`TaskRecord`.
+    opened : int
+        Rounds that this schedule has opened.
+    round : int or None
+        The one under way, whoever opened it.
+    next : {"round_closes", "round_opens", "resume", "nothing"}
+        What comes next; ``resume``: the task is paused, and goes on when it is resumed.
+    next_at : float or None
+        When, in Unix seconds; of a round that opens the earliest time.
+    following_at : float or None
+        When the round after the one under way opens, if it closes in time.
+    """
+
+    task: str
+    schedule: Schedule | None = None
+    state: Literal["never_started", "running", "ended"]
+    reason: str | None = None
+    opened: int = 0
+    started_at: float | None = None
+    ended_at: float | None = None
+    round: int | None = None
+    next: NextStep
+    next_at: float | None = None
+    following_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,11 +25,10 @@ from pocketfl_server.database import (
 )
 from pocketfl_server.errors import Conflict, Malformed, NotFound
 from pocketfl_server.leases import LEASE_KEY_BYTES, ROUND_ID_BYTES
-from pocketfl_server.records import Funnel, RoundResult
+from pocketfl_server.records import MAX_ROUND_SECONDS, Funnel, RoundResult
 from pocketfl_server.registry import Registry
 from pocketfl_server.tasks import Tasks
 
-MAX_ROUND_SECONDS: Final = 30 * 86_400
 _MAX_REMEMBERED: Final = 1024
 
 _INSERT = rounds.insert()
@@ -37,6 +36,12 @@ _ONE = select(rounds).where(
     rounds.c.task == bindparam("task"), rounds.c.number == bindparam("number")
 )
 _ALL = select(rounds).where(rounds.c.task == bindparam("task")).order_by(rounds.c.number)
+_LAST = (
+    select(rounds)
+    .where(rounds.c.task == bindparam("task"))
+    .order_by(rounds.c.number.desc())
+    .limit(1)
+)
 _UNDER_WAY = select(rounds).where(
     rounds.c.task == bindparam("task"), rounds.c.state.in_(("open", "closing", "aborting"))
 )
@@ -156,25 +161,40 @@ class Rounds:
             )
         try:
             with self._database.writing() as connection:
-                number = int(connection.execute(_LAST_NUMBER, {"task": task}).scalar_one()) + 1
-                connection.execute(
-                    _INSERT,
-                    {
-                        "task": task,
-                        "number": number,
-                        "id": secrets.token_bytes(ROUND_ID_BYTES),
-                        "state": "open",
-                        "model_version": self._registry.latest(connection, task),
-                        "opened_at": now,
-                        "closes_at": now + seconds,
-                        "lease_key": secrets.token_bytes(LEASE_KEY_BYTES),
-                    },
-                )
+                number = self.insert(connection, task, closes_at=now + seconds, now=now)
         except IntegrityError:
             raise Conflict(
                 f"task {task!r} has a round under way; close or abort it first",
                 code="round_under_way",
             ) from None
+        return self.notice(task, number)
+
+    def insert(self, connection: Connection, task: str, *, closes_at: float, now: float) -> int:
+        """Add a task's next round within a transaction; returns its number.
+
+        Raises
+        ------
+        IntegrityError
+            If a round of the task is under way.
+        """
+        number = int(connection.execute(_LAST_NUMBER, {"task": task}).scalar_one()) + 1
+        connection.execute(
+            _INSERT,
+            {
+                "task": task,
+                "number": number,
+                "id": secrets.token_bytes(ROUND_ID_BYTES),
+                "state": "open",
+                "model_version": self._registry.latest(connection, task),
+                "opened_at": now,
+                "closes_at": closes_at,
+                "lease_key": secrets.token_bytes(LEASE_KEY_BYTES),
+            },
+        )
+        return number
+
+    def notice(self, task: str, number: int) -> RoundNotice:
+        """Return a round as devices read of it."""
         return _notice(self._required_facts(task, number))
 
     def open_rounds(self, *, now: float) -> tuple[RoundNotice, ...]:
@@ -230,6 +250,12 @@ class Rounds:
         with self._database.reading() as connection:
             rows = connection.execute(_ALL, {"task": task}).mappings().all()
         return tuple(_result(row) for row in rows)
+
+    def last(self, task: str) -> RoundResult | None:
+        """Return the newest round of a task, if there is any."""
+        with self._database.reading() as connection:
+            row = connection.execute(_LAST, {"task": task}).mappings().first()
+        return None if row is None else _result(row)
 
     def under_way(self, task: str) -> RoundResult | None:
         """Return the round that is open or being ended, if any."""

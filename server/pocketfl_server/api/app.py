@@ -1,4 +1,4 @@
-"""The ASGI application: all routes over one back end, and the clock that ends rounds."""
+"""The ASGI application: all routes over one back end, and the clock that ends and opens rounds."""
 
 from __future__ import annotations
 
@@ -73,6 +73,8 @@ _RECORDS: Final = (
     records.RolloutRecord,
     records.RoundList,
     records.RoundResult,
+    records.Schedule,
+    records.ScheduleRecord,
     records.TaskList,
     records.TaskRecord,
 )
@@ -95,8 +97,8 @@ def create_app(
         The administrator's bearer token for the operator's routes, at least 16 characters; others have
         tokens of their own.
     end_rounds_every : float, optional
-        Seconds between two looks for rounds whose deadline has passed; None leaves that to another
-        process.
+        Seconds between two looks for rounds whose deadline has passed, and for such as are to open;
+        None leaves that to another process.
     metrics : Metrics, optional
         What ``/metrics`` shows; by default where tasks stand, and no counts of requests.
 
@@ -111,16 +113,16 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
-        ending = None
+        turning = None
         if end_rounds_every is not None:
-            ending = asyncio.create_task(_end_rounds(back_end, end_rounds_every))
+            turning = asyncio.create_task(_turn_rounds(back_end, end_rounds_every))
         try:
             yield
         finally:
-            if ending is not None:
-                ending.cancel()
+            if turning is not None:
+                turning.cancel()
                 with suppress(asyncio.CancelledError):
-                    await ending
+                    await turning
             await in_thread(group.close)
 
     app = FastRoutesApp(
@@ -152,7 +154,7 @@ def create_app(
     return app
 
 
-async def _end_rounds(back_end: BackEnd, every: float) -> None:
+async def _turn_rounds(back_end: BackEnd, every: float) -> None:
     while True:
         await asyncio.sleep(every)
-        await in_thread(back_end.close_due_rounds)
+        await in_thread(back_end.turn_rounds)

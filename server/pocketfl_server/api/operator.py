@@ -36,6 +36,8 @@ from pocketfl_server.records import (
     RolloutRecord,
     RoundList,
     RoundResult,
+    Schedule,
+    ScheduleRecord,
     TaskList,
     TaskRecord,
 )
@@ -176,6 +178,37 @@ def operator_router(back_end: BackEnd, access: Access) -> APIRouter:
         """List every round of a task, oldest first."""
         found = await in_thread(back_end.rounds, request.path_params["task"])
         return json_answer(RoundList(rounds=found))
+
+    @router.put(
+        **of_operator(
+            _TASK + "/schedule",
+            takes=Schedule,
+            answers=ScheduleRecord,
+            refusals=(401, 404, 408, 409, 413, 415, 422),
+        ),
+        summary="Start a task",
+    )
+    async def start_task(request: Request) -> Response:
+        """Have the task's rounds opened from now on; the same again changes nothing while it runs."""
+        wanted = await read_record(request, Schedule, limit=RECORD_LIMIT)
+        name = request.path_params["task"]
+        return json_answer(await in_thread(back_end.start_task, name, wanted))
+
+    @router.get(
+        **of_operator(_TASK + "/schedule", answers=ScheduleRecord, refusals=(401, 404)),
+        summary="What happens next",
+    )
+    async def schedule(request: Request) -> Response:
+        """Say how the task's rounds follow one another, what happens next, and when."""
+        return json_answer(await in_thread(back_end.schedule, request.path_params["task"]))
+
+    @router.delete(
+        **of_operator(_TASK + "/schedule", answers=ScheduleRecord, refusals=(401, 404)),
+        summary="Stop a task",
+    )
+    async def stop_task(request: Request) -> Response:
+        """Have no further round opened; one that is under way goes on until it is closed."""
+        return json_answer(await in_thread(back_end.stop_task, request.path_params["task"]))
 
     @router.put(
         **of_operator(

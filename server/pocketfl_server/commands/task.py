@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,13 +112,16 @@ def show(
     operator_key_file: KeyFile = None,
     ca_file: CaFile = None,
 ) -> None:
-    """Show where a task stands: its state, rounds, counts and spent privacy."""
+    """Show where a task stands and what happens next: state, rounds, counts and spent privacy."""
+    from pocketfl_server.what_next import moment, schedule_line, what_next
+
     with connect(url, operator_key_file, ca_file) as operator:
         task = operator.task(name)
         rounds = operator.rounds(name)
         funnels = {r.round: operator.funnel(name, r.round) for r in rounds[-5:]}
         privacy = operator.privacy(name)
         pauses = [p for p in operator.pauses() if p.task in (None, name)]
+        schedule = operator.schedule(name)
     if as_json:
         everything: dict[str, Any] = {
             "task": task,
@@ -127,6 +129,7 @@ def show(
             "funnels": list(funnels.values()),
             "privacy": privacy,
             "pauses": pauses,
+            "schedule": schedule,
         }
         typer.echo(
             "{"
@@ -137,6 +140,9 @@ def show(
     ended = f" ({task.finished_reason})" if task.finished_reason else ""
     typer.echo(f"task {task.name}: {task.kind}, {task.state}{ended}")
     typer.echo(f"model version {task.latest_version}, privacy {task.privacy}")
+    if said := schedule_line(schedule):
+        typer.echo(said)
+    typer.echo(f"next: {what_next(schedule)}")
     spent = privacy.spent
     if spent.epsilon is not None:
         planned = privacy.planned.epsilon
@@ -150,7 +156,7 @@ def show(
         accepted = "-" if funnel.accepted is None else funnel.accepted
         reason = f" ({result.reason})" if result.reason else ""
         typer.echo(
-            f"round {result.round}: {result.state}{reason}, until {_when(result.closes_at)}; "
+            f"round {result.round}: {result.state}{reason}, until {moment(result.closes_at)}; "
             f"{funnel.checked_in} checked in, {funnel.uploaded} reports, {accepted} accepted"
         )
 
@@ -160,14 +166,36 @@ def start(
     name: Name,
     *,
     round_seconds: Annotated[float, typer.Option(help="How long a round is open.")] = 3600.0,
+    pause_seconds: Annotated[
+        float, typer.Option(help="From the end of a round to the next one's opening.")
+    ] = 0.0,
+    rounds: Annotated[
+        int | None, typer.Option(help="Open so many; else as many as plan and budget allow.")
+    ] = None,
+    hours: Annotated[
+        str | None,
+        typer.Option(metavar="HH:MM-HH:MM", help="Rounds open and close within, each day in UTC."),
+    ] = None,
     url: Url = DEFAULT_URL,
     operator_key_file: KeyFile = None,
     ca_file: CaFile = None,
 ) -> None:
-    """Open the task's next round."""
+    """Open the task's rounds, one after the other, until it is stopped or its budget is spent.
+
+    The same command again changes nothing; with other options it replaces what was said before.
+    """
+    from pocketfl_server.records import Schedule
+    from pocketfl_server.what_next import what_next
+
+    try:
+        schedule = Schedule(
+            round_seconds=round_seconds, pause_seconds=pause_seconds, rounds=rounds, hours=hours
+        )
+    except ValueError as error:
+        raise TaskCommandError(str(error)) from None
     with connect(url, operator_key_file, ca_file) as operator:
-        notice = operator.open_round(name, seconds=round_seconds)
-    typer.echo(f"round {notice.round} is open until {_when(notice.closes_at)}")
+        record = operator.start(name, schedule)
+    typer.echo(what_next(record))
 
 
 @app.command()
@@ -177,17 +205,28 @@ def stop(
     abort: Annotated[
         bool, typer.Option("--abort", help="Throw the round's reports away instead.")
     ] = False,
+    keep_round: Annotated[
+        bool, typer.Option("--keep-round", help="Let the round go on to its deadline.")
+    ] = False,
     url: Url = DEFAULT_URL,
     operator_key_file: KeyFile = None,
     ca_file: CaFile = None,
 ) -> None:
-    """End the round that is under way: release what has come, if it reaches the floor."""
+    """Open no further round, and end the one under way: release what has come, from the floor on."""
+    from pocketfl_server.what_next import what_next
+
+    if abort and keep_round:
+        raise typer.BadParameter("--abort and --keep-round exclude one another")
     with connect(url, operator_key_file, ca_file) as operator:
-        under_way = [r.round for r in operator.rounds(name) if r.ended_at is None]
-        if not under_way:
-            raise TaskCommandError(f"task {name!r} has no round under way")
+        was = operator.schedule(name)
+        record = operator.stop(name)
+        if record.round is None and was.state != "running":
+            raise TaskCommandError(f"task {name!r} is not started and has no round under way")
+        if keep_round or record.round is None:
+            typer.echo(what_next(record))
+            return
         end = operator.abort_round if abort else operator.close_round
-        result = end(name, under_way[-1])
+        result = end(name, record.round)
     reason = f" ({result.reason})" if result.reason else ""
     version = "" if result.new_version is None else f", model version {result.new_version}"
     typer.echo(f"round {result.round}: {result.state}{reason}{version}")
@@ -320,7 +359,3 @@ def _which(task: str | None, *, every_task: bool) -> str | None:
     if (task is None) is not every_task:
         raise typer.BadParameter("name a task, or say --all")
     return task
-
-
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

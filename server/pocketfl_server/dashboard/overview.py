@@ -16,7 +16,14 @@ from typing import Final, TypeVar
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.dashboard.charts import Chart, Value, draw_chart
 from pocketfl_server.errors import Refusal
-from pocketfl_server.records import Funnel, PauseRecord, RolloutRecord, RoundResult, TaskRecord
+from pocketfl_server.records import (
+    Funnel,
+    PauseRecord,
+    RolloutRecord,
+    RoundResult,
+    ScheduleRecord,
+    TaskRecord,
+)
 from pocketfl_server.trusted.messages import TaskDescription, TrustedTierError
 
 T = TypeVar("T")
@@ -62,6 +69,7 @@ class TaskView:
 
     task: TaskRecord
     pauses: tuple[PauseRecord, ...]
+    schedule: ScheduleRecord
     rounds: tuple[RoundResult, ...]
     round_count: int
     counted: RoundResult | None
@@ -129,6 +137,7 @@ class OverviewReader:
         return TaskView(
             task=task,
             pauses=tuple(pause for pause in pauses if pause.task in (None, task.name)),
+            schedule=self._back_end.schedule(task.name),
             rounds=rounds[: -ROUNDS_SHOWN - 1 : -1],
             round_count=len(rounds),
             counted=counted,

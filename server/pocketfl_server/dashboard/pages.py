@@ -19,6 +19,7 @@ from pocketfl_server.api.requests import read_body
 from pocketfl_server.api.routes import PlainRoute, in_thread
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.dashboard.sessions import COOKIE, SESSION_SECONDS, Sessions
+from pocketfl_server.what_next import schedule_line, what_next
 
 if TYPE_CHECKING:
     import jinja2
@@ -140,6 +141,8 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["moment"] = _moment
+    environment.filters["schedule_line"] = schedule_line
+    environment.filters["what_next"] = what_next
     environment.filters["whole"] = "{:,}".format
     return environment
 

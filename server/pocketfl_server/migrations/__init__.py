@@ -13,7 +13,7 @@ from sqlalchemy import Connection, MetaData, inspect, text
 
 from pocketfl_server.errors import DatabaseUnusableError
 
-HEAD: Final = "0009"
+HEAD: Final = "0010"
 """The newest revision; each is the number of the one before plus one."""
 
 _REVISIONS: Final = "alembic_version"

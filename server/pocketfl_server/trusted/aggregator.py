@@ -235,6 +235,7 @@ class Aggregator:
                 state.manifest, progress(state.manifest, releases=count, last_round=last)
             ),
             budget=self._budget(state, releasing=None),
+            affords_next=self._affords_next(state, releases=count, last_round=last),
         )
 
     def attest(self, task: str) -> Attestation | None:
@@ -556,6 +557,13 @@ class Aggregator:
             f"task {state.name!r}: {reason}; nothing was released or charged",
             details={"releases": releases - 1},
         )
+
+    def _affords_next(self, state: _Task, *, releases: int, last_round: int) -> bool:
+        following = progress(state.manifest, releases=releases + 1, last_round=last_round + 1)
+        if not affords(state.manifest, following):
+            return False
+        account = self._budget(state, releasing=last_round + 1)
+        return account is None or account.spent <= account.epsilon
 
     def _budget(self, state: _Task, *, releasing: int | None) -> BudgetStatement | None:
         """Return where the task's shared account stands, once a round of the task is released too."""

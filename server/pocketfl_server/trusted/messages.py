@@ -158,6 +158,9 @@ class TaskDescription:
         At the plan's ``max_rounds``, and after the releases so far.
     budget : BudgetStatement or None
         The account that the task shares with others, if its plan names one.
+    affords_next : bool
+        Whether plan and account allow one more release, of the round after the last one released or of
+        a later one.
     """
 
     task: str
@@ -166,6 +169,7 @@ class TaskDescription:
     planned: PrivacyStatement
     spent: PrivacyStatement
     budget: BudgetStatement | None = None
+    affords_next: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
