@@ -128,6 +128,19 @@ class ShardTable(_Table, frozen=True, kw_only=True):
     peers: tuple[str, ...]
 
 
+class MetricsTable(_Table, frozen=True, kw_only=True):
+    """Where the trusted tier answers Prometheus; see ``docs/serve.md``.
+
+    Attributes
+    ----------
+    host, port : str, int
+        Where to listen. Whoever reaches it may ask: there is no token.
+    """
+
+    port: int
+    host: str = "127.0.0.1"
+
+
 class TrustedTierSettings(_Table, frozen=True, kw_only=True):
     """The trusted tier: the one process in which a device's report is ever in the clear.
 
@@ -147,6 +160,8 @@ class TrustedTierSettings(_Table, frozen=True, kw_only=True):
         What it is among several; without, it is the only one.
     tls : Tls or None
         Speak HTTPS.
+    metrics : MetricsTable or None
+        Where Prometheus may ask; by default nowhere.
     url_file : str or None
         Where the URL is written once connections are accepted.
     """
@@ -159,6 +174,7 @@ class TrustedTierSettings(_Table, frozen=True, kw_only=True):
     attestation: AttestationTable = AttestationTable()
     shard: ShardTable | None = None
     tls: Tls | None = None
+    metrics: MetricsTable | None = None
     url_file: str | None = None
 
 
@@ -297,6 +313,10 @@ def _check(settings: Settings) -> None:
             raise ValueError("trusted_tier.workers must be at least 1")
         if (trusted.attestation.kind == "command") != bool(trusted.attestation.command):
             raise ValueError("trusted_tier.attestation.command goes with kind = 'command'")
+        if trusted.metrics is not None and not 0 < trusted.metrics.port < 2**16:
+            raise ValueError(
+                f"trusted_tier.metrics.port must be 1 to 65535, not {trusted.metrics.port}"
+            )
         if trusted.shard is not None and not trusted.shard.peers:
             raise ValueError("trusted_tier.shard.peers is empty: name the other tiers' keys")
     if back_end is None:

@@ -10,8 +10,9 @@ only after it and its charge are on disk. Nothing of a report's contents is logg
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -24,7 +25,7 @@ import numpy as np
 from pocketfl.attestation.binding import head_nonce, key_nonce, token_keys_nonce
 from pocketfl.encoding import Rotation
 from pocketfl.errors import PlanError
-from pocketfl.plan import AggregationSpec, Plan
+from pocketfl.plan import AggregationSpec, DifferentialPrivacySpec, Plan
 from pocketfl.plan.asynchronous import staleness_weight
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
@@ -77,6 +78,7 @@ from pocketfl_server.trusted.messages import (
     encode_release,
 )
 from pocketfl_server.trusted.noise import add_noise
+from pocketfl_server.trusted.observing import Nobody, Observer
 from pocketfl_server.trusted.shards import Sharding, Shards, TaskKeys
 from pocketfl_server.trusted.summing import (
     STALE,
@@ -125,6 +127,8 @@ class Aggregator:
         Processes that sum reports; 1 for this process alone.
     sharding : Sharding, optional
         What this tier is among several; by default it is the only one.
+    observer : Observer, optional
+        Is told of releases.
 
     Raises
     ------
@@ -145,7 +149,9 @@ class Aggregator:
         witness: Witness | None = None,
         workers: int = 1,
         sharding: Sharding | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Nobody()
         self._plan_keys = parse_public_keys(plan_keys)
         self._attester = attester
         self._witness = witness
@@ -238,6 +244,32 @@ class Aggregator:
             affords_next=self._affords_next(state, releases=count, last_round=last),
         )
 
+    def tasks(self) -> tuple[str, ...]:
+        """Return the names of all tasks."""
+        return self._ledger.tasks()
+
+    def open_rounds(self) -> list[tuple[str, int, int]]:
+        """Return task, number and count of sealed reports of each round that is not over."""
+        return self._ledger.open_rounds()
+
+    @property
+    def worker_restarts(self) -> int:
+        """How often all workers had to be replaced because one had died."""
+        return self._workers.restarts
+
+    def warm_up(self) -> None:
+        """Do ahead of time what the first release after a start would have to wait for.
+
+        Prices every task's next release, which a child process does, and builds the noise samplers.
+        What fails here, such as because the ledger is closed meanwhile, is left to the release.
+        """
+        with suppress(Exception):
+            for task in self._ledger.tasks():
+                manifest = self._task(task).manifest
+                self.describe(task)
+                if manifest.dp is not None:
+                    _draw(manifest.dp, manifest.aggregation, 0)
+
     def attest(self, task: str) -> Attestation | None:
         """Vouch for a task's key with a fresh token; see :class:`~.client.TrustedTier`."""
         return self._attest(self._task(task))
@@ -324,6 +356,14 @@ class Aggregator:
 
     def release(self, task: str, round: int, model_version: int) -> Release:
         """Sum, add noise, charge and hand over; see :class:`~.client.TrustedTier`."""
+        try:
+            return self._release(task, round, model_version)
+        except (BudgetExhausted, FloorNotReached, TrustedTierUnavailable) as refusal:
+            self._observer.refused(task, refusal.code)
+            raise
+
+    def _release(self, task: str, round: int, model_version: int) -> Release:
+        begun = time.perf_counter()
         state = self._task(task)
         if self._shards is not None and self._shards.sharding.role == "shard":
             raise Conflict(
@@ -383,6 +423,12 @@ class Aggregator:
             )
             if self._shards is not None:
                 self._shards.forget(task, round)
+            self._observer.released(
+                task,
+                accepted=release.reports,
+                rejected=release.rejected,
+                seconds=time.perf_counter() - begun,
+            )
             self._tell_witness()
             return release
 
@@ -425,9 +471,11 @@ class Aggregator:
                 public_key=state.key.public_key,
                 attestation=self.attest(task),
             )
-            return self._shards.hand_over(
+            partial = self._shards.hand_over(
                 _keys(state), round, model_version, part, root=root, own=own
             )
+            self._observer.handed_over(task)
+            return partial
 
     def accept_partial_sum(self, partial: SealedPartialSum) -> None:
         """Keep a shard's partial sum for the release of its round; repeating it changes nothing.
@@ -469,13 +517,7 @@ class Aggregator:
         manifest = state.manifest
         if manifest.dp is None:
             return None, {}
-        zeros = np.zeros(manifest.report_length, dtype=np.int64)
-        draw = partial(
-            add_noise,
-            zeros,
-            noise_multiplier=manifest.dp.noise_multiplier,
-            norm_bound=manifest.aggregation.norm_bound * manifest.aggregation.whole_weight,
-        )
+        draw = partial(_draw, manifest.dp, manifest.aggregation, manifest.report_length)
         if manifest.dp.tree is None:
             return draw(), {}
         return advance(self._ledger.tree_nodes(state.name), number=round, draw=draw)
@@ -667,6 +709,15 @@ class Aggregator:
         if self._workers.count == 1:
             at_once = 1
         return self._ledger.pages(state.name, round, at_once=at_once, origin=origin)
+
+
+def _draw(dp: DifferentialPrivacySpec, aggregation: AggregationSpec, length: int) -> IntegerVector:
+    """Return so many coordinates of a plan's noise."""
+    return add_noise(
+        np.zeros(length, dtype=np.int64),
+        noise_multiplier=dp.noise_multiplier,
+        norm_bound=aggregation.norm_bound * aggregation.whole_weight,
+    )
 
 
 def _make_release(

@@ -431,6 +431,21 @@ class Ledger:
             ).fetchone()
         return None if row is None else bytes(row[0])
 
+    def tasks(self) -> tuple[str, ...]:
+        """Return the names of all tasks."""
+        with self._lock:
+            rows = self._connection.execute("SELECT task FROM tasks ORDER BY task").fetchall()
+        return tuple(row[0] for row in rows)
+
+    def open_rounds(self) -> list[tuple[str, int, int]]:
+        """Return task, number and count of reports of each round that is not over."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT task, round, (SELECT count(*) FROM reports WHERE reports.task = rounds.task "
+                "AND reports.round = rounds.round) FROM rounds WHERE state = 'open' ORDER BY 1, 2"
+            ).fetchall()
+        return [(row[0], int(row[1]), int(row[2])) for row in rows]
+
     def head(self) -> LedgerHead:
         """Return how far the ledger has come, over all tasks."""
         with self._lock:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 
@@ -24,6 +26,9 @@ from pocketfl_server.trusted.peers import DevelopmentPeers
 from pocketfl_server.trusted.shards import Sharding
 from pocketfl_server.trusted.witness import FileWitness
 from pocketfl_server.trusted.workers import forbid_core_dumps
+
+if TYPE_CHECKING:
+    from pocketfl_server.trusted.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,7 @@ def serve(
     workers: int = 1,
     sharding: ShardSettings | None = None,
     certificate: tuple[str, str] | None = None,
+    metrics_address: tuple[str, int] | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve until the process is told to stop (SIGINT or SIGTERM); prints nothing.
@@ -115,6 +121,8 @@ def serve(
     certificate : tuple of (str, str), optional
         PEM files of the certificate and its key: HTTPS. Without, plain HTTP: keep it on loopback or a
         private network, or put TLS in front.
+    metrics_address : tuple of (str, int), optional
+        Host and port where Prometheus may ask; by default nowhere.
     ready : callable, optional
         Called once when all is prepared.
 
@@ -125,18 +133,28 @@ def serve(
     WitnessError
         If the witness says that the ledger was rolled back.
     OSError
-        If the certificate cannot be read.
+        If the certificate cannot be read, or the address for metrics is taken.
     """
     forbid_core_dumps()
     os.environ[CHILD_VARIABLE] = "1"
-    with Aggregator(
-        ledger_path,
-        plan_keys=plan_keys,
-        attester=attestation.attester(ledger_path),
-        witness=None if witness is None else FileWitness(witness),
-        workers=workers,
-        sharding=None if sharding is None else sharding.sharding(),
-    ) as aggregator:
+    metrics = None if metrics_address is None else _metrics()
+    with (
+        Aggregator(
+            ledger_path,
+            plan_keys=plan_keys,
+            attester=attestation.attester(ledger_path),
+            witness=None if witness is None else FileWitness(witness),
+            workers=workers,
+            sharding=None if sharding is None else sharding.sharding(),
+            observer=metrics,
+        ) as aggregator,
+        ExitStack() as stack,
+    ):
+        if metrics is not None and metrics_address is not None:
+            host, port = metrics_address
+            stack.enter_context(
+                metrics.served(aggregator, host=host, port=port, certificate=certificate)
+            )
         config = uvicorn.Config(
             create_trusted_app(aggregator, token=token),
             log_config=None,
@@ -147,4 +165,13 @@ def serve(
         config.load()  # reads the certificate
         if ready is not None:
             ready()
+        # The first release after a start shall not wait for the accountant.
+        threading.Thread(target=aggregator.warm_up, name="warm-up", daemon=True).start()
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _metrics() -> Metrics:
+    # Loaded where somebody wants them: a tier that nobody watches need not keep the library in memory.
+    from pocketfl_server.trusted.metrics import Metrics
+
+    return Metrics()

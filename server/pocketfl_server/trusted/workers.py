@@ -38,6 +38,11 @@ class Workers:
     ----------
     count : int
         Worker processes; 1 for none, then the caller's own process sums.
+
+    Attributes
+    ----------
+    restarts : int
+        How often all workers had to be replaced because one had died.
     """
 
     def __init__(self, count: int = 1) -> None:
@@ -46,6 +51,7 @@ class Workers:
         self.count: Final = count
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
+        self.restarts = 0
 
     def sum(self, reports: RoundOfReports, pages: Iterable[Page]) -> PartialSum:
         """Open, check and sum the reports of a round; see :func:`~.summing.sum_pages`.
@@ -104,8 +110,9 @@ class Workers:
         """
         with self._lock:
             pool, self._pool = self._pool, None
-        if pool is None:
-            return
+            if pool is None:
+                return
+            self.restarts += 1
         left = list((pool._processes or {}).values())  # public from Python 3.14 on: kill_workers()
         pool.shutdown(wait=False, cancel_futures=True)
         for process in left:

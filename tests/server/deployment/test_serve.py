@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,3 +100,20 @@ def test_what_keeps_a_process_from_starting_is_said(settings: Path) -> None:
     assert "nosuch is not supported; use sqlite or postgresql+psycopg" in output
     assert "the process 'gateway' ended (1) at its start" in output
     assert "Traceback" not in output
+
+
+def test_the_trusted_tier_answers_prometheus_where_the_settings_say(settings: Path) -> None:
+    """On an address of its own, in its own process; an address that is taken is named."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings.write_text(settings.read_text() + f"metrics = {{port = {port}}}\n")
+        with serving(settings) as process:
+            output, _ = process.communicate(timeout=60)
+        assert "Address already in use" in output and "Traceback" not in output
+    with serving(settings) as process:
+        said_until(process, "back end on")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert b"pocketfl_trusted_worker_restarts_total 0.0" in answer.read()
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=30)
+    assert (process.returncode, rest) == (0, "")
