@@ -49,6 +49,7 @@ from pocketfl_server.pacing import DEFAULT_PER_SECOND, Arrivals
 from pocketfl_server.pauses import Pauses
 from pocketfl_server.records import (
     Concurrency,
+    FleetVersions,
     Funnel,
     ModelReference,
     ModelVersion,
@@ -68,6 +69,7 @@ from pocketfl_server.tasks import Tasks
 from pocketfl_server.trusted.client import TrustedTier
 from pocketfl_server.trusted.messages import TaskDescription
 from pocketfl_server.user_features import EncodedPage, UserFeatures
+from pocketfl_server.versions import Versions
 
 
 class BackEnd:
@@ -152,6 +154,7 @@ class BackEnd:
             directory=PublicDirectory(trusted, clock=clock),
         )
         self._attestations = Attestations(trusted, clock=clock)
+        self._versions = Versions(self.database)
         self._intake = Intake(
             self.database,
             self._enrolments,
@@ -160,6 +163,7 @@ class BackEnd:
             issuer=self._issuer,
             anonymous_only=anonymous_only,
             arrivals=Arrivals(per_second=arrivals_per_second),
+            versions=self._versions,
             clock=clock,
         )
         self._results = Results(self.database)
@@ -299,7 +303,7 @@ class BackEnd:
             return self._user_features.page(connection, identity.user, table, cursor)
 
     def _prepare(self, notice: RoundNotice) -> None:
-        """Have a new round's key attested, so that the first devices to check in need not wait for it."""
+        """Have a new round's key attested before the first devices wait for that."""
         facts = self._rounds.facts(notice.task, notice.round)
         if facts is not None:
             self._attestations.key(facts)
@@ -408,7 +412,8 @@ class BackEnd:
         return self._coordinator.close_due()
 
     def turn_rounds(self) -> None:
-        """End the rounds that are due, then open those that are."""
+        """End the rounds that are due, then open those that are; keep the counts of versions."""
+        self._versions.keep()
         self.close_due_rounds()
         self.open_due_rounds()
 
@@ -432,6 +437,10 @@ class BackEnd:
         """Return how many devices have enrolled with each version of the SDK."""
         with self.database.reading() as connection:
             return self._enrolments.count_by_sdk(connection)
+
+    def versions(self, task: str) -> FleetVersions | None:
+        """Return what devices of the task's last round run, coarsely; see :class:`.Versions`."""
+        return self._versions.of_last_round(self._tasks.get(task).name)
 
     def publish_rollout(self, task: str, data: bytes) -> RolloutRecord:
         """Announce a signed rollout document; see :meth:`.Rollouts.publish`."""

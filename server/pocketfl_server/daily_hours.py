@@ -36,7 +36,9 @@ class DailyHours:
         """
         found = _FORM.fullmatch(text)
         if found is None:
-            raise ValueError(f"hours are HH:MM-HH:MM in UTC, such as 22:00-06:00, not {text[:32]!r}")
+            raise ValueError(
+                f"hours are HH:MM-HH:MM in UTC, such as 22:00-06:00, not {text[:32]!r}"
+            )
         hours = [int(part) for part in found.groups()]
         begin, end = 3600 * hours[0] + 60 * hours[1], 3600 * hours[2] + 60 * hours[3]
         if begin == end:

@@ -33,6 +33,7 @@ from pocketfl_server.leases import is_genuine, new_lease, round_of
 from pocketfl_server.pacing import Arrivals
 from pocketfl_server.pauses import NO_TASK, window_of
 from pocketfl_server.rounds import RoundFacts, Rounds
+from pocketfl_server.versions import Versions
 
 RETRY_SECONDS: Final = (30.0, 300.0)
 """When a device that was turned away may come back; it picks a random time in between."""
@@ -71,6 +72,8 @@ class Intake:
         Whether nothing else is taken at check-in.
     arrivals : Arrivals
         Spreads those that are turned away.
+    versions : Versions
+        Counts what devices run.
     attestations : Attestations
         What vouches for the key that reports are sealed to.
     clock : callable
@@ -87,6 +90,7 @@ class Intake:
         issuer: TokenIssuer,
         anonymous_only: bool,
         arrivals: Arrivals,
+        versions: Versions,
         clock: Callable[[], float],
     ) -> None:
         self._enrolments = enrolments
@@ -94,6 +98,7 @@ class Intake:
         self._issuer = issuer
         self._anonymous_only = anonymous_only
         self._arrivals = arrivals
+        self._versions = versions
         self._rounds = round_list
         self._clock = clock
         self._asynchronous = AsynchronousRounds(database)
@@ -202,6 +207,7 @@ class Intake:
                 return self._turn_away(
                     connection, facts, "already_checked_in", after=facts.closes_at - now
                 )
+            self._versions.saw(facts.task, facts.number, request)
             return Assignment(
                 lease=new_lease(facts.id, facts.lease_key),
                 expires_at=facts.closes_at,

@@ -192,6 +192,27 @@ class Funnel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FleetVersions:
+    """What devices that got a place in a round run; coarse counts, never names.
+
+    Attributes
+    ----------
+    round : int
+        The last one that has ended.
+    sdk : dict of str to int
+        Devices by version of the SDK, in whole tens; versions of fewer than 20 are ``other`` together,
+        and are left out if even that is fewer.
+    plan_schema : dict of str to int
+        The same by the newest plan schema that they understand.
+    """
+
+    task: str
+    round: int
+    sdk: dict[str, int]
+    plan_schema: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CreateTask:
     """Request: make a task of an uploaded plan; one that trains needs an optimizer."""
 

@@ -101,7 +101,7 @@ class Schedules:
         Conflict
             With code ``task_finished``.
         Malformed
-            If rounds that follow one another by themselves are to pause, to be counted or to keep hours.
+            If asynchronous rounds are to pause, to be counted or to keep hours.
         """
         record = self._tasks.get(task)
         if record.state != "active":

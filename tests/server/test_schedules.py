@@ -18,7 +18,7 @@ from pocketfl_server.records import Concurrency, PauseRequest, Schedule, Schedul
 from pocketfl_server.trusted.messages import TrustedTierUnavailable
 from pocketfl_server.what_next import schedule_line, what_next
 
-from .conftest import AVERAGING, OPERATOR_KEY, Fleet
+from .conftest import AVERAGING, OPERATOR_KEY
 
 MIDNIGHT = 1_800_000_000.0 - 1_800_000_000 % 86_400
 HOURLY = Schedule(round_seconds=3600, pause_seconds=600)
@@ -175,9 +175,16 @@ def test_a_restart_and_a_trusted_tier_that_is_away_forget_nothing(
     clock.now += 3600
     for _ in range(100):
         survivor.turn_rounds()
-    assert states(survivor) == [(1, "aborting")]  # below the floor, and nobody deletes its reports
+    assert states(survivor) == [(1, "closing")]
     tier.down = False
     clock.now += 60
+    survivor.close_due_rounds()
+    tier.down = True
+    assert survivor.open_due_rounds() == []
+    assert survivor.schedule("clicks").next == "round_opens"
+    tier.down = False
+    assert survivor.open_due_rounds() == []  # not again at once
+    clock.now += 1
     survivor.turn_rounds()
     assert states(survivor) == [(1, "aborted"), (2, "open")]
     assert survivor.schedule("clicks").opened == 2

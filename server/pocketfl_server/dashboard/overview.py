@@ -50,6 +50,17 @@ class Quality:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Versions:
+    """What devices of a round run, as far as they say so at check-in."""
+
+    round: int
+    plan: str
+    model_version: int
+    sdk: tuple[Bar, ...]
+    plan_schema: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskView:
     """One task.
 
@@ -61,6 +72,8 @@ class TaskView:
         The round that ``funnel`` is about: the latest.
     refusals : tuple of Bar
         Why devices were turned away, or their reports left out, in that round.
+    versions : Versions or None
+        What devices of the last round that has ended run.
     privacy : TaskDescription or None
         None while the trusted tier cannot be asked.
     budget : float or None
@@ -75,6 +88,7 @@ class TaskView:
     counted: RoundResult | None
     funnel: tuple[Bar, ...]
     refusals: tuple[Bar, ...]
+    versions: Versions | None
     privacy: TaskDescription | None
     budget: float | None
     epsilon: Chart | None
@@ -143,6 +157,7 @@ class OverviewReader:
             counted=counted,
             funnel=() if funnel is None else _funnel_bars(funnel),
             refusals=() if funnel is None else _refusal_bars(funnel),
+            versions=self._versions(task, rounds),
             privacy=self._remember(
                 ("privacy", task.name, len(ended)), lambda: self._privacy(task.name)
             ),
@@ -154,6 +169,19 @@ class OverviewReader:
             ),
             rollout=rollouts[-1] if rollouts else None,
             rollout_count=len(rollouts),
+        )
+
+    def _versions(self, task: TaskRecord, rounds: tuple[RoundResult, ...]) -> Versions | None:
+        found = self._back_end.versions(task.name)
+        if found is None:
+            return None
+        manifest = self._back_end.manifest(task.name)
+        return Versions(
+            round=found.round,
+            plan=f"{manifest.name} {manifest.version}",
+            model_version=next(r.model_version for r in rounds if r.round == found.round),
+            sdk=_bars(found.sdk),
+            plan_schema=_bars({f"schema {schema}": n for schema, n in found.plan_schema.items()}),
         )
 
     def _privacy(self, task: str) -> TaskDescription | None:

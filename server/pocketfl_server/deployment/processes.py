@@ -95,9 +95,7 @@ def _trusted_tier(settings: Settings, listener: socket.socket, ready: Callable[[
         if table.shard is None
         else ShardSettings(role=table.shard.role, name=table.shard.name, peers=table.shard.peers),
         certificate=None if table.tls is None else (table.tls.certificate, table.tls.key),
-        metrics_address=None
-        if table.metrics is None
-        else (table.metrics.host, table.metrics.port),
+        metrics_address=None if table.metrics is None else (table.metrics.host, table.metrics.port),
         ready=ready,
     )
 

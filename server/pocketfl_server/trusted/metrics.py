@@ -8,7 +8,7 @@ its refusal alone, and a shard, whose partial sum nobody but the root may read, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
@@ -97,8 +97,10 @@ class Metrics:
             If the address is taken.
         """
         self.registry.register(_Standing(aggregator))
-        names = {} if certificate is None else dict(zip(("certfile", "keyfile"), certificate))
-        server, thread = start_http_server(port, host, self.registry, **names)
+        certfile, keyfile = (None, None) if certificate is None else certificate
+        server, thread = start_http_server(
+            port, host, self.registry, certfile=certfile, keyfile=keyfile
+        )
         try:
             yield int(server.server_port)
         finally:

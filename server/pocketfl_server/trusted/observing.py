@@ -1,4 +1,4 @@
-"""What somebody who watches the trusted tier is told of its work, as it happens: counts, never contents."""
+"""What somebody who watches the trusted tier is told of its work: counts, never contents."""
 
 from __future__ import annotations
 
