@@ -12,13 +12,14 @@ from pocketfl.queries import QuerySet, ScoreHistogram
 from pocketfl.queries.plans import write_evaluation_plan
 from pocketfl.rollout import Channel, Rollout, RolloutModel
 from pocketfl_server.back_end import BackEnd
+from pocketfl_server.records import Schedule
 
 DEVICES = 30
 BINS = 8
 
 
 def train(back_end: BackEnd, fleet: Fleet, clock: Clock, *, rounds: int) -> Plan:
-    """Run rounds of a task, then abort one and leave one open."""
+    """Run rounds of a task, abort one, and start the task, so that its next round opens by itself."""
     plan = build(
         name="clicks",
         population=100,
@@ -32,11 +33,14 @@ def train(back_end: BackEnd, fleet: Fleet, clock: Clock, *, rounds: int) -> Plan
     for number in range(1, rounds + 1):
         back_end.open_round("clicks", seconds=600)
         fleet.reports(DEVICES, "clicks", number, generator.normal(0, 0.1, 5), plan)
+        back_end.turn_rounds()
         back_end.close_round("clicks", number)
         clock.now += 700
     back_end.open_round("clicks", seconds=600)
     back_end.abort_round("clicks", rounds + 1)
-    back_end.open_round("clicks", seconds=600)
+    back_end.start_task("clicks", Schedule(round_seconds=600, pause_seconds=300))
+    clock.now += 300
+    back_end.turn_rounds()
     fleet.reports(4, "clicks", rounds + 2, generator.normal(0, 0.1, 5), plan)
     return plan
 

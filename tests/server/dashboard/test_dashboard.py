@@ -124,6 +124,8 @@ def test_an_operator_watches_a_fleet_in_a_browser(running, tmp_path: Path) -> No
             "clicks", "Rounds", "Funnel of round 6", "operator", "ROC-AUC by version",
             "normalised entropy by version", "of 6 spent", "4 releases of at most 20",
             "canary", "10 %", "Document 1", "30 enrolled", "0.1.0",
+            "Next: round 6 is open until", "the next one opens at", "10 min, 5 min apart; 1 opened",
+            "Plan clicks 1, model version 3", "schema 2", "Fleet of round 4",
         ):  # fmt: skip
             assert expected in shown, (expected, shown)
         band = driver.find_element("css selector", ".band").get_attribute("d")

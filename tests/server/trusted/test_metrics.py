@@ -55,7 +55,8 @@ def test_counts_move_with_releases_and_name_no_report(
         more.append(sealed_vector([1, 0, 0], key=key, lease=lease(20), round=2))
         tier.submit("clicks", 1, 0, more)
         release = tier.release("clicks", 1, 0)
-        assert tier.release("clicks", 1, 0) == release  # a repetition counts nothing
+        again = tier.release("clicks", 1, 0)  # which counts nothing
+        assert again.values.tolist() == release.values.tolist()
         text, found = read(port)
         reports = "pocketfl_trusted_reports_total"
         assert found[reports, "accepted", "clicks"] == release.reports == 6
@@ -66,7 +67,7 @@ def test_counts_move_with_releases_and_name_no_report(
         assert found["pocketfl_trusted_epsilon_spent", "clicks"] == release.summary.epsilon
         assert found["pocketfl_trusted_worker_restarts_total",] == 0
         assert ("pocketfl_trusted_round_reports", "1", "clicks") not in found
-        assert "lease" not in text and key.key_id not in text
+        assert "lease-" not in text and key.key_id not in text
         labels = set(re.findall(r'(\w+)="', text))
         assert labels == {"task", "outcome", "reason", "le"}
 
