@@ -86,6 +86,20 @@ class LedgerError(PocketFLError):
     """The ledger is asked for something that does not fit what it has recorded."""
 
 
+class BudgetError(PocketFLError):
+    """A download does not fit into this device's budgets.
+
+    Attributes
+    ----------
+    retry_after : float or None
+        Seconds after which there may be room; None if there never is.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class RolloutError(PocketFLError):
     """A rollout document cannot be trusted or used; what was in use before stays in use."""
 

@@ -21,7 +21,7 @@ from pocketfl.protocol import (
     TokenKeys,
 )
 from pocketfl.reports import SealedReport
-from pocketfl.transport import RequestKind, Traffic
+from pocketfl.transport import DownloadWatch, RequestKind, Traffic
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.errors import Refusal
 from pocketfl_server.trusted.messages import TrustedTierError
@@ -95,12 +95,14 @@ class InProcessTransport:
         self._count("tokens", sent=request, received=response)
         return response
 
-    def plan(self, sha256: str) -> bytes:
+    def plan(self, sha256: str, *, watch: DownloadWatch | None = None) -> bytes:
         """Return a plan's archive."""
+        del watch  # there is no network
         return self._download("plan", self._back_end.plan, sha256)
 
-    def parameters(self, sha256: str) -> bytes:
+    def parameters(self, sha256: str, *, watch: DownloadWatch | None = None) -> bytes:
         """Return parameters, flat and little-endian, in the storage of their plan."""
+        del watch
         return self._download("parameters", self._back_end.parameters, sha256)
 
     def rollout(self, sha256: str) -> bytes:

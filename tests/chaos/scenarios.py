@@ -39,7 +39,7 @@ SLOW_BATCH_SECONDS: Final = 0.05
 _TO_THE_BACK_END: Final = ("enrol", "notices", "check_in", "plan", "parameters", "upload")
 # What a round of the counting task takes at least, and what it takes with a few repetitions.
 _ROOM_UP: Final = (10_000.0, 14_000.0)
-_ROOM_DOWN: Final = (3_000.0, 20_000.0)
+_ROOM_DOWN: Final = (25_000.0, 60_000.0)
 
 # The order in which families come up: a dozen runs have one of each.
 _FAMILIES: Final = (
@@ -245,10 +245,10 @@ class Scenarios:
 
     def _costly(self, measure: str) -> Faults:
         up = measure == "bytes_up"
-        request = "upload" if up else "parameters"
+        request = "upload" if up else self._random.choice(["plan", "parameters"])
         kinds = ["answer_lost", "corrupt_up"] if up else ["corrupt_down", "cut_down"]
         fault = NetworkFault(kind=self._random.choice(kinds), request=request, times=100, place=0.9)
-        if up and self._random.random() < 0.5:
+        if (up or request == "plan") and self._random.random() < 0.5:
             return Faults(kill=WirePoint(request=request, moment="acted"))
         return Faults(network=fault)
 

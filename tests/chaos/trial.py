@@ -271,6 +271,8 @@ class Trial:
             return str(state)
         if outcome.get("status") == "turned_away" and outcome.get("round") == number:
             return "turned_away"
+        if self._scenario.budget is not None and state is None and outcome.get("code") == "budget":
+            return "refused"
         if self._has_lost_memory and outcome.get("status") == "no_round":
             return "forgotten"
         return None
@@ -325,14 +327,15 @@ class Trial:
 
     def _check_bytes(self, budget: Budget) -> None:
         """The same of the messages of a round; looking for rounds is not part of one."""
-        # A plan is fetched before a device has a place, and charged to the session that it leads to.
-        kinds = ("check_in", "upload") if budget.measure == "bytes_up" else ("parameters",)
+        # Looking for rounds costs every device the same, and is charged with what it leads to.
+        up = budget.measure == "bytes_up"
+        kinds = ("check_in", "upload") if up else ("plan", "parameters")
         spent = beyond = 0
         for exchange in self._proxy.exchanges:
             if exchange.request not in kinds:
                 continue
             beyond += spent > budget.amount
-            spent += exchange.up if budget.measure == "bytes_up" else exchange.down
+            spent += exchange.up if up else exchange.down
         if beyond > 1:
             self._wrong(
                 "budget_overspends", f"{beyond} messages began after {budget}; {spent} were spent"

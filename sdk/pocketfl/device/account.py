@@ -10,7 +10,7 @@ from pocketfl.device.sessions import ASK_SECONDS, Session
 from pocketfl.ledger import Ledger, Outcome, Refusal, Reservation, Spending
 from pocketfl.plan.manifest import Manifest
 from pocketfl.reasons import Reason
-from pocketfl.transport import Transport
+from pocketfl.transport import Traffic, Transport
 
 
 class SessionAccount:
@@ -125,6 +125,12 @@ class SessionAccount:
         if kept is not None:
             self._ledger.settle(kept, outcome=outcome)
 
+    def take_traffic(self) -> Traffic:
+        """Return the traffic that nobody was charged for yet; whoever takes it, charges it."""
+        total = self._transport.traffic
+        new, self._charged = total - self._charged, total
+        return new
+
     def forget(self) -> None:
         """Have no session under way; what was set aside for one stays so."""
         self._session = self._meter = self._spending = None
@@ -136,11 +142,10 @@ class SessionAccount:
         return None
 
     def _charge_traffic(self) -> None:
-        total = self._transport.traffic
         # A count is replaced when it changes, so most of the time there is nothing to compare.
-        if self._meter is None or total is self._charged:
+        if self._meter is None or self._transport.traffic is self._charged:
             return
-        new, self._charged = total - self._charged, total
+        new = self.take_traffic()
         metered = self._admission.is_metered()
         self._meter.add_bytes(up=new.bytes_up, down=new.bytes_down, metered=metered)
 

@@ -10,6 +10,7 @@ from typing import Final
 from pocketfl.device.outcome import RoundOutcome, RoundStatus
 from pocketfl.errors import (
     AggregatorRefusedError,
+    BudgetError,
     CredentialError,
     FeatureError,
     KeyConsistencyError,
@@ -31,6 +32,7 @@ from pocketfl.transport import Traffic, Transport
 
 # The first that fits: subclasses come before their bases.
 _CODES: Final[tuple[tuple[type[PocketFLError], RoundStatus, str], ...]] = (
+    (BudgetError, "ineligible", "budget"),
     (PlanRefusedError, "ineligible", "plan_refused"),
     (PlanUnsupportedError, "ineligible", "plan_unsupported"),
     (RuntimeUnavailableError, "ineligible", "runtime_unavailable"),
@@ -85,6 +87,8 @@ class RoundEnd(Exception):  # noqa: N818 - an end is not always an error
         retry_after = None
         if isinstance(error, TransportError):
             code = error.code or code
+            retry_after = error.retry_after
+        elif isinstance(error, BudgetError):
             retry_after = error.retry_after
         return cls(status, code, str(error), retry_after=retry_after)
 

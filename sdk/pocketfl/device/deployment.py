@@ -28,7 +28,7 @@ from pocketfl.queries.spec import FunnelEvent
 from pocketfl.rollout import STABLE, Bucket, Channel, Rollout, RolloutBook, RolloutModel
 from pocketfl.runtimes import FloatVector
 from pocketfl.store import ExampleStore, derived_state
-from pocketfl.transport import Transport
+from pocketfl.transport import DownloadWatch, Transport
 
 if TYPE_CHECKING:
     from pocketfl.training import LocalEvaluation, Verdict
@@ -170,8 +170,15 @@ class Deployment:
         self._book.require_usable(task, opened.plan.manifest)
         return model
 
-    def apply(self, task: str) -> ModelInfo:
+    def apply(self, task: str, *, watch: DownloadWatch | None = None) -> ModelInfo:
         """Take into use what a task's rollout says, if this device's own examples allow it.
+
+        Parameters
+        ----------
+        task : str
+            Whose rollout.
+        watch : DownloadWatch, optional
+            Asked while the version is downloaded.
 
         Returns
         -------
@@ -198,7 +205,7 @@ class Deployment:
         target = _info(task, wanted)
         # Before its first rollout a device predicts with what rounds brought.
         before = used or self._source.models().get(task)
-        opened = self._source.plan(target.plan_sha256)
+        opened = self._source.plan(target.plan_sha256, watch=watch)
         self._book.require_usable(task, opened.plan.manifest)
         if target == used:
             return target
@@ -211,7 +218,7 @@ class Deployment:
         )
         if not goes_back and before is not None and self._was_refused(rollout, wanted, opened):
             return self._keep(before, used)
-        vector = self._source.find_parameters(target, opened)
+        vector = self._source.find_parameters(target, opened, watch=watch)
         why = None if goes_back else self._objection(target, opened, vector, before)
         if why is not None:
             self._note_refusal(rollout, wanted, opened, why)

@@ -352,8 +352,9 @@ class Device:
             tasks = self._deployment.hear(announced, tasks=self._deployment.tasks())
             if tasks and not self._admission.unmet(None):
                 for task in tasks:
-                    with suppress(PocketFLError):
-                        self._deployment.apply(task)
+                    fetching = self._guardrails.fetching(task=task, round=0)
+                    with suppress(PocketFLError), fetching as watch:
+                        self._deployment.apply(task, watch=watch)
 
     def stop(self) -> None:
         """Have the session under way stop at its next batch; it goes on another time."""

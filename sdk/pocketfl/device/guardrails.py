@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from pocketfl.budgets import Meter, contribution_rho, epsilon_of
 from pocketfl.conditions import ConditionSpec, ConditionWatch, check_conditions
@@ -16,6 +16,7 @@ from pocketfl.database import Database
 from pocketfl.device.account import SessionAccount
 from pocketfl.device.admission import Admission, is_past_asking, retry_after
 from pocketfl.device.attempt import RoundEnd
+from pocketfl.device.download_account import DownloadAccount
 from pocketfl.device.hooks import SessionEnd, SessionHooks
 from pocketfl.device.recovery import settle_orphans
 from pocketfl.device.sessions import TABLES as SESSION_TABLES
@@ -28,7 +29,7 @@ from pocketfl.receipts import REPORT_KINDS, Contribution, Receipts
 from pocketfl.receipts.tables import TABLES as RECEIPT_TABLES
 from pocketfl.reports import SealedReport
 from pocketfl.training import TrainingState
-from pocketfl.transport import Transport
+from pocketfl.transport import DownloadWatch, Transport
 
 _LEDGER_OUTCOMES: dict[SessionEnd, Outcome] = {
     "accepted": "sent",
@@ -91,6 +92,13 @@ class Guardrails(SessionHooks):
         self._receipts: Receipts | None = None
         self._account = SessionAccount(
             ledger, admission=admission, transport=transport, meter=meter, clock=clock
+        )
+        self._downloads = DownloadAccount(
+            ledger,
+            admission=admission,
+            account=self._account,
+            meter=meter,
+            settle_orphans=self._settle_orphans,
         )
         self._running: _Running | None = None
         self._stop_reasons: tuple[Reason, ...] = ()
@@ -162,12 +170,24 @@ class Guardrails(SessionHooks):
         RoundEnd
             With every reason, and when to look again.
         """
+        self._settle_orphans()
+        self._admission.require(manifest, task=task, round=round)
+
+    def _settle_orphans(self) -> None:
         # What writes inside of transactions later on makes its tables now.
         receipts = self.receipts
         if self._may_have_orphans:
             settle_orphans(self._database, ledger=self._ledger, receipts=receipts)
             self._may_have_orphans = False
-        self._admission.require(manifest, task=task, round=round)
+
+    def fetching(
+        self,
+        *,
+        task: str,
+        round: int,  # noqa: A002
+    ) -> AbstractContextManager[DownloadWatch]:
+        """Charge what a block fetches; see :meth:`.DownloadAccount.charged`."""
+        return self._downloads.charged(task=task, round=round)
 
     @property
     def stop_reasons(self) -> tuple[Reason, ...]:

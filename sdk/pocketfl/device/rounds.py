@@ -107,8 +107,9 @@ class RoundChoice:
     def _consider(self, attempt: Attempt, notice: RoundNotice) -> OpenPlan:
         if notice.closes_at <= self._clock():
             raise RoundEnd("no_round", "round_closed", "the round's deadline has passed")
-        with attempt.phase("plan"):
-            opened = self._source.plan(notice.plan_sha256)
+        fetching = self._guardrails.fetching(task=notice.task, round=notice.round)
+        with attempt.phase("plan"), fetching as watch:
+            opened = self._source.plan(notice.plan_sha256, watch=watch)
         self._limits.check(opened.plan.manifest)
         try:
             self._rollouts.require_usable(notice.task, opened.plan.manifest)

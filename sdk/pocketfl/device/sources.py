@@ -9,7 +9,7 @@ from pocketfl.device.plans import OpenPlan, PlanCache
 from pocketfl.errors import PlanError
 from pocketfl.plan.storage import encode_parameters
 from pocketfl.runtimes import FloatVector
-from pocketfl.transport import Transport
+from pocketfl.transport import DownloadWatch, Transport
 
 
 class ModelSource:
@@ -49,8 +49,8 @@ class ModelSource:
         self._deployed_vector: tuple[str, FloatVector] | None = None
         self._parameters: tuple[str, FloatVector] | None = None
 
-    def plan(self, digest: str) -> OpenPlan:
-        """Return a verified plan.
+    def plan(self, digest: str, *, watch: DownloadWatch | None = None) -> OpenPlan:
+        """Return a verified plan; a download asks the watch.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class ModelSource:
                 opened = self._plans.load(kept, trusted_keys=self._trusted_keys)
         if opened is None or not self._keeps_models:
             # With shared plans the download is still this device's own, and accounted as such.
-            data = self._transport.plan(digest)
+            data = self._transport.plan(digest, watch=watch)
             if opened is None:
                 opened = self._plans.load(data, trusted_keys=self._trusted_keys)
         if opened.plan.sha256 != digest:
@@ -112,7 +112,9 @@ class ModelSource:
         self.models()[model.task] = model
         return vector
 
-    def find_parameters(self, model: ModelInfo, opened: OpenPlan) -> FloatVector:
+    def find_parameters(
+        self, model: ModelInfo, opened: OpenPlan, *, watch: DownloadWatch | None = None
+    ) -> FloatVector:
         """Return a model's parameters, and change nothing; raises as :meth:`parameters`."""
         digest = model.parameters_sha256
         spec = opened.plan.manifest.required_model
@@ -129,7 +131,8 @@ class ModelSource:
             kept = self._shelf.parameters(digest)
             if kept is not None:
                 return parse_parameters(kept, digest=digest, model=spec)
-        return parse_parameters(self._transport.parameters(digest), digest=digest, model=spec)
+        data = self._transport.parameters(digest, watch=watch)
+        return parse_parameters(data, digest=digest, model=spec)
 
     def models(self) -> dict[str, ModelInfo]:
         """Return the latest model of each task that this device has."""

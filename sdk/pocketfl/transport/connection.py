@@ -176,10 +176,11 @@ class ServerConnection:
         *,
         limit: int,
         into: bytearray | None = None,
+        expecting: Callable[[int], None] | None = None,
     ) -> bytearray:
         """Return the body of a success; raise what any other answer means."""
         if 200 <= response.status < 300:
-            return self.read(response, limit=limit, into=into)
+            return self.read(response, limit=limit, into=into, expecting=expecting)
         raise self._refusal(response)
 
     def read(
@@ -188,14 +189,21 @@ class ServerConnection:
         *,
         limit: int,
         into: bytearray | None = None,
+        expecting: Callable[[int], None] | None = None,
     ) -> bytearray:
-        """Return the body of any answer, whole and not larger than the limit."""
+        """Return the body of any answer, whole and not larger than the limit.
+
+        ``expecting`` is told, before they are read, how many bytes are still to come: all of them,
+        where the server says how many there are.
+        """
         content = bytearray() if into is None else into
         announced = response.headers.get("Content-Length", "")
         if announced.isascii() and announced.isdecimal() and len(content) + int(announced) > limit:
             raise _too_large(limit)
         deadline = time.monotonic() + self._timeouts.answer
         while True:
+            if expecting is not None:
+                expecting(_CHUNK if response.length is None else response.length)
             try:
                 # One arrival at a time, so that a server which drips is noticed.
                 chunk = response.read1(_CHUNK)

@@ -41,7 +41,7 @@ from pocketfl.protocol import (
 from pocketfl.reports import SealedReport
 from pocketfl.transport.connection import ServerConnection, Timeouts
 from pocketfl.transport.downloads import CachedNotices, Download, DownloadCache
-from pocketfl.transport.interface import RequestKind, Traffic
+from pocketfl.transport.interface import DownloadWatch, RequestKind, Traffic
 from pocketfl.transport.metering import (
     Exchange,
     Meter,
@@ -57,6 +57,9 @@ T = TypeVar("T")
 
 PROGRESS_BYTES: Final = 64 * 2**10
 """A broken download that brought this much counts as progress, and failures count from zero."""
+
+HEADERS_ALLOWANCE: Final = 8 * 2**10
+"""What a watch is told of the bytes of an answer's head, and what is read along with it."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,15})-\d{1,15}/(?:\d{1,15}|\*)\Z")
 
@@ -265,13 +268,13 @@ class HttpTransport:
             idempotent=True,
         )
 
-    def plan(self, sha256: str) -> bytes:
+    def plan(self, sha256: str, *, watch: DownloadWatch | None = None) -> bytes:
         """Return a plan's archive, verified against its hash."""
-        return self._content("plan", "plans", sha256, limit=self._max_download_bytes)
+        return self._content("plan", "plans", sha256, watch=watch)
 
-    def parameters(self, sha256: str) -> bytes:
+    def parameters(self, sha256: str, *, watch: DownloadWatch | None = None) -> bytes:
         """Return parameters, verified against their hash."""
-        return self._content("parameters", "parameters", sha256, limit=self._max_download_bytes)
+        return self._content("parameters", "parameters", sha256, watch=watch)
 
     def rollout(self, sha256: str) -> bytes:
         """Return a rollout document, verified against its hash."""
@@ -350,21 +353,43 @@ class HttpTransport:
 
         return self._retrier.run(attempt, idempotent=idempotent)
 
-    def _content(self, kind: RequestKind, folder: str, digest: str, *, limit: int) -> bytes:
+    def _content(
+        self,
+        kind: RequestKind,
+        folder: str,
+        digest: str,
+        *,
+        limit: int | None = None,
+        watch: DownloadWatch | None = None,
+    ) -> bytes:
         check_digest(digest, what=f"name of {folder}")
+        path, most = f"/v1/{folder}/{digest}", limit or self._max_download_bytes
         download, was_cached = self._cache.fetch(
-            digest, lambda: self._download(kind, f"/v1/{folder}/{digest}", digest, limit=limit)
+            digest, lambda: self._download(kind, path, digest, limit=most, watch=watch)
         )
         if was_cached and digest not in self._downloaded:
             self._meter.add(kind, up=download.bytes_up, down=download.bytes_down)
         self._downloaded.add(digest)
         return download.data
 
-    def _download(self, kind: RequestKind, path: str, digest: str, *, limit: int) -> Download:
+    def _download(
+        self,
+        kind: RequestKind,
+        path: str,
+        digest: str,
+        *,
+        limit: int,
+        watch: DownloadWatch | None,
+    ) -> Download:
         content = bytearray()
         exchanges: list[Exchange] = []
 
+        def expecting(most: int) -> None:
+            if watch is not None:
+                watch(sum(exchange.down for exchange in exchanges), most)
+
         def attempt() -> bytes:
+            expecting(HEADERS_ALLOWANCE)
             start = len(content)
             headers = {"Range": f"bytes={start}-"} if start else {}
             with self._request(kind, "GET", path, headers=headers) as (response, exchange):
@@ -380,7 +405,9 @@ class HttpTransport:
                 if start and not _continues(response, start):
                     content.clear()
                 try:
-                    self._connection.answer(response, limit=limit, into=content)
+                    self._connection.answer(
+                        response, limit=limit, into=content, expecting=expecting
+                    )
                 except FailedAttemptError as failure:
                     raise FailedAttemptError(
                         failure.error, progressed=len(content) - start >= PROGRESS_BYTES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -35,6 +35,11 @@ REQUEST_KINDS: Final[tuple[RequestKind, ...]] = (
     "tokens",
     "rollout",
 )
+
+DownloadWatch: TypeAlias = Callable[[int, int], None]
+"""Asked before more of a download comes over the network: told how many bytes have come so far, those
+of attempts that broke off included, and the most that come until it is asked again. What it raises ends
+the download."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +141,11 @@ class Transport(Protocol):
     ) -> bytes:
         """Have a blinded token signed; doing it again changes nothing."""
 
-    def plan(self, sha256: str) -> bytes:
-        """Return a plan's archive with this hash."""
+    def plan(self, sha256: str, *, watch: DownloadWatch | None = None) -> bytes:
+        """Return a plan's archive with this hash; what needs no network asks no watch."""
 
-    def parameters(self, sha256: str) -> bytes:
-        """Return flat little-endian float32 parameters with this hash."""
+    def parameters(self, sha256: str, *, watch: DownloadWatch | None = None) -> bytes:
+        """Return flat little-endian float32 parameters with this hash; ``watch`` as for a plan."""
 
     def rollout(self, sha256: str) -> bytes:
         """Return a signed rollout document with this hash."""

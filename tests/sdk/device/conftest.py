@@ -364,11 +364,11 @@ class MemoryBackEnd:
         )
         return replace(assignment, **self.assignment_changes)
 
-    def plan(self, sha256: str) -> bytes:
+    def plan(self, sha256: str, *, watch=None) -> bytes:
         self._called("plan")
         return self.plan_data
 
-    def parameters(self, sha256: str) -> bytes:
+    def parameters(self, sha256: str, *, watch=None) -> bytes:
         self._called("parameters")
         return self.parameters_data
 

@@ -573,7 +573,8 @@ def test_unusable_parameters_are_refused(make_device, back_end, data, words) -> 
 
 def test_parameters_with_another_hash_are_refused(make_device, back_end, monkeypatch) -> None:
     """Also when the transport did not look."""
-    monkeypatch.setattr(back_end, "parameters", lambda digest: np.ones(3, "<f4").tobytes())
+    wrong = np.ones(3, "<f4").tobytes()
+    monkeypatch.setattr(back_end, "parameters", lambda digest, *, watch: wrong)
     assert_refused(make_device().run_once(), "failed", "plan", "not the ones named")
 
 
