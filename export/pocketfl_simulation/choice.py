@@ -17,7 +17,7 @@ from pocketfl_simulation.tasks import SimulationTask
 EngineName = Literal["onnxruntime", "torch", "dense", "eager"]
 EngineChoice = Literal["auto", EngineName]
 
-_REPEATS: Final = 2
+_REPEATS: Final = 3
 
 
 def make_engine(

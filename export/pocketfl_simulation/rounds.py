@@ -20,13 +20,13 @@ from pocketfl.encoding.rotation import Rotation
 from pocketfl_server.optimizers import OptimizerState, apply_update
 from pocketfl_server.releases import mean_update
 from pocketfl_server.trusted.accounting import affords, spent_privacy
-from pocketfl_server.trusted.noise import add_noise
 from pocketfl_server.trusted.tree import advance
 from pocketfl_simulation.choice import EngineChoice, make_engine
 from pocketfl_simulation.cohorts import Cohorts
 from pocketfl_simulation.data import FleetData
 from pocketfl_simulation.engines import Engine
 from pocketfl_simulation.errors import SimulationError
+from pocketfl_simulation.noise import draw_noise
 from pocketfl_simulation.packing import pack
 from pocketfl_simulation.tasks import SimulationTask
 
@@ -335,13 +335,12 @@ class Simulation:
         )
 
     def _draw_noise(self, number: int) -> NDArray[np.int64]:
-        zeros = np.zeros(self._manifest.report_length, dtype=np.int64)
-        dp = self._manifest.dp
+        dp, length = self._manifest.dp, self._manifest.report_length
         if dp is None:
-            return zeros
+            return np.zeros(length, dtype=np.int64)
         draw = partial(
-            add_noise,
-            zeros,
+            draw_noise,
+            length,
             noise_multiplier=dp.noise_multiplier,
             norm_bound=self._manifest.aggregation.norm_bound,
         )

@@ -53,7 +53,8 @@ class EagerEngine:
         found: tuple[torch.nn.Module, list[torch.nn.Parameter]] | None
         found = getattr(self._of_thread, "model", None)
         if found is None:
-            model = copy.deepcopy(self._problem.model)
+            # Convolutions and pooling are fastest with channels last.
+            model = copy.deepcopy(self._problem.model).to(memory_format=torch.channels_last)
             found = model, [parameter for _, parameter in trainable_parameters(model)]
             self._of_thread.model = found
         return found
@@ -72,13 +73,12 @@ class EagerEngine:
     def _train_one(self, steps: PackedSteps, places: range, start: torch.Tensor) -> torch.Tensor:
         model, tensors = self._model()
         vector = start.clone()
-        # The model's parameters are parts of the vector, so that a step moves them all at once.
-        offset = 0
-        for tensor in tensors:
-            tensor.data = vector[offset : offset + tensor.numel()].view(tensor.shape)
-            offset += tensor.numel()
+        pieces = torch.split(vector, [tensor.numel() for tensor in tensors])
         memory = {name: torch.zeros_like(start) for name in self._carried}
         for place in places:
+            with torch.no_grad():
+                for tensor, piece in zip(tensors, pieces, strict=True):
+                    tensor.copy_(piece.view(tensor.shape))
             # Without the rows that fill a batch up: here no two devices share a shape.
             used = steps.weight[place] > 0
             rows = steps.rows[place][used]
