@@ -2,9 +2,10 @@
 
 The trusted tier's exact sampler takes about 25 microseconds for each coordinate, which is more than a
 small fleet's training. What it guards against, an attacker who finds the shape of floating-point
-numbers in what is released, has nothing to find in a simulation. A rounded normal number has the probabilities of the discrete
-Gaussian but for a factor of about ``1 + (1 - z^2) / (24 scale^2)``, ``z`` standard deviations from the
-middle (the second term of the midpoint rule), which nobody can tell at the scales that grids have.
+numbers in what is released, has nothing to find in a simulation. A rounded normal number has the
+probabilities of the discrete Gaussian but for a factor of about ``1 + (1 - z^2) / (24 scale^2)``, ``z``
+standard deviations from the middle (the second term of the midpoint rule), which nobody can tell at
+the scales that grids have.
 """
 
 from __future__ import annotations
