@@ -54,7 +54,8 @@ class EagerEngine:
         found = getattr(self._of_thread, "model", None)
         if found is None:
             # Convolutions and pooling are fastest with channels last.
-            model = copy.deepcopy(self._problem.model).to(memory_format=torch.channels_last)
+            model = copy.deepcopy(self._problem.model)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             found = model, [parameter for _, parameter in trainable_parameters(model)]
             self._of_thread.model = found
         return found
