@@ -367,9 +367,9 @@ class BackEnd:
         """Return what the trusted tier says about a task's planned and spent privacy."""
         return self._trusted.describe(self._tasks.get(task).name)
 
-    def open_round(self, task: str, *, seconds: float) -> RoundNotice:
+    def open_round(self, task: str, *, seconds: float, number: int | None = None) -> RoundNotice:
         """Open a task's next round; see :meth:`.Rounds.open`."""
-        notice = self._rounds.open(task, seconds=seconds, now=self._clock())
+        notice = self._rounds.open(task, seconds=seconds, now=self._clock(), number=number)
         self._prepare(notice)
         return notice
 
@@ -384,6 +384,10 @@ class BackEnd:
         result = self._coordinator.abort(task, round)
         self.open_due_rounds(only=task)
         return result
+
+    def adopt_release(self, task: str, round: int) -> ModelVersion:
+        """Take the root's release of a round into a shard's model; see :meth:`.Coordinator.adopt`."""
+        return self.model(task, self._coordinator.adopt(task, round))
 
     def start_task(self, task: str, schedule: Schedule) -> ScheduleRecord:
         """Have a task's rounds opened from now on, the first at once; see :meth:`.Schedules.start`."""

@@ -79,6 +79,15 @@ _FINISH = (
     .where(rounds.c.id == bindparam("this_round"), rounds.c.state == "closing")
     .values(state="finished", new_version=bindparam("version"), ended_at=bindparam("now"))
 )
+_ADOPTED = (
+    rounds.update()
+    .where(
+        rounds.c.task == bindparam("its_task"),
+        rounds.c.number == bindparam("its_number"),
+        rounds.c.state == "finished",
+    )
+    .values(new_version=bindparam("version"))
+)
 _ABORT = (
     rounds.update()
     .where(rounds.c.id == bindparam("this_round"), rounds.c.state == "aborting")
@@ -210,6 +219,59 @@ class Coordinator:
                     code="round_finished",
                 )
         return self._rounds.result(task, number)
+
+    def adopt(self, task: str, number: int) -> int:
+        """Make of the root's release of a round the shard's next model version; returns its number.
+
+        The release is the one that this back end's own trusted tier took from the root's. A round that
+        is still under way here, because the root did without its sum, is aborted. Repeating the call
+        changes nothing.
+
+        Raises
+        ------
+        NotFound, Conflict
+            If there is no such task, or it makes no model.
+        TrustedTierError
+            If the trusted tier has no such release, or cannot be reached.
+        ReleaseRefusedError, DivergedError
+            If it is not what the plan calls for, or moves the model out of bounds.
+        """
+        record = self._tasks.get(task)
+        manifest = self._tasks.manifest(record.plan_sha256)
+        if record.optimizer is None:
+            raise Conflict(f"task {task!r} makes no model", code="wrong_settings")
+        with self._locks[task], self._database.reading() as connection:
+            for made in self._registry.versions(connection, task):
+                if made.round == number:
+                    return made.version
+            current = self._rounds.under_way(task)
+            if current is not None and current.round <= number:
+                facts = self._facts(task, current.round)
+                for state in ("open", "closing"):
+                    self._move(facts, state, "aborting", reason="left_out")
+                self._finish_aborting(facts)
+            version = self._registry.latest(connection, task)
+            following = self._registry.compute_next(
+                connection,
+                manifest=manifest,
+                plan_sha256=record.plan_sha256,
+                optimizer=record.optimizer,
+                task=task,
+                round_number=number,
+                model_version=version,
+                clip_norm=None,
+                release=self._trusted.release(task, number, version),
+            )
+        now = self._clock()
+        with self._database.writing() as connection:
+            made_version = self._registry.store_next(connection, following, manifest, now=now)
+            record_release(connection, following.release, new_version=made_version, now=now)
+            connection.execute(
+                _ADOPTED, {"its_task": task, "its_number": number, "version": made_version}
+            )
+            if self._registry.releases(connection, task) >= manifest.aggregation.max_rounds:
+                self._tasks.finish(connection, task, "max_rounds_reached")
+        return made_version
 
     def close_due(self) -> list[RoundResult]:
         """Close every round past its deadline, and end those that a crash left half-ended.

@@ -174,10 +174,14 @@ class OperatorClient:
         count = len(data) // byte_length(1, model.storage)
         return decode_parameters(data, count=count, storage=model.storage)
 
-    def open_round(self, task: str, *, seconds: float) -> RoundNotice:
-        """Open a task's next round."""
-        wanted = OpenRound(seconds=seconds)
+    def open_round(self, task: str, *, seconds: float, number: int | None = None) -> RoundNotice:
+        """Open a task's next round, or the one of a number where shards count theirs together."""
+        wanted = OpenRound(seconds=seconds, number=number)
         return self._ask(RoundNotice, "POST", _task(task) + "/rounds", record=wanted)
+
+    def adopt_release(self, task: str, round: int) -> ModelVersion:
+        """Take the root's release of a round, which the shard's trusted tier has, into its model."""
+        return self._ask(ModelVersion, "POST", f"{_task(task)}/rounds/{round}/adopt")
 
     def start(self, task: str, schedule: Schedule) -> ScheduleRecord:
         """Have a task's rounds opened from now on; the same again changes nothing while it runs."""

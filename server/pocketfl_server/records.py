@@ -143,7 +143,7 @@ class RoundResult:
     reason : str or None
         Why it was aborted: ``floor_not_reached``, ``budget_exhausted``, ``round_full``
         (more reports than the plan's population could have sent), ``diverged`` (parameters would not
-        be finite), ``operator``.
+        be finite), ``operator``, ``left_out`` (a shard's round whose sum the root did without).
     model_version : int
         Version that devices started from.
     new_version : int or None
@@ -226,9 +226,16 @@ class CreateTask:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRound:
-    """Request: open a task's next round for so many seconds."""
+    """Request: open a task's next round for so many seconds.
+
+    Attributes
+    ----------
+    number : int or None
+        Of the round, where shards count theirs together: above those before. None for the next.
+    """
 
     seconds: float
+    number: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

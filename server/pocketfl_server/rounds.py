@@ -133,7 +133,9 @@ class Rounds:
         self._by_number: dict[tuple[str, int], RoundFacts] = {}
         self._by_id: dict[bytes, RoundFacts] = {}
 
-    def open(self, task: str, *, seconds: float, now: float) -> RoundNotice:
+    def open(
+        self, task: str, *, seconds: float, now: float, number: int | None = None
+    ) -> RoundNotice:
         """Open a task's next round.
 
         Parameters
@@ -142,13 +144,15 @@ class Rounds:
             Name of the task.
         seconds : float
             After which the round closes.
+        number : int, optional
+            Of the round, above those before it; by default the next.
 
         Raises
         ------
         NotFound
             If there is no such task.
         Conflict
-            With code ``task_finished`` or ``round_under_way``.
+            With code ``task_finished``, ``round_under_way`` or ``round_over``.
         Malformed
             If the time is out of bounds.
         """
@@ -161,7 +165,9 @@ class Rounds:
             )
         try:
             with self._database.writing() as connection:
-                number = self.insert(connection, task, closes_at=now + seconds, now=now)
+                number = self.insert(
+                    connection, task, closes_at=now + seconds, now=now, number=number
+                )
         except IntegrityError:
             raise Conflict(
                 f"task {task!r} has a round under way; close or abort it first",
@@ -169,15 +175,31 @@ class Rounds:
             ) from None
         return self.notice(task, number)
 
-    def insert(self, connection: Connection, task: str, *, closes_at: float, now: float) -> int:
+    def insert(
+        self,
+        connection: Connection,
+        task: str,
+        *,
+        closes_at: float,
+        now: float,
+        number: int | None = None,
+    ) -> int:
         """Add a task's next round within a transaction; returns its number.
 
         Raises
         ------
         IntegrityError
             If a round of the task is under way.
+        Conflict
+            If the number is not above those of the rounds before.
         """
-        number = int(connection.execute(_LAST_NUMBER, {"task": task}).scalar_one()) + 1
+        following = int(connection.execute(_LAST_NUMBER, {"task": task}).scalar_one()) + 1
+        number = following if number is None else number
+        if not following <= number < 2**31:
+            raise Conflict(
+                f"rounds up to {following - 1} of task {task!r} have been; {number} is not above them",
+                code="round_over",
+            )
         connection.execute(
             _INSERT,
             {

@@ -50,18 +50,23 @@ def until_listening(port: int) -> None:
         time.sleep(0.2)
 
 
-def report(url: str, plan, index: int) -> None:
+def report(url: str, plan, index: int, *, number: int) -> None:
     with closing(HttpTransport(url)) as device:
         token = device.enrol(ENROLMENT_KEY, EnrolmentRequest(user=f"user-{index}", sdk="1")).token
-        answer = device.check_in(token, "clicks", 1, CHECK_IN)
+        answer = device.check_in(token, "clicks", number, CHECK_IN)
         assert isinstance(answer, Assignment)
+        assert answer.model_version == number - 1
         device.upload(answer.lease, seal_update(np.full(5, 0.1 * (index + 1)), answer, plan))
 
 
 @pytest.mark.parametrize("mode", ["simulation", "deployment"])
 def test_flower_carries_what_it_cannot_read(mode, tmp_path, make_plan, plan_keys) -> None:
-    """Two shards and devices of the root's own: every report is in the one new version."""
-    plan = make_plan(privacy="none", cohort_floor=2, population=20)
+    """Two rounds of one run: every report is in its round's one release, the model moves on everywhere.
+
+    In the deployment a shard is lost in the second round, with its devices' reports, and nothing else.
+    """
+    privacy = "none" if mode == "simulation" else "gaussian"
+    plan = make_plan(privacy=privacy, cohort_floor=2, population=20)
     attestation = "ledger.db-attestation.pub"
     programs = Path(str(ENVIRONMENT)).resolve() / "bin"
     home = tmp_path / "flower"
@@ -77,7 +82,7 @@ def test_flower_carries_what_it_cannot_read(mode, tmp_path, make_plan, plan_keys
     with ExitStack() as stack:
         stack.callback(log.close)
 
-        def flower(*arguments: str) -> None:
+        def flower(*arguments: str) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
                 [str(programs / arguments[0]), *arguments[1:]],
                 env=environment,
@@ -87,6 +92,7 @@ def test_flower_carries_what_it_cannot_read(mode, tmp_path, make_plan, plan_keys
             )
             stack.callback(process.wait, 60)
             stack.callback(process.terminate)
+            return process
 
         paths = [
             write_settings(
@@ -111,7 +117,7 @@ def test_flower_carries_what_it_cannot_read(mode, tmp_path, make_plan, plan_keys
                 operator.create_task("clicks", plan.data, optimizer=AVERAGING)
                 operator.open_round("clicks", seconds=900)
         for index in range(DEVICES):
-            report(running[index % 3].url, plan, index)
+            report(running[index % 3].url, plan, index, number=1)
         port = free_port()
         kind = ["--simulation"] if mode == "simulation" else []
         flower(
@@ -122,19 +128,24 @@ def test_flower_carries_what_it_cannot_read(mode, tmp_path, make_plan, plan_keys
         options = ""
         if mode == "simulation":
             options = "options.num-supernodes = 2\noptions.backend.client-resources.num-cpus = 1\n"
+        nodes = []
         for name in SHARDS if mode == "deployment" else ():
             own = free_port()
-            flower(
+            node = flower(
                 *("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}"),
                 *("--port", str(own), "--node-config"),
                 f'shard="{tmp_path / "shards" / name}.toml"',
             )
             until_listening(own)
+            nodes.append(node)
         (home / "config.toml").write_text(
             '[superlink]\ndefault = "here"\n\n[superlink.here]\n'
             f'address = "127.0.0.1:{port}"\ninsecure = true\n{options}'
         )
-        where = f'root="{tmp_path / "root.toml"}" shards="{tmp_path / "shards"}"'
+        where = (
+            f'root="{tmp_path / "root.toml"}" shards="{tmp_path / "shards"}" '
+            "rounds=2 round-seconds=20.0 timeout=60.0"
+        )
         subprocess.run(
             [programs / "flwr", "run", ROOT / "examples/flower", "here", "--run-config", where],
             env=environment,
@@ -143,13 +154,37 @@ def test_flower_carries_what_it_cannot_read(mode, tmp_path, make_plan, plan_keys
             stdout=log,
             stderr=log,
         )
-        with OperatorClient(running[2].url, OPERATOR_KEY) as operator:
+        places = [stack.enter_context(OperatorClient(place.url, OPERATOR_KEY)) for place in running]
+        north, south, whole = places
+
+        def wait_for(condition) -> None:
             deadline = time.monotonic() + 200
-            while operator.round("clicks", 1).state != "finished":
+            while not condition():
                 assert time.monotonic() < deadline, (tmp_path / "flower.log").read_text()[-4000:]
                 time.sleep(0.5)
-            assert operator.round("clicks", 1).new_version == 1
-            assert operator.funnel("clicks", 1).accepted == DEVICES
-            parameters = operator.model_parameters("clicks", 1)
-        expected = sum(0.1 * (index + 1) for index in range(DEVICES)) / 20
-        np.testing.assert_allclose(parameters, expected, atol=0.001)
+
+        wait_for(lambda: whole.round("clicks", 1).state == "finished")
+        assert whole.round("clicks", 1).new_version == 1
+        assert whole.funnel("clicks", 1).accepted == DEVICES
+        # The second round opens everywhere, from the first version.
+        wait_for(lambda: all(len(place.rounds("clicks")) == 2 for place in places))
+        for index in range(DEVICES):
+            report(running[index % 3].url, plan, index, number=2)
+        lost = mode == "deployment"
+        if lost:
+            nodes[1].kill()
+        wait_for(lambda: whole.round("clicks", 2).state == "finished")
+        assert whole.round("clicks", 2).new_version == 2
+        assert whole.funnel("clicks", 2).accepted == DEVICES - (2 if lost else 0)
+        wait_for(lambda: north.task("clicks").latest_version == 2)
+        wait_for(lambda: lost or south.task("clicks").latest_version == 2)
+        assert lost is (south.task("clicks").latest_version == 1)
+        for place in places:
+            for made, ours in zip(whole.models("clicks"), place.models("clicks"), strict=False):
+                assert made.parameters_sha256 == ours.parameters_sha256
+        spent = [place.privacy("clicks").spent.releases for place in places]
+        assert spent == [0, 0, 2]  # noise once for each round, at the root
+        if not lost:
+            total = 2 * sum(0.1 * (index + 1) for index in range(DEVICES)) / 20
+            parameters = whole.model_parameters("clicks", 2)
+            np.testing.assert_allclose(parameters, total, atol=0.002)

@@ -167,7 +167,9 @@ def operator_router(back_end: BackEnd, access: Access) -> APIRouter:
         """Open the task's next round; it closes at its deadline, or when told to."""
         wanted = await read_record(request, OpenRound, limit=RECORD_LIMIT)
         name = request.path_params["task"]
-        notice = await in_thread(back_end.open_round, name, seconds=wanted.seconds)
+        notice = await in_thread(
+            back_end.open_round, name, seconds=wanted.seconds, number=wanted.number
+        )
         return json_answer(notice, status=201)
 
     @router.get(
@@ -291,6 +293,15 @@ def operator_router(back_end: BackEnd, access: Access) -> APIRouter:
         name="abort_round",
         summary="Abort a round",
         description="End the round without a new version and delete its reports.",
+    )
+
+    router.add_api_route(
+        **of_operator(_ROUND + "/adopt", answers=ModelVersion, refusals=_ENDING),
+        endpoint=on_round(back_end.adopt_release),
+        methods=["POST"],
+        name="adopt_release",
+        summary="Take the root's release",
+        description="Make of the root's release, which the shard's trusted tier has, the next version.",
     )
 
     def pausing(path: str, *, refusals: tuple[int, ...], which: str) -> None:

@@ -6,6 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pocketfl.protocol import AggregatorKey
 from pocketfl_server.operator_client import OperatorClient
 from pocketfl_server.trusted.client import HttpTrustedTier
 
@@ -46,6 +47,14 @@ class Place:
             trusted_url=table["trusted_url"],
             operator_key_file=file.parent / table["operator_key_file"],
             trusted_token_file=file.parent / table["trusted_token_file"],
+        )
+
+    @staticmethod
+    def attested_key(trusted: HttpTrustedTier, task: str) -> AggregatorKey:
+        """Return a trusted tier's key for a task with what vouches for it."""
+        key = trusted.describe(task).key
+        return AggregatorKey(
+            key_id=key.key_id, public_key=key.public_key, attestation=trusted.attest(task)
         )
 
     def operator(self) -> OperatorClient:

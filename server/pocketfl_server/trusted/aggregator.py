@@ -68,6 +68,7 @@ from pocketfl_server.trusted.messages import (
     ReleaseSummary,
     SealedEntry,
     SealedPartialSum,
+    SealedRelease,
     TaskDescription,
     TokenKeyDigest,
     TrustedTierUnavailable,
@@ -366,6 +367,9 @@ class Aggregator:
         begun = time.perf_counter()
         state = self._task(task)
         if self._shards is not None and self._shards.sharding.role == "shard":
+            adopted = self._shards.adopted(task, round)
+            if adopted is not None:
+                return _of_version(decode_release(adopted), model_version)
             raise Conflict(
                 f"task {task!r}: this trusted tier is a shard, and only the root releases",
                 code="is_a_shard",
@@ -374,9 +378,7 @@ class Aggregator:
         with state.lock, self._account_lock(state):
             stored = self._ledger.release(task, round)
             if stored is not None:
-                earlier = decode_release(stored)
-                if earlier.model_version != model_version:
-                    raise _other_version(task, round, earlier.model_version, model_version)
+                earlier = _of_version(decode_release(stored), model_version)
                 self._tell_witness()
                 return earlier
             self._check_open(task, round, model_version)
@@ -466,16 +468,74 @@ class Aggregator:
                 return earlier
             self._check_open(task, round, model_version)
             part = self._sum(state, round, model_version, state.manifest.aggregation)
-            own = AggregatorKey(
-                key_id=state.key.key_id,
-                public_key=state.key.public_key,
-                attestation=self.attest(task),
-            )
+            own = self._own_key(state)
             partial = self._shards.hand_over(
                 _keys(state), round, model_version, part, root=root, own=own
             )
             self._observer.handed_over(task)
             return partial
+
+    def forward(
+        self, task: str, round: int, model_version: int, shard: AggregatorKey
+    ) -> SealedRelease:
+        """Seal a release of this root to a shard, whose devices then train from what it makes.
+
+        Parameters
+        ----------
+        task : str
+            Name of the task.
+        round, model_version : int
+            Of a round that was released.
+        shard : AggregatorKey
+            The shard's key for the task, with what vouches for it.
+
+        Raises
+        ------
+        PeerRefused
+            If nothing vouches for the shard's key.
+        Conflict
+            If this tier is not the root, or the round was not released.
+        """
+        state = self._task(task)
+        _check_numbers(round, model_version)
+        if self._shards is None or self._shards.sharding.role != "root":
+            raise Conflict("only the root has releases for shards", code="not_the_root")
+        stored = self._ledger.release(task, round)
+        if stored is None:
+            raise Conflict(f"task {task!r}: round {round} was not released", code="not_released")
+        _of_version(decode_release(stored), model_version)
+        own = self._own_key(state)
+        return self._shards.forward(
+            _keys(state), round, model_version, stored, shard=shard, own=own
+        )
+
+    def adopt(self, sealed: SealedRelease) -> None:
+        """Keep a release of the root, for :meth:`release` to return; repeating it changes nothing.
+
+        The round's reports here, if they were not handed over, are deleted: the root did without.
+
+        Raises
+        ------
+        PeerRefused
+            If nothing vouches for the root's key.
+        MalformedRequest
+            With code ``release_refused`` if it does not open as what it says it is.
+        Conflict
+            If this tier is no shard.
+        """
+        state = self._task(sealed.task)
+        if self._shards is None:
+            raise Conflict("this trusted tier is no shard", code="not_a_shard")
+        with state.lock:
+            self._shards.adopt(_keys(state), sealed)
+            self._ledger.abandon(sealed.task, sealed.round)
+
+    def _own_key(self, state: _Task) -> AggregatorKey:
+        return AggregatorKey(
+            key_id=state.key.key_id,
+            public_key=state.key.public_key,
+            attestation=self.attest(state.name),
+        )
 
     def accept_partial_sum(self, partial: SealedPartialSum) -> None:
         """Keep a shard's partial sum for the release of its round; repeating it changes nothing.
@@ -816,6 +876,13 @@ def _check_numbers(round: int, model_version: int) -> None:
             f"round counts from 1 and model_version from 0, up to {_MAX_NUMBER}; "
             f"got {round} and {model_version}"
         )
+
+
+def _of_version(release: Release, model_version: int) -> Release:
+    """Return a release of before, if it is of this model version."""
+    if release.model_version != model_version:
+        raise _other_version(release.task, release.round, release.model_version, model_version)
+    return release
 
 
 def _other_version(task: str, round: int, recorded: int, asked: int) -> Conflict:

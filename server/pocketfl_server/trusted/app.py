@@ -10,9 +10,11 @@
 ``DELETE /v1/tasks/T/rounds/R/reports``         abandon the round
 ``POST /v1/tasks/T/rounds/R/partial-sum``       a shard's sum, sealed to the root's key in the body
 ``PUT /v1/tasks/T/rounds/R/partial-sums``       such a sum, for the root; idempotent
+``POST /v1/tasks/T/rounds/R/sealed-release``    the root's release, sealed to the key in the body
+``PUT /v1/tasks/T/rounds/R/sealed-release``     such a release, for the shard; idempotent
 ==============================================  ==================================================
 
-``model_version`` is a query parameter of the three POSTs. Every refusal is a
+``model_version`` is a query parameter of the POSTs. Every refusal is a
 :class:`pocketfl.protocol.Problem`; an unforeseen failure is logged by type and place, never with its
 message, which might quote a value.
 """
@@ -42,6 +44,7 @@ from pocketfl_server.trusted.ledger import LedgerError
 from pocketfl_server.trusted.messages import (
     BATCH_LIMIT,
     PARTIAL_LIMIT,
+    SEALED_LIMIT,
     MalformedRequest,
     NotAuthorised,
     RequestTooLarge,
@@ -50,8 +53,10 @@ from pocketfl_server.trusted.messages import (
     TrustedTierUnavailable,
     decode_batch,
     decode_partial_message,
+    decode_sealed_release,
     encode_partial_message,
     encode_release,
+    encode_sealed_release,
 )
 
 logger: Final = logging.getLogger(__name__)
@@ -176,6 +181,30 @@ def create_trusted_app(aggregator: Aggregator, *, token: str) -> FastAPI:
         if (partial.task, partial.round) != (task, round):
             raise MalformedRequest("the partial sum is of another task or round than the path")
         await _call(lambda: aggregator.accept_partial_sum(partial))
+        return Response(status_code=204)
+
+    @app.post("/v1/tasks/{task}/rounds/{round}/sealed-release", dependencies=[Depends(authorise)])
+    async def forward(
+        task: Task, round: Round, model_version: ModelVersion, request: Request
+    ) -> Response:
+        """Return the round's release, sealed to the shard whose key is in the body."""
+        body = await _body(request, MESSAGE_LIMIT)
+        shard = decode_json(AggregatorKey, body, what="the shard's key", limit=MESSAGE_LIMIT)
+        sealed = await _call(lambda: aggregator.forward(task, round, model_version, shard))
+        return Response(encode_sealed_release(sealed), media_type="application/octet-stream")
+
+    @app.put(
+        "/v1/tasks/{task}/rounds/{round}/sealed-release",
+        status_code=204,
+        dependencies=[Depends(authorise)],
+        openapi_extra=_BINARY,
+    )
+    async def adopt(task: Task, round: Round, request: Request) -> Response:
+        """Keep the root's sealed release in the body as what this shard's round came to."""
+        sealed = decode_sealed_release(await _body(request, SEALED_LIMIT))
+        if (sealed.task, sealed.round) != (task, round):
+            raise MalformedRequest("the release is of another task or round than the path")
+        await _call(lambda: aggregator.adopt(sealed))
         return Response(status_code=204)
 
     return app

@@ -25,6 +25,7 @@ from pocketfl_server.trusted.messages import (
     PARTIAL_LIMIT,
     REFUSALS,
     RELEASE_LIMIT,
+    SEALED_LIMIT,
     Conflict,
     KeyDescription,
     MalformedRequest,
@@ -32,6 +33,7 @@ from pocketfl_server.trusted.messages import (
     Release,
     SealedEntry,
     SealedPartialSum,
+    SealedRelease,
     TaskDescription,
     TokenKeyDigest,
     TokenKeyDigests,
@@ -40,8 +42,10 @@ from pocketfl_server.trusted.messages import (
     batches,
     decode_partial_message,
     decode_release,
+    decode_sealed_release,
     encode_batch,
     encode_partial_message,
+    encode_sealed_release,
 )
 
 T = TypeVar("T")
@@ -304,6 +308,22 @@ class HttpTrustedTier:
         """Give the root a shard's sum; see :meth:`.Aggregator.accept_partial_sum`."""
         path = f"{_task_path(partial.task)}/rounds/{partial.round}/partial-sums"
         self._request("PUT", path, body=encode_partial_message(partial))
+
+    def forward(
+        self, task: str, round: int, model_version: int, shard: AggregatorKey
+    ) -> SealedRelease:
+        """Have the root seal a release to a shard; see :meth:`.Aggregator.forward`."""
+        path = f"{_task_path(task)}/rounds/{round}/sealed-release?model_version={model_version}"
+        answer = self._request("POST", path, body=encode_json(shard), limit=SEALED_LIMIT)
+        try:
+            return decode_sealed_release(answer)
+        except DecodeError as error:
+            raise _nonsense(error) from None
+
+    def adopt(self, sealed: SealedRelease) -> None:
+        """Give a shard a release of the root; see :meth:`.Aggregator.adopt`."""
+        path = f"{_task_path(sealed.task)}/rounds/{sealed.round}/sealed-release"
+        self._request("PUT", path, body=encode_sealed_release(sealed))
 
     def _request(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from pocketfl.protocol import (
 )
 
 IntegerVector: TypeAlias = NDArray[np.int64]
+T = TypeVar("T")
 
 MAX_SEALED_BYTES: Final = 2 * MAX_PARAMETERS + REPORT_OVERHEAD
 """Largest sealed report: two bytes for each coordinate."""
@@ -44,8 +45,11 @@ _BATCH_MAGIC: Final = b"PFB1"
 _BATCH_WITH_ORIGINS: Final = b"PFB2"
 _RELEASE_MAGIC: Final = b"PFR1"
 _PARTIAL_MAGIC: Final = b"PFS1"
+_SEALED_RELEASE_MAGIC: Final = b"PFF1"
 PARTIAL_LIMIT: Final = RELEASE_LIMIT + HEADER_LIMIT + 8
 """Largest sealed partial sum with its header, in bytes."""
+SEALED_LIMIT: Final = PARTIAL_LIMIT + HEADER_LIMIT + 8
+"""The same of a release on its way to a shard, which has a header inside as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +287,42 @@ class SealedPartialSum:
             raise ValueError("round counts from 1 and model_version from 0")
         if len(self.sealed) > RELEASE_LIMIT:
             raise ValueError(f"a partial sum has at most {RELEASE_LIMIT} bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedRelease:
+    """A release of the root on its way to a shard; whoever relays it can neither read nor change it.
+
+    Attributes
+    ----------
+    task, round, model_version
+        What it is a release of.
+    key : AggregatorKey
+        The root's, with what vouches for it.
+    sealed : bytes
+        See :mod:`.forwarding`.
+    """
+
+    task: str
+    round: int
+    model_version: int
+    key: AggregatorKey
+    sealed: bytes
+
+    def __post_init__(self) -> None:
+        check_identifier(self.task, what="task")
+        if not (1 <= self.round < 2**31 and 0 <= self.model_version < 2**31):
+            raise ValueError("round counts from 1 and model_version from 0")
+        if len(self.sealed) > PARTIAL_LIMIT:
+            raise ValueError(f"a sealed release has at most {PARTIAL_LIMIT} bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SealedReleaseHeader:
+    task: str
+    round: int
+    model_version: int
+    key: AggregatorKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -733,7 +773,7 @@ def encode_partial_message(partial: SealedPartialSum) -> bytes:
             key=partial.key,
         )
     )
-    return b"".join([_PARTIAL_MAGIC, struct.pack("<I", len(header)), header, partial.sealed])
+    return _join(_PARTIAL_MAGIC, header, partial.sealed)
 
 
 def decode_partial_message(data: bytes) -> SealedPartialSum:
@@ -744,15 +784,50 @@ def decode_partial_message(data: bytes) -> SealedPartialSum:
     DecodeError
         If it is truncated, too long, or no sealed partial sum.
     """
-    if len(data) > PARTIAL_LIMIT or len(data) < 8 or data[:4] != _PARTIAL_MAGIC:
-        raise DecodeError("partial sum: not one of a shard, or too long")
-    (size,) = struct.unpack_from("<I", data, 4)
-    if size > HEADER_LIMIT or len(data) < 8 + size:
-        raise DecodeError("partial sum: truncated or out of bounds")
-    header = decode_json(
-        _PartialHeader, data[8 : 8 + size], what="partial sum header", limit=HEADER_LIMIT
-    )
+    header, sealed = _split(data, _PARTIAL_MAGIC, _PartialHeader, what="partial sum")
     try:
-        return SealedPartialSum(**vars(header), sealed=data[8 + size :])
+        return SealedPartialSum(**vars(header), sealed=sealed)
     except ValueError as error:
         raise DecodeError(f"partial sum: {error}") from None
+
+
+def encode_sealed_release(release: SealedRelease) -> bytes:
+    """Return a sealed release's bytes, laid out as a partial sum's."""
+    header = encode_json(
+        _SealedReleaseHeader(
+            task=release.task,
+            round=release.round,
+            model_version=release.model_version,
+            key=release.key,
+        )
+    )
+    return _join(_SEALED_RELEASE_MAGIC, header, release.sealed)
+
+
+def decode_sealed_release(data: bytes) -> SealedRelease:
+    """Read what :func:`encode_sealed_release` made.
+
+    Raises
+    ------
+    DecodeError
+        If it is truncated, too long, or no sealed release.
+    """
+    header, sealed = _split(data, _SEALED_RELEASE_MAGIC, _SealedReleaseHeader, what="release")
+    try:
+        return SealedRelease(**vars(header), sealed=sealed)
+    except ValueError as error:
+        raise DecodeError(f"release: {error}") from None
+
+
+def _join(magic: bytes, header: bytes, sealed: bytes) -> bytes:
+    return b"".join([magic, struct.pack("<I", len(header)), header, sealed])
+
+
+def _split(data: bytes, magic: bytes, kind: type[T], *, what: str) -> tuple[T, bytes]:
+    if len(data) > SEALED_LIMIT or len(data) < 8 or data[:4] != magic:
+        raise DecodeError(f"{what}: not one of a trusted tier, or too long")
+    (size,) = struct.unpack_from("<I", data, 4)
+    if size > HEADER_LIMIT or len(data) < 8 + size:
+        raise DecodeError(f"{what}: truncated or out of bounds")
+    header = decode_json(kind, data[8 : 8 + size], what=f"{what} header", limit=HEADER_LIMIT)
+    return header, data[8 + size :]

@@ -12,16 +12,15 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Final
 
 import numpy as np
-from pyhpke import AEADId, CipherSuite, KDFId, KEMId, PyHPKEError
 
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, SealingError
 from pocketfl.protocol import check_digest, check_identifier
-from pocketfl.sealing import KEY_BYTES, SEALING_OVERHEAD, key_id
+from pocketfl.sealing import key_id
+from pocketfl_server.trusted.authenticated_sealing import open_between, seal_between
 from pocketfl_server.trusted.messages import HEADER_LIMIT
 from pocketfl_server.trusted.summing import PartialSum
 
@@ -143,16 +142,9 @@ def seal_partial_sum(
     """
     if key_id(root_key) != context.root_key_id:
         raise SealingError("the context names another root key")
-    kem = _suite().kem
-    try:
-        encapsulated, sender = _suite().create_sender_context(
-            kem.deserialize_public_key(root_key),
-            context.info(),
-            sks=kem.deserialize_private_key(shard_private_key),
-        )
-        return bytes(encapsulated) + bytes(sender.seal(plaintext))
-    except (PyHPKEError, ValueError) as error:
-        raise SealingError(f"a key cannot be used for sealing ({error})") from None
+    return seal_between(
+        plaintext, recipient_key=root_key, private_key=shard_private_key, info=context.info()
+    )
 
 
 def open_partial_sum(
@@ -165,25 +157,10 @@ def open_partial_sum(
     SealingError
         If keys, context or bytes differ from what was sealed. Which of them is not known.
     """
-    if len(sealed) < SEALING_OVERHEAD:
-        raise SealingError(f"{len(sealed)} bytes are too few for a partial sum")
-    kem = _suite().kem
-    try:
-        receiver = _suite().create_recipient_context(
-            sealed[:KEY_BYTES],
-            kem.deserialize_private_key(root_private_key),
-            context.info(),
-            pks=kem.deserialize_public_key(shard_key),
-        )
-        return bytes(receiver.open(sealed[KEY_BYTES:]))
-    except (PyHPKEError, ValueError):
-        raise SealingError(
-            "the partial sum does not open: of another shard, round, task or key, or changed"
-        ) from None
-
-
-@cache
-def _suite() -> CipherSuite:
-    return CipherSuite.new(
-        KEMId.DHKEM_X25519_HKDF_SHA256, KDFId.HKDF_SHA256, AEADId.CHACHA20_POLY1305
+    return open_between(
+        sealed,
+        private_key=root_private_key,
+        sender_key=shard_key,
+        info=context.info(),
+        what="partial sum",
     )

@@ -37,6 +37,14 @@ _TABLES: Final = (
         UNIQUE(task, round, key_id)
     ) WITHOUT ROWID
     """,
+    """
+    CREATE TABLE IF NOT EXISTS adopted(
+        task TEXT NOT NULL REFERENCES tasks(task),
+        round INTEGER NOT NULL,
+        release BLOB NOT NULL,
+        PRIMARY KEY(task, round)
+    )
+    """,
 )
 
 
@@ -130,6 +138,23 @@ class ShardLedger:
                 (task, number),
             ).fetchall()
         return [bytes(row[0]) for row in rows]
+
+    def adopt(self, task: str, number: int, *, release: bytes) -> None:
+        """Keep the root's release of a round, the first that came, in place of those before it."""
+        with self._ledger._transaction() as connection:
+            connection.execute(
+                "INSERT INTO adopted VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (task, number, release),
+            )
+            connection.execute("DELETE FROM adopted WHERE task = ? AND round < ?", (task, number))
+
+    def adopted(self, task: str, number: int) -> bytes | None:
+        """Return what was adopted for a round, or None."""
+        with self._ledger._transaction() as connection:
+            row = connection.execute(
+                "SELECT release FROM adopted WHERE task = ? AND round = ?", (task, number)
+            ).fetchone()
+        return None if row is None else bytes(row[0])
 
     def forget(self, task: str, number: int) -> None:
         """Delete the partial sums of rounds that are over."""

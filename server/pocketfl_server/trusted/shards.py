@@ -16,6 +16,7 @@ from pocketfl.errors import AggregatorRefusedError, DecodeError, SealingError
 from pocketfl.plan import Manifest
 from pocketfl.protocol import AggregatorKey, check_identifier
 from pocketfl.sealing import AggregatorVerifier
+from pocketfl_server.trusted.forwarding import ReleaseContext, open_release, seal_release
 from pocketfl_server.trusted.ledger import Ledger
 from pocketfl_server.trusted.messages import (
     Conflict,
@@ -23,6 +24,7 @@ from pocketfl_server.trusted.messages import (
     MalformedRequest,
     PeerRefused,
     SealedPartialSum,
+    SealedRelease,
     decode_partial_message,
     encode_partial_message,
 )
@@ -206,6 +208,62 @@ class Shards:
             part = self._open(keys, partial)
             require_room(whole.accepted + part.accepted, bound)
             whole.add(part)
+
+    def forward(
+        self,
+        keys: TaskKeys,
+        round: int,
+        model_version: int,
+        release: bytes,
+        *,
+        shard: AggregatorKey,
+        own: AggregatorKey,
+    ) -> SealedRelease:
+        """Seal a release of the root to a shard.
+
+        Raises
+        ------
+        PeerRefused
+            If nothing vouches for the shard's key.
+        """
+        raw = self._verify(shard, keys)
+        context = ReleaseContext(
+            root_key_id=own.key_id,
+            shard_key_id=shard.key_id,
+            policy_hash=keys.key.policy_hash,
+            plan_sha256=keys.key.plan_sha256,
+            task=keys.task,
+            round=round,
+            model_version=model_version,
+        )
+        return seal_release(
+            release, context=context, shard_key=raw, private_key=keys.private_key, own=own
+        )
+
+    def adopt(self, keys: TaskKeys, message: SealedRelease) -> None:
+        """Check a release of the root and keep it, and end its round here; repeating changes nothing.
+
+        Raises
+        ------
+        PeerRefused
+            If nothing vouches for the root's key.
+        MalformedRequest
+            If it does not open as what it says it is.
+        """
+        self.require_shard(keys.manifest)
+        data, _ = open_release(
+            message,
+            verify=lambda key: self._verify(key, keys),
+            private_key=keys.private_key,
+            shard_key_id=keys.key.key_id,
+            policy_hash=keys.key.policy_hash,
+            plan_sha256=keys.key.plan_sha256,
+        )
+        self._ledger.adopt(keys.task, message.round, release=data)
+
+    def adopted(self, task: str, round: int) -> bytes | None:
+        """Return the root's release of a round, if it was adopted."""
+        return self._ledger.adopted(task, round)
 
     def forget(self, task: str, round: int) -> None:
         """Delete the partial sums of a round that is over, and of those before it."""

@@ -233,6 +233,7 @@ def test_the_protocol_is_documented(url):
         "/v1/tasks/{task}/rounds/{round}/release",
         "/v1/tasks/{task}/rounds/{round}/partial-sum",
         "/v1/tasks/{task}/rounds/{round}/partial-sums",
+        "/v1/tasks/{task}/rounds/{round}/sealed-release",
     }
 
 

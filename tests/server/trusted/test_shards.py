@@ -28,7 +28,9 @@ from pocketfl_server.trusted.messages import (
     PeerRefused,
     SealedPartialSum,
     decode_partial_message,
+    decode_sealed_release,
     encode_partial_message,
+    encode_sealed_release,
 )
 from pocketfl_server.trusted.partial_sums import decode_partial_sum, encode_partial_sum
 from pocketfl_server.trusted.shards import Sharding
@@ -168,6 +170,46 @@ def test_a_lost_shard_costs_its_devices_reports_and_nothing_else(tiers, report) 
     np.testing.assert_array_equal(
         tiers.root.release("clicks", 2, 0).values, np.sum(VECTORS[:5], axis=0)
     )
+
+
+def test_a_release_comes_back_to_shards_from_the_root_alone(tiers, report) -> None:
+    """The same values, taken once; moved, changed or by another tier, it does not open."""
+    north, south = tiers.shards[0], tiers.shards[1]
+    report(north, VECTORS[:5], first=0)
+    report(south, VECTORS[5:], first=5)
+    tiers.root.accept_partial_sum(north.hand_over("clicks", 1, 0, tiers.root_key))
+    with pytest.raises(Conflict, match="not released"):
+        tiers.root.forward("clicks", 1, 0, attested(north))
+    release = tiers.root.release("clicks", 1, 0)
+    with pytest.raises(Conflict, match="only the root releases"):
+        north.release("clicks", 1, 0)
+    with pytest.raises(Conflict, match="only the root has releases"):
+        tiers.shards[2].forward("clicks", 1, 0, attested(north))
+    sealed = tiers.root.forward("clicks", 1, 0, attested(north))
+    for changes in (
+        {"round": 2},
+        {"model_version": 1},
+        {"key": attested(south)},
+        {"sealed": sealed.sealed[:-1] + bytes([sealed.sealed[-1] ^ 1])},
+    ):
+        with pytest.raises(MalformedRequest, match="does not open"):
+            north.adopt(dataclasses.replace(sealed, **changes))
+    with pytest.raises(MalformedRequest, match="does not open"):
+        south.adopt(sealed)
+    with pytest.raises(Conflict, match="no shard"):
+        tiers.root.adopt(tiers.root.forward("clicks", 1, 0, attested(north)))
+    for _ in range(2):
+        north.adopt(decode_sealed_release(encode_sealed_release(sealed)))
+    adopted = north.release("clicks", 1, 0)
+    assert adopted.summary == release.summary
+    np.testing.assert_array_equal(adopted.values, release.values)
+    with pytest.raises(Conflict, match="starts from model version 0"):
+        north.release("clicks", 1, 1)
+    # South was lost: the release ends its round, and its reports are deleted.
+    south.adopt(tiers.root.forward("clicks", 1, 0, attested(south)))
+    assert south.open_rounds() == []
+    with pytest.raises(Conflict, match="abandoned"):
+        south.hand_over("clicks", 1, 0, tiers.root_key)
 
 
 def test_a_partial_sum_counts_once(tiers, report) -> None:
