@@ -28,6 +28,7 @@ DEBIAN_PACKAGES = (f"python{PYTHON}", "libstdc++6", "libgomp1")
 QEMU = "qemu-aarch64"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PLATFORMS = [f"manylinux_2_{minor}_aarch64" for minor in (34, 31, 28, 27, 26, 24, 17)]
+EXECUTORCH = f"executorch=={version('executorch')}"
 SECONDS = 600
 
 
@@ -38,26 +39,27 @@ class Arm:
     Attributes
     ----------
     folder : Path
-        With ``qemu-aarch64``, ``root`` (Debian) and ``packages`` (wheels).
+        With ``qemu-aarch64``, ``root`` (Debian), and ``packages`` and ``executorch`` (wheels).
     """
 
     folder: Path
 
     @property
-    def packages(self) -> Path:
-        """Where Python finds the device's dependencies."""
-        return self.folder / "packages"
+    def executorch(self) -> Path:
+        """ExecuTorch's package for ARM."""
+        return self.folder / "executorch" / "executorch"
 
     def run(self, *arguments: str | Path, environment: dict[str, str] | None = None) -> str:
         """Run Python for ARM with the device's package; return what it prints."""
         root = self.folder / "root"
+        places = (self.folder / "packages", self.folder / "executorch", ROOT / "sdk")
         python = root / "usr" / "bin" / f"python{PYTHON}"
         done = subprocess.run(
             # Without site-packages, so that nothing of this machine is seen.
             [self.folder / QEMU, "-L", root, python, "-S", *arguments],
             env={
                 "PATH": os.environ["PATH"],
-                "PYTHONPATH": f"{self.packages}{os.pathsep}{ROOT / 'sdk'}",
+                "PYTHONPATH": os.pathsep.join(map(str, places)),
                 # To compile anew at each start what other processors run takes half of the time.
                 "PYTHONPYCACHEPREFIX": str(self.folder / "compiled"),
                 "OMP_NUM_THREADS": "1",
@@ -75,14 +77,16 @@ class Arm:
 def open_environment() -> Arm:
     """Return the environment, made if this one is not in the cache yet."""
     wheels = requirements()
-    made_of = "\n".join([SUITE, *DEBIAN_PACKAGES, *wheels])
+    made_of = "\n".join([SUITE, *DEBIAN_PACKAGES, *wheels, EXECUTORCH])
     folder = CACHE / sha256(made_of.encode()).hexdigest()[:16]
     if not folder.exists():
         unfinished = folder.with_suffix(f".{os.getpid()}")
         unfinished.mkdir(parents=True)
         try:
             _unpack_debian(unfinished)
-            _install(unfinished / "packages", wheels)
+            _install(unfinished / "packages", *wheels)
+            # Without torch, which the wheel names nowhere, and what its compiler needs.
+            _install(unfinished / "executorch", "--no-deps", EXECUTORCH)
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -151,12 +155,12 @@ def _mirror() -> str:
     raise AssertionError("apt knows no mirror of Debian: run apt-get update first")
 
 
-def _install(target: Path, wheels: list[str]) -> None:
+def _install(target: Path, *arguments: str) -> None:
     platforms = [part for each in PLATFORMS for part in ("--platform", each)]
     _output(
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--no-compile", "--only-binary=:all:", "--python-version", PYTHON, *platforms),
-        *("--target", target, *wheels),
+        *("--target", target, *arguments),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from pocketfl.clipping import is_within_bound
 from pocketfl.plan import Plan
 from pocketfl.reports import decode_vector
+from pocketfl.runtimes.executorch_build import LIBRARY_VARIABLE, build_library
 from pocketfl.sealing import ReportContext, generate_key_pair
 from pocketfl.store import ExampleStore
 from pocketfl_server.trusted.opening import Opener
@@ -37,18 +38,34 @@ def show(results: list[dict[str, object]]) -> None:
         print(f"{result['plan']}  {result['machine']:7}  {differences}  ({result['precision']})")
 
 
-def test_golden_plans_train_on_aarch64(arm: Arm, capfd: pytest.CaptureFixture[str]) -> None:
-    """Every plan that was ever released loads, verifies, trains and predicts there as torch did."""
-    printed = arm.run(Path(check_plan.__code__.co_filename), "onnxruntime")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "executorch"])
+def test_golden_plans_train_on_aarch64(
+    runtime: str, arm: Arm, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every plan that was ever released loads, verifies, trains and predicts there as torch did.
+
+    ExecuTorch runs without torch, by the library that a desktop builds, built for ARM.
+    """
+    environment = {}
+    if runtime == "executorch":
+        library = build_library(
+            tmp_path / "executorch.so",
+            compiler="aarch64-linux-gnu-g++",
+            package=arm.executorch,
+            version=version(runtime),
+        )
+        environment[LIBRARY_VARIABLE] = str(library)
+    script = Path(check_plan.__code__.co_filename)
+    printed = arm.run(script, runtime, environment=environment)
     results = [json.loads(line) for line in printed.splitlines()]
     with capfd.disabled():
-        print(f"\nonnxruntime {version('onnxruntime')}: largest differences from eager torch")
+        print(f"\n{runtime} {version(runtime)}: largest differences from eager torch")
         show(results)
-        show([check_plan(name, "onnxruntime") for name in plan_names()])
+        show([check_plan(name, runtime) for name in plan_names()])
     assert [result["plan"] for result in results] == plan_names()
     for result in results:
         assert result["machine"] == "aarch64"
-        assert result["version"] == version("onnxruntime")
+        assert result["version"] == version(runtime)
         assert_exact(result)
 
 
