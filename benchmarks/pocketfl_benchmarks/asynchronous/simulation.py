@@ -1,27 +1,33 @@
 """Training the demo's model on a made-up clock, in rounds that wait for all and in rounds that do not.
 
-Features, model, training, clipping, rounding, weights and server optimizer are the real ones.
+Features, model, training, clipping, rounding, weights and server optimizer are the real ones. Both
+kinds of rounds keep to one rule of privacy: no sampling is assumed, a device's check-ins lie so many
+releases apart, it takes part at most so often, and each release has the noise that makes all of that
+the demo's epsilon.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import dp_accounting
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.utils import parameters_to_vector
 
 from pocketfl.clipping import clip_to_grid
 from pocketfl.plan import AggregationSpec
-from pocketfl.plan.asynchronous import WHOLE_WEIGHT, staleness_weight
+from pocketfl.plan.asynchronous import WHOLE_WEIGHT, AsynchronousSpec, staleness_weight
 from pocketfl.runtimes import FloatVector
 from pocketfl_benchmarks.asynchronous.fleet import DAY, Phones
 from pocketfl_benchmarks.flights.simulation import FleetFlights, train_cohort
-from pocketfl_benchmarks.flights.task import CLIP_NORM, OPTIMIZER, LatenessModel
-from pocketfl_server.optimizers import OptimizerState, apply_update
+from pocketfl_benchmarks.flights.task import CLIP_NORM, DELTA, EPSILON, LatenessModel
+from pocketfl_server.optimizers import OptimizerSpec, OptimizerState, apply_update
 
 OVER_SELECTION: Final = 1.3
 """Devices that a synchronous round lets in for each report that it needs (Bonawitz et al. 2019)."""
@@ -29,7 +35,10 @@ ROUND_SECONDS: Final = 600.0
 """A session that lasts longer is given up, in either kind of round."""
 FLOOR: Final = 0.8
 """Share of the wanted reports with which a synchronous round may end at its deadline."""
-MAX_STALENESS: Final = 10
+BOUNDS: Final = AsynchronousSpec(max_staleness=4, min_separation=5)
+"""Of the plan; devices of either kind of rounds keep to its separation."""
+PARTICIPATIONS: Final = 8
+"""Most of one device."""
 WAIT_SECONDS: Final = 60.0
 """How long nobody asks where too few devices are there."""
 BEGINNING: Final = 0.0
@@ -58,17 +67,38 @@ class Rounds:
     asynchronous: bool
 
 
+def production_noise() -> float:
+    """Return the least noise with which all participations of a device cost the demo's epsilon."""
+    found = dp_accounting.calibrate_dp_mechanism(
+        dp_accounting.pld.PLDAccountant,
+        lambda z: dp_accounting.SelfComposedDpEvent(
+            dp_accounting.GaussianDpEvent(z), PARTICIPATIONS
+        ),
+        EPSILON,
+        DELTA,
+        dp_accounting.ExplicitBracketInterval(0.2, 100.0),
+        tol=1e-3,
+    )
+    return math.ceil(found * 1000) / 1000
+
+
 @dataclass(kw_only=True)
 class Run:
-    """What one training came to."""
+    """What one training came to; ``curve`` has seconds and AUC of each release."""
 
     seconds: float = 0.0
+    curve: list[tuple[float, float]] = field(default_factory=list)
     releases: int = 0
     reports: int = 0
     wasted: int = 0
     staleness: list[int] = field(default_factory=list)
     auc: float = 0.0
     reached: bool = False
+
+    @property
+    def best(self) -> float:
+        """Highest AUC of a release."""
+        return max((auc for _, auc in self.curve), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -91,6 +121,8 @@ class Training:
         When and how fast.
     rounds : Rounds
         Of which kind.
+    optimizer : OptimizerSpec
+        Of the server.
     noise_multiplier : float
         Of each release, 0 for none.
     seed : int
@@ -103,12 +135,17 @@ class Training:
         phones: Phones,
         rounds: Rounds,
         *,
+        optimizer: OptimizerSpec,
         noise_multiplier: float,
         seed: int,
     ) -> None:
         self._flights = flights
         self._phones = phones
         self._rounds = rounds
+        self._optimizer = optimizer
+        self._ends = BEGINNING
+        self._rest_until = np.zeros(len(flights.spans), dtype=np.int64)
+        self._taken_part = np.zeros(len(flights.spans), dtype=np.int64)
         self._noise = noise_multiplier
         self._generator = np.random.default_rng([seed, 1])
         torch.manual_seed(seed)
@@ -126,33 +163,48 @@ class Training:
 
     def until(self, auc: float, *, days: float) -> Run:
         """Train until the model has this AUC, or for so many days."""
+        self._ends = BEGINNING + days * DAY
         batches = self._buffered() if self._rounds.asynchronous else self._waiting()
         for batch in batches:
-            if batch.seconds - BEGINNING > days * DAY:
+            if batch.seconds > self._ends:
                 break
             self._release(batch)
             self.run.seconds = batch.seconds - BEGINNING
             self.run.auc = self._flights.auc(self._versions[self.run.releases])
+            self.run.curve.append((self.run.seconds, self.run.auc))
             if self.run.auc >= auc:
                 self.run.reached = True
                 break
         return self.run
 
+    def _who_may(self, now: float) -> NDArray[np.int64]:
+        """Return the devices that are there and may check in to the version of now, in any order."""
+        may = (
+            (self._phones.hours_left(now) > 0)
+            & (self._rest_until <= self.run.releases)
+            & (self._taken_part < PARTICIPATIONS)
+        )
+        return self._generator.permutation(np.flatnonzero(may))
+
+    def _check_in(self, device: int, now: float) -> tuple[float, bool]:
+        """Count a participation; return when its session ends, and whether by a report in time."""
+        self._rest_until[device] = self.run.releases + BOUNDS.min_separation
+        self._taken_part[device] += 1
+        end, done = self._phones.session(device, now, self._generator)
+        late = end > now + ROUND_SECONDS
+        return min(end, now + ROUND_SECONDS), done and not late
+
     def _waiting(self) -> Iterator[Batch]:
         """Yield the reports of rounds that begin when the one before has ended."""
         now, wanted = BEGINNING, self._rounds.reports
-        while True:
-            there = np.flatnonzero(self._phones.hours_left(now) > 0)
+        while now <= self._ends:
+            there = self._who_may(now)
             if there.size < wanted:
                 now += WAIT_SECONDS
                 continue
-            chosen = self._generator.permutation(there)[: self._rounds.at_once]
-            ends = [self._phones.session(int(d), now, self._generator) for d in chosen]
-            came = sorted(
-                (end, int(d))
-                for d, (end, done) in zip(chosen, ends, strict=True)
-                if done and end <= now + ROUND_SECONDS
-            )
+            chosen = [int(device) for device in there[: self._rounds.at_once]]
+            ends = [self._check_in(device, now) for device in chosen]
+            came = sorted((end, d) for d, (end, done) in zip(chosen, ends, strict=True) if done)
             if len(came) >= wanted:
                 # Who comes later has trained for nothing.
                 self.run.wasted += len(came) - wanted
@@ -169,43 +221,25 @@ class Training:
         """Yield the reports of releases that follow each other while devices train."""
         now = BEGINNING
         out: list[tuple[float, int, int, bool]] = []
-        busy: set[int] = set()
-        resting: dict[int, int] = {}
         buffer: list[tuple[int, int]] = []
-        while True:
-            busy_now = self._rounds.at_once - len(out)
-            if busy_now > 0:
-                there = self._generator.permutation(
-                    np.flatnonzero(self._phones.hours_left(now) > 0)
-                )
-                version = self.run.releases
-                for device in map(int, there):
-                    if len(out) >= self._rounds.at_once:
-                        break
-                    # One report under way at most: as the plan's separation has it.
-                    if device in busy or resting.get(device, 0) > version:
-                        continue
-                    end, done = self._phones.session(device, now, self._generator)
-                    late = end > now + ROUND_SECONDS
-                    heapq.heappush(
-                        out,
-                        (min(end, now + ROUND_SECONDS), device, version, done and not late),
-                    )
-                    busy.add(device)
-                    resting[device] = version + MAX_STALENESS + 1
+        while now <= self._ends:
+            free = self._rounds.at_once - len(out)
+            # A device that trains is not asked again before its report is too old for any release.
+            for device in map(int, self._who_may(now)[:free] if free else ()):
+                end, done = self._check_in(device, now)
+                heapq.heappush(out, (end, device, self.run.releases, done))
             if not out:
                 now += WAIT_SECONDS
                 continue
             now, device, version, done = heapq.heappop(out)
-            busy.discard(device)
             if not done:
                 continue
-            if self.run.releases - version > MAX_STALENESS:
+            if self.run.releases - version > BOUNDS.max_staleness:
                 self.run.wasted += 1
                 continue
             buffer.append((device, version))
             if len(buffer) == self._rounds.reports:
-                kept = [e for e in buffer if self.run.releases - e[1] <= MAX_STALENESS]
+                kept = [e for e in buffer if self.run.releases - e[1] <= BOUNDS.max_staleness]
                 yield Batch(now, [d for d, _ in kept], [v for _, v in kept])
                 buffer = []
 
@@ -230,9 +264,9 @@ class Training:
         noise = self._generator.normal(size=total.size) * self._noise * unit
         mean = (total + np.rint(noise)) * self._bounds.grid_step / WHOLE_WEIGHT
         parameters, self._state = apply_update(
-            OPTIMIZER, self._versions[current], self._state, mean / len(batch.devices)
+            self._optimizer, self._versions[current], self._state, mean / len(batch.devices)
         )
         self.run.releases += 1
         self.run.reports += len(batch.devices)
         self._versions[current + 1] = parameters
-        self._versions.pop(current - MAX_STALENESS - 1, None)
+        self._versions.pop(current - BOUNDS.max_staleness - 1, None)

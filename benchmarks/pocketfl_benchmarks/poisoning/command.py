@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ def poisoning(
     rounds: Annotated[int | None, typer.Option(min=1, help="Of each run; as the demo's.")] = None,
     cohort: Annotated[
         int | None, typer.Option(min=1, help="Reports of a round; as the demo's.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw what is lost, to this SVG or PNG.", dir_okay=False)
     ] = None,
     data: ArchiveCopy = None,
     cache: CacheFolder = None,
@@ -58,10 +62,19 @@ def poisoning(
             aucs = train(Lies(share=part, kind=kind))
             lost = [100 * (a - b) for a, b in zip(honest, aucs, strict=True)]
             results.append(
-                {"share": part, "lie": kind, "auc": mean(aucs), "auc_points_lost": mean(lost)}
+                {
+                    "share": part,
+                    "lie": kind,
+                    "auc": mean(aucs),
+                    "auc_points_lost": mean(lost),
+                    "auc_points_lost_least": min(lost),
+                    "auc_points_lost_most": max(lost),
+                }
             )
     figures = {
         "auc_honest": mean(honest),
+        "auc_honest_least": min(honest),
+        "auc_honest_most": max(honest),
         "rounds": schedule.rounds,
         "cohort": schedule.cohort,
         "seeds": seeds,
@@ -69,6 +82,10 @@ def poisoning(
         "results": results,
         "machine": describe_machine(),
     }
+    if plot is not None:
+        from pocketfl_benchmarks.poisoning.plot import draw_losses
+
+        draw_losses(results, path=plot)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
         return
@@ -76,5 +93,6 @@ def poisoning(
     for row in results:
         typer.echo(
             f"{row['share']:.0%} {row['lie']}: AUC {row['auc']:.4f}, "
-            f"{row['auc_points_lost']:.2f} points lost"
+            f"{row['auc_points_lost']:.2f} points lost "
+            f"({row['auc_points_lost_least']:.2f} to {row['auc_points_lost_most']:.2f})"
         )
