@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
+from pocketfl_benchmarks.asynchronous.plot import draw_curves
+from pocketfl_benchmarks.poisoning.plot import draw_losses
 from pocketfl_benchmarks.soak.plot import plot as draw_soak
 
 COMMITTED: Final = Path("benchmarks/figures")
@@ -77,7 +79,9 @@ def draw_simulators(figures: dict[str, Any], path: Path) -> None:
 
 
 _DRAWINGS: Final[dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]] = {
+    "asynchronous.svg": ("asynchronous.json", draw_curves),
     "capacity.svg": ("scale.json", draw_capacity),
+    "poisoning.svg": ("poisoning.json", draw_losses),
     "simulators.svg": ("simulators.json", draw_simulators),
     "soak.svg": ("soak.json", draw_soak),
 }

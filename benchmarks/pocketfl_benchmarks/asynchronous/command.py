@@ -60,7 +60,6 @@ def asynchronous(
     )
     rates = tuple(learning_rate or (0.03, 0.1, 0.3))
     results: list[dict[str, Any]] = []
-    curves = {}
     for name, size, is_asynchronous in (
         ("synchronous", reports, False),
         ("synchronous", buffer, False),
@@ -76,7 +75,6 @@ def asynchronous(
         )
         rate = comparison.best_rate(rounds, rates)
         runs = [comparison.run(rounds, rate, seed=seed) for seed in range(seeds)]
-        curves[f"{name}, {size}"] = [run.curve for run in runs]
         hours = sorted(run.seconds / 3600 for run in runs if run.reached)
         results.append(
             {
@@ -94,6 +92,7 @@ def asynchronous(
                 "auc_least": min(run.best for run in runs),
                 "auc": mean(run.best for run in runs),
                 "auc_most": max(run.best for run in runs),
+                "hours_and_best_auc": [run.improvements() for run in runs],
             }
         )
     figures = {
@@ -114,7 +113,7 @@ def asynchronous(
     if plot is not None:
         from pocketfl_benchmarks.asynchronous.plot import draw_curves
 
-        draw_curves(curves, target=target, path=plot)
+        draw_curves(figures, plot)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:

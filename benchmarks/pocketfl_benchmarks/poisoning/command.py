@@ -85,7 +85,7 @@ def poisoning(
     if plot is not None:
         from pocketfl_benchmarks.poisoning.plot import draw_losses
 
-        draw_losses(results, path=plot)
+        draw_losses(figures, plot)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
         return
