@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pocketfl.attestation.issuers import DEVELOPMENT_ISSUER, development_issuer
 from pocketfl.attestation.tokens import verify_token as verify_attestation
+from pocketfl.credentials.directory import empty_directory, heads_of
 from pocketfl.credentials.tokens import (
     challenge,
     decode_key,
@@ -29,7 +30,7 @@ from pocketfl.credentials.tokens import (
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import AggregatorRefusedError, CredentialError, DecodeError, PlanError
 from pocketfl.plan import EncodingSpec, Manifest, Plan
-from pocketfl.protocol import CheckIn
+from pocketfl.protocol import AggregatorKey, CheckIn, TokenKey, TokenKeys
 from pocketfl.queries import QuerySet
 from pocketfl.queries.spec import Sum
 from pocketfl.reports import decode_vector, encode_vector
@@ -81,7 +82,22 @@ def _credentials() -> dict[str, tuple[bytes, Parser]]:
 
         return refuse
 
+    shown = TokenKeys(
+        task="clicks",
+        next_round=1,
+        separation=2,
+        keys=(TokenKey(first_round=1, last_round=2, public_key=key.hex()),),
+        start=empty_directory("clicks"),
+        policy_hash="1" * 64,
+        aggregator=AggregatorKey(key_id="2" * 64, public_key="3" * 64),
+    )
+
+    def look(data: bytes) -> object:
+        keys = decode_json(TokenKeys, data, what="token keys", limit=10**6)
+        return heads_of(keys.start, keys.keys)
+
     return {
+        "token keys": (encode_json(shown), refusing(look)),
         "anonymous token": (token, refusing(lambda data: verify_token(data, key, asked))),
         "token request": (request.data, refusing(lambda data: read_request(data, key))),
         "token key": (key, refusing(decode_key)),

@@ -15,7 +15,14 @@ _ERRORS: Final = {
     "model": {"training", "update"},
     "data": {"features"},
     "store": {"store"},
-    "trust": {"plan_signature", "sealing", "aggregator_refused", "assignment_mismatch"},
+    "trust": {
+        "plan_signature",
+        "sealing",
+        "aggregator_refused",
+        "assignment_mismatch",
+        "credential",
+        "token_keys_refused",
+    },
     # Every other code comes from an answer of the server.
     "other": {
         "error",
