@@ -11,16 +11,21 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pocketfl.credentials.directory import empty_directory
 from pocketfl.plan import AsynchronousSpec
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.messages import (
     Conflict,
     SealedEntry,
+    TokenKeyDigest,
     decode_batch,
     encode_batch,
     encode_release,
@@ -52,9 +57,9 @@ class WatchedWitness(FileWitness):
         super().__init__(path)
         self._step = step
 
-    def append(self, head) -> None:
+    def append(self, head, *, log=None) -> None:
         self._step()
-        super().append(head)
+        super().append(head, log=log)
         self._step()
 
 
@@ -63,14 +68,32 @@ def note(folder: Path, what: str, content: bytes = b"") -> None:
     (folder / f"told-{what}").write_bytes(content)
 
 
-def go_through(folder: Path, plan_keys: list[str], step: Callable[..., None]) -> None:
-    """One round that is released, and one that is abandoned."""
+@contextmanager
+def watched(folder: Path, plan_keys: list[str], step: Callable[..., None]) -> Iterator[Aggregator]:
+    """A tier whose statements and witness are steps."""
     witness = WatchedWitness(folder / "witness", step)
     with Aggregator(folder / "ledger", plan_keys=plan_keys, witness=witness) as tier:
         tier._ledger._connection.set_trace_callback(step)
+        yield tier
+
+
+def restarted(folder: Path, plan_keys: list[str]) -> Aggregator:
+    """The tier after the crash, with the witness that saw it."""
+    return Aggregator(
+        folder / "ledger", plan_keys=plan_keys, witness=FileWitness(folder / "witness")
+    )
+
+
+def batch_of(folder: Path, number: int) -> tuple[SealedEntry, ...]:
+    """What devices uploaded for a round."""
+    return decode_batch((folder / f"batch{number}").read_bytes())
+
+
+def go_through(folder: Path, plan_keys: list[str], step: Callable[..., None]) -> None:
+    """One round that is released, and one that is abandoned."""
+    with watched(folder, plan_keys, step) as tier:
         for number in (1, 2):
-            batch = decode_batch((folder / f"batch{number}").read_bytes())
-            tier.submit("clicks", number, number - 1, batch)
+            tier.submit("clicks", number, number - 1, batch_of(folder, number))
             note(folder, f"accepted{number}")
             step()
             if number == 1:
@@ -83,12 +106,9 @@ def go_through(folder: Path, plan_keys: list[str], step: Callable[..., None]) ->
 
 def go_through_asynchronous(folder: Path, plan_keys: list[str], step: Callable[..., None]) -> None:
     """Two releases of asynchronous rounds; the second is also handed what the first has counted."""
-    witness = WatchedWitness(folder / "witness", step)
-    with Aggregator(folder / "ledger", plan_keys=plan_keys, witness=witness) as tier:
-        tier._ledger._connection.set_trace_callback(step)
+    with watched(folder, plan_keys, step) as tier:
         for number in (1, 2):
-            batch = decode_batch((folder / f"batch{number}").read_bytes())
-            tier.submit("clicks", number, number - 1, batch)
+            tier.submit("clicks", number, number - 1, batch_of(folder, number))
             note(folder, f"accepted{number}")
             step()
             release = encode_release(tier.release("clicks", number, number - 1))
@@ -116,15 +136,39 @@ def killed_before(number: int, folder: Path, plan_keys: list[str], run: Run) -> 
     return False
 
 
+def kill_before_every_step(
+    tmp_path: Path,
+    plan_keys: list[str],
+    *,
+    prepare: Callable[[Path], None],
+    run: Run,
+    check: Callable[[Path, list[str]], object],
+) -> None:
+    """Kill a child before each step of a run that is prepared anew, and check what it left."""
+    whole = Steps(None)
+    prepare(tmp_path / "whole")
+    run(tmp_path / "whole", plan_keys, whole)
+    reached = Counter[object]([check(tmp_path / "whole", plan_keys)])
+    for number in range(1, whole.count + 1):
+        folder = tmp_path / str(number)
+        prepare(folder)
+        assert killed_before(number, folder, plan_keys, run), number
+        reached[check(folder, plan_keys)] += 1
+    print(json.dumps({"killed": whole.count, "had come to": dict(reached)}, default=str))
+    # Each of three stages was met several times, and there is no step after the last.
+    assert len(reached) == 3
+    assert min(reached.values()) >= 3
+    prepare(tmp_path / "end")
+    assert not killed_before(whole.count + 1, tmp_path / "end", plan_keys, run)
+
+
 def check(folder: Path, plan_keys: list[str]) -> str:
     """Restart, check what may never happen, ask again, and say how far the killed run had come."""
 
     def told(what: str) -> bool:
         return (folder / f"told-{what}").exists()
 
-    with Aggregator(
-        folder / "ledger", plan_keys=plan_keys, witness=FileWitness(folder / "witness")
-    ) as tier:
+    with restarted(folder, plan_keys) as tier:
         stored = tier._ledger.release("clicks", 1)
         held = tier._ledger.report_count("clicks", 1)
         charged = tier.describe("clicks").spent.releases
@@ -136,7 +180,7 @@ def check(folder: Path, plan_keys: list[str]) -> str:
         if told("released"):
             assert (folder / "told-released").read_bytes() == stored
         if stored is None:
-            tier.submit("clicks", 1, 0, decode_batch((folder / "batch1").read_bytes()))
+            tier.submit("clicks", 1, 0, batch_of(folder, 1))
         release = tier.release("clicks", 1, 0)
         assert release.reports == REPORTS
         # Never a second release: the same noise for whoever asks again.
@@ -176,27 +220,12 @@ def test_killed_before_every_step(tmp_path, make_plan, plan_keys, sealed_vector)
             (folder / f"batch{number}").write_bytes(encode_batch(entries))
 
     plan = make_plan()
-    whole = Steps(None)
-    prepare(tmp_path / "whole")
-    go_through(tmp_path / "whole", plan_keys, whole)
-    reached = {"nothing": 0, "accepted": 0, "released": 0}
-    for number in range(1, whole.count + 1):
-        folder = tmp_path / str(number)
-        prepare(folder)
-        assert killed_before(number, folder, plan_keys, go_through), number
-        reached[check(folder, plan_keys)] += 1
-    print(json.dumps({"killed": whole.count, "had come to": reached}))
-    # Each stage was met several times, and there is no step after the last.
-    assert min(reached.values()) >= 3
-    prepare(tmp_path / "end")
-    assert not killed_before(whole.count + 1, tmp_path / "end", plan_keys, go_through)
+    kill_before_every_step(tmp_path, plan_keys, prepare=prepare, run=go_through, check=check)
 
 
 def check_asynchronous(folder: Path, plan_keys: list[str]) -> int:
     """Restart, check what may never happen, ask again; say how many releases there had been."""
-    with Aggregator(
-        folder / "ledger", plan_keys=plan_keys, witness=FileWitness(folder / "witness")
-    ) as tier:
+    with restarted(folder, plan_keys) as tier:
         stored = {number: tier._ledger.release("clicks", number) for number in (1, 2)}
         done = sum(release is not None for release in stored.values())
         # By rounds that are one apart each release is charged as one participation.
@@ -210,8 +239,7 @@ def check_asynchronous(folder: Path, plan_keys: list[str]) -> int:
             assert not told.exists() or told.read_bytes() == stored[number]
         for number in (1, 2):
             if stored[number] is None:
-                batch = decode_batch((folder / f"batch{number}").read_bytes())
-                tier.submit("clicks", number, number - 1, batch)
+                tier.submit("clicks", number, number - 1, batch_of(folder, number))
             release = tier.release("clicks", number, number - 1)
             assert release.reports == REPORTS
             assert stored[number] in (None, encode_release(release))
@@ -252,16 +280,59 @@ def test_asynchronous_rounds_killed_before_every_step(
 
     spec = AsynchronousSpec(max_staleness=1, min_separation=2)
     plan = make_plan(asynchronous=spec)
-    whole = Steps(None)
-    prepare(tmp_path / "whole")
-    go_through_asynchronous(tmp_path / "whole", plan_keys, whole)
-    reached = {0: 0, 1: 0, 2: 0}
-    for number in range(1, whole.count + 1):
-        folder = tmp_path / str(number)
-        prepare(folder)
-        assert killed_before(number, folder, plan_keys, go_through_asynchronous), number
-        reached[check_asynchronous(folder, plan_keys)] += 1
-    print(json.dumps({"killed": whole.count, "releases before": reached}))
-    assert min(reached.values()) >= 3
-    prepare(tmp_path / "end")
-    assert not killed_before(whole.count + 1, tmp_path / "end", plan_keys, go_through_asynchronous)
+    kill_before_every_step(
+        tmp_path,
+        plan_keys,
+        prepare=prepare,
+        run=go_through_asynchronous,
+        check=check_asynchronous,
+    )
+
+
+TOKEN_KEYS = [
+    TokenKeyDigest(first_round=n, last_round=n + 1, sha256=f"{n:064x}") for n in (1, 3, 5)
+]
+
+
+def publish_keys(folder: Path, plan_keys: list[str], step: Callable[..., None]) -> None:
+    """The keys of two epochs are announced, then that of a third."""
+    with watched(folder, plan_keys, step) as tier:
+        for number, keys in ((2, TOKEN_KEYS[:2]), (3, TOKEN_KEYS)):
+            published = tier.publish_token_keys("clicks", keys)
+            note(folder, f"published{number}", published.start.digest.encode())
+            step()
+
+
+def check_keys(folder: Path, plan_keys: list[str]) -> int:
+    """Restart with the witness, publish again; say how many keys the directory had."""
+    log = "token keys of clicks"
+    witnessed = FileWitness(folder / "witness").newest(log=log)
+    with restarted(folder, plan_keys) as tier:
+        head = tier._ledger.token_key_heads()["clicks"]
+        assert witnessed is None or witnessed.sequence <= head.sequence
+        for number in (2, 3):
+            # What devices may have seen is in the ledger, and was in the witness before.
+            if (folder / f"told-published{number}").exists():
+                assert witnessed is not None
+                assert number <= witnessed.sequence
+        for key in TOKEN_KEYS[: head.sequence]:
+            with pytest.raises(Conflict):
+                tier.publish_token_keys("clicks", [replace(key, sha256="f" * 64)])
+        assert tier.publish_token_keys("clicks", TOKEN_KEYS).start == empty_directory("clicks")
+        end = tier._ledger.token_key_heads()["clicks"]
+        assert end.sequence == 3
+        assert FileWitness(folder / "witness").newest(log=log) == end
+    return head.sequence
+
+
+@pytest.mark.slow
+def test_token_keys_killed_before_every_step(tmp_path, make_plan, plan_keys) -> None:
+    """Never two keys for an epoch of which devices may have seen one, nor one without its witness."""
+
+    def prepare(folder: Path) -> None:
+        folder.mkdir()
+        with Aggregator(folder / "ledger", plan_keys=plan_keys) as tier:
+            tier.register("clicks", plan.data)
+
+    plan = make_plan()
+    kill_before_every_step(tmp_path, plan_keys, prepare=prepare, run=publish_keys, check=check_keys)
