@@ -84,7 +84,7 @@ def test_both_benchmarks_print_their_figures(tmp_path) -> None:
         assert 0.6 <= row["auc_least"] <= row["auc"] <= row["auc_most"]
         assert [run[-1][1] >= 0.6 for run in row["hours_and_best_auc"]] == [True, True]
     assert [row["mean_staleness"] for row in rows[:2]] == [0, 0]
-    assert (tmp_path / "a.svg").read_text().count("asynchronous, 40") == 2
+    assert "asynchronous, 40" in (tmp_path / "a.svg").read_text()
     small = ["--rounds", "2", "--cohort", "60", "--seeds", "2", "--share", "0.2", "--json"]
     result = CliRunner().invoke(bench, ["poisoning", *small, "--plot", str(tmp_path / "p.svg")])
     assert result.exit_code == 0, result.output
