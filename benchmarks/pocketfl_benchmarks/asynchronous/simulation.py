@@ -80,7 +80,7 @@ def production_noise() -> float:
         high, low = scale / 2 - EPSILON / scale, -scale / 2 - EPSILON / scale
         return float(norm.cdf(high) - math.exp(EPSILON) * norm.cdf(low)) - DELTA
 
-    return math.ceil(1000 * brentq(excess, 0.2, 100.0)) / 1000
+    return math.ceil(1000 * float(brentq(excess, 0.2, 100.0))) / 1000
 
 
 @dataclass(kw_only=True)
