@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import json
 import random
 import threading
 import time
@@ -379,6 +381,18 @@ def test_anonymous_devices_take_part_in_a_round(
         assert devices[2].fetch_tokens("open") == 0
         funnel = site.operator.funnel("open", 1)
         assert (funnel.leases, funnel.uploaded) == (2, 2)
+        # A device that was shown other keys before neither trains nor shows its token, and says why.
+        site.operator.abort_round("open", 1)
+        site.operator.open_round("open", seconds=600)
+        database = fleet[1].database
+        seen = json.loads(database.read_state("token_keys.open") or b"")
+        seen["digests"] = ["f" * 64 for _ in seen["digests"]]
+        database.write_state("token_keys.open", json.dumps(seen).encode())
+        outcomes = [device.run_once() for device in devices[:2]]
+        assert [outcome.code for outcome in outcomes] == ["reported", "token_keys_refused"]
+        reasons = devices[1].explain(task="open", file=io.StringIO()).reasons
+        assert "two sets of token keys" in " ".join(map(str, reasons))
+        assert site.operator.funnel("open", 2).checked_in == 1
         named = Device(fleet[3], server=site.url, plan_keys=[plan.signed_by])
         with named, pytest.raises(ValueError, match="anonymous=True"):
             named.fetch_tokens("open")
