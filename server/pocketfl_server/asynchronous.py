@@ -41,6 +41,17 @@ _LEASES = select(func.count()).select_from(
 _UPLOADED = select(func.count()).select_from(
     reports.join(rounds, reports.c.round_id == rounds.c.id)
 )
+_OF_DEVICE = (
+    select(check_ins.c.device)
+    .join_from(check_ins, rounds, check_ins.c.round_id == rounds.c.id)
+    .where(
+        check_ins.c.device == bindparam("device"),
+        rounds.c.task == bindparam("task"),
+        rounds.c.number >= bindparam("first"),
+        rounds.c.number < bindparam("number"),
+    )
+    .limit(1)
+)
 _OUT = _LEASES.where(*_SINCE)
 _BACK = _UPLOADED.where(*_SINCE)
 _SLOTS = select(asynchronous_tasks).where(asynchronous_tasks.c.task == bindparam("task"))
@@ -128,6 +139,20 @@ class AsynchronousRounds:
         if filling != bool(slots.filling):
             connection.execute(_FILL, {"its_task": facts.task, "fill": filling})
         return filling
+
+    def has_checked_in(self, connection: Connection, facts: RoundFacts, device: bytes) -> bool:
+        """Say whether a device had a lease of an earlier round that is still good for a release.
+
+        Devices keep away for longer than that by themselves. One that does not would have two reports
+        that are not released.
+        """
+        where = {
+            "device": device,
+            "task": facts.task,
+            "first": _first(facts),
+            "number": facts.number,
+        }
+        return connection.execute(_OF_DEVICE, where).first() is not None
 
     def takes(self, connection: Connection, facts: RoundFacts) -> bool:
         """Say whether a report under a lease of this round can still get into a release."""

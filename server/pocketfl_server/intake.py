@@ -192,10 +192,11 @@ class Intake:
                 return self._turn_away(connection, facts, "runtime_unsupported")
             if facts.plan_schema not in request.plan_schemas:
                 return self._turn_away(connection, facts, "plan_schema_unsupported")
-            if facts.max_staleness is not None and not self._asynchronous.admits(
-                connection, facts, now=now
-            ):
-                return self._turn_away(connection, facts, "no_slot")
+            if facts.max_staleness is not None:
+                if self._asynchronous.has_checked_in(connection, facts, device):
+                    return self._turn_away(connection, facts, "too_soon")
+                if not self._asynchronous.admits(connection, facts, now=now):
+                    return self._turn_away(connection, facts, "no_slot")
             if aggregator is None:
                 return self._turn_away(connection, facts, "attestation_unavailable")
             if redeemed is not None and not self._spends(connection, facts, redeemed):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pocketfl.plan import AsynchronousSpec
-from pocketfl.protocol import RetryWindow
+from pocketfl.protocol import Assignment, RetryWindow
 from pocketfl_server.errors import Gone, Malformed
 from pocketfl_server.records import Concurrency
 
@@ -78,6 +78,21 @@ def test_a_report_that_is_too_late_is_refused_and_counts_are_kept(back_end, flee
     first, second = (back_end.funnel("clicks", number) for number in (1, 2))
     assert (first.leases, first.uploaded, first.accepted) == (3, 2, 2)
     assert (second.leases, second.uploaded, second.accepted) == (2, 2, 2)
+
+
+def test_a_device_has_one_report_that_is_not_released(back_end, fleet, plan) -> None:
+    """One that does not stay away by itself is sent away while its first report might still count."""
+    answers = {}
+    for number in (1, 2, 3):
+        answers[number] = back_end.check_in(fleet.token("eager"), "clicks", number, CHECK_IN)
+        for name in ("a", "b"):
+            assignment = fleet.check_in(f"{name}{number}", "clicks", number)
+            send(back_end, assignment, np.full(5, 0.1), plan)
+        back_end.close_due_rounds()
+    assert isinstance(answers[2], RetryWindow)
+    assert answers[2].reason == "too_soon"
+    assert isinstance(answers[1], Assignment)
+    assert isinstance(answers[3], Assignment)
 
 
 def test_slots_are_given_out_again_when_enough_are_free(back_end, fleet, plan) -> None:
