@@ -149,6 +149,8 @@ class Database:
         self._lock = threading.RLock()
         self._depth = 0
         self._ensured: dict[str, int] = {}
+        # Tables that the transaction under way has made: they may yet be undone.
+        self._made: set[str] = set()
         self._has_versions = False
         self._opened = False
         self._busy_timeout = busy_timeout
@@ -301,6 +303,8 @@ class Database:
             raise self._failure(failure) from failure
         finally:
             self._depth -= 1
+            if self._depth == 0:
+                self._made.clear()
             self._lock.release()
         if isinstance(error, sqlite3.Error):
             raise self._failure(error) from error
@@ -326,8 +330,7 @@ class Database:
         if self._ensured.get(tables.name) == newest:
             return
         if self._version_of(tables) == newest:
-            # What this very transaction made may yet be undone.
-            if self._depth == 0:
+            if tables.name not in self._made:
                 self._ensured[tables.name] = newest
             return
         with self.transaction() as connection:
@@ -341,6 +344,7 @@ class Database:
                     f"{self.path} has version {version} of the {tables.name} tables, this pocketfl "
                     f"reads up to {newest}: it was written by a newer version; update the app"
                 )
+            self._made.add(tables.name)
             for step in tables.steps[version:]:
                 for statement in step:
                     connection.execute(statement)

@@ -227,16 +227,17 @@ class Participation:
             abandoned is never made again.
         """
         with self._database.transaction() as connection:
-            rows = connection.execute(
-                "SELECT state FROM participations WHERE task = ? AND round = ?", (task, round)
-            ).fetchall()
-            before = rows[0][0] if rows else "not tossed"
-            if state not in _NEXT.get(before, frozenset()):
-                raise StoreError(f"round {round} of {task!r} is {before} and cannot become {state}")
-            connection.execute(
-                "UPDATE participations SET state = ? WHERE task = ? AND round = ?",
-                (state, task, round),
+            earlier = [before for before, after in _NEXT.items() if state in after]
+            changed = connection.execute(
+                "UPDATE participations SET state = ? WHERE task = ? AND round = ? "  # noqa: S608
+                f"AND state IN ({', '.join('?' * len(earlier))})",
+                (state, task, round, *earlier),
             )
+            if changed.rowcount != 1:
+                standing = self.standing(task=task, round=round) or "not tossed"
+                raise StoreError(
+                    f"round {round} of {task!r} is {standing} and cannot become {state}"
+                )
 
     def standing(self, *, task: str, round: int) -> ParticipationState | None:  # noqa: A002
         """Return how far a round has come, or None if its coin was not tossed."""

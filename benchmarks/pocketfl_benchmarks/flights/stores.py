@@ -20,6 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from pocketfl.device.guardrails import prepare_tables
 from pocketfl.protocol import FeatureRow
 from pocketfl.store import Collection, ExampleStore, Field, FileKeyVault
 from pocketfl_benchmarks.flights.data import DEVICE_FIELDS, SERVER_FIELDS, FlightTable
@@ -50,7 +51,7 @@ A device syncs as its app runs, so by the time of a round it lacks only the last
 from the back end when it first takes part.
 """
 
-STORE_FORMAT: Final = 3
+STORE_FORMAT: Final = 4
 """Raised whenever what is written below changes, so that older caches are not taken for it."""
 
 _CHUNK: Final = 50
@@ -135,6 +136,8 @@ def _build(table: FlightTable, folder: Path, *, progress: Progress | None, worke
     # The collection gets its key with its first example, so every aircraft has another one.
     with ExampleStore(template, vault=vault) as store:
         store.create_collection(COLLECTION)
+        # As an app does at install.
+        prepare_tables(store.database)
     # A fresh interpreter per worker: forking a process that runs torch's threads is not safe.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Final
 
 from pocketfl.device.outcome import RoundOutcome, RoundStatus
@@ -112,15 +112,9 @@ class Attempt:
         self.resumed = False
         self.earlier_step_seconds = 0.0
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> AbstractContextManager[None]:
         """Add the time of a block to a phase."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - began
-            self._phases[name] = self._phases.get(name, 0.0) + spent
+        return _Phase(self._phases, name)
 
     def outcome(self, end: RoundEnd) -> RoundOutcome:
         """Return what became of it."""
@@ -145,3 +139,26 @@ class Attempt:
             resumed=self.resumed,
             resumable=end.resumable,
         )
+
+
+class _Phase:
+    """A block of a try; not a generator, as a round enters a dozen."""
+
+    __slots__ = ("_began", "_name", "_phases")
+
+    def __init__(self, phases: dict[str, float], name: str) -> None:
+        self._phases = phases
+        self._name = name
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        spent = time.perf_counter() - self._began
+        self._phases[self._name] = self._phases.get(self._name, 0.0) + spent

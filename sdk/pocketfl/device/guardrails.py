@@ -21,6 +21,7 @@ from pocketfl.device.hooks import SessionEnd, SessionHooks
 from pocketfl.device.recovery import settle_orphans
 from pocketfl.device.sessions import TABLES as SESSION_TABLES
 from pocketfl.device.sessions import Session
+from pocketfl.funnel.log import TABLES as FUNNEL_TABLES
 from pocketfl.ledger import Ledger, Outcome
 from pocketfl.ledger.tables import LEDGER as LEDGER_TABLES
 from pocketfl.plan.manifest import Manifest
@@ -38,6 +39,13 @@ _LEDGER_OUTCOMES: dict[SessionEnd, Outcome] = {
     "abandoned": "unsent",
     "unknown": "unknown",
 }
+
+
+def prepare_tables(database: Database) -> None:
+    """Make the tables that a session writes to, rather than in the first one."""
+    with database.transaction():
+        for tables in (SESSION_TABLES, LEDGER_TABLES, RECEIPT_TABLES, FUNNEL_TABLES):
+            database.ensure(tables)
 
 
 class Guardrails(SessionHooks):
@@ -119,9 +127,7 @@ class Guardrails(SessionHooks):
 
     def prepare_tables(self) -> None:
         """Make the tables that a session writes to, rather than in the first one."""
-        with self._database.transaction():
-            for tables in (SESSION_TABLES, LEDGER_TABLES, RECEIPT_TABLES):
-                self._database.ensure(tables)
+        prepare_tables(self._database)
 
     @property
     def has_receipts(self) -> bool:
@@ -344,7 +350,7 @@ class Guardrails(SessionHooks):
     ) -> None:
         """Close the account and the receipt."""
         self._inner.settled(task=task, round=round, end=end, code=code)
-        if end in ("accepted", "rejected") and self.receipts.find(task=task, round=round) is None:
+        if end in ("accepted", "rejected") and not self.receipts.has(task=task, round=round):
             # Damage took the receipt, and the session has to end all the same.
             self.receipts.account()
         else:

@@ -13,7 +13,7 @@ from pocketfl.device.attempt import RoundEnd
 from pocketfl.device.enrolment import DeviceToken
 from pocketfl.device.plans import OpenPlan
 from pocketfl.device.sessions import Session
-from pocketfl.errors import AggregatorRefusedError, TransportError
+from pocketfl.errors import AggregatorRefusedError, StoreError, TransportError
 from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.schemas import READABLE_SCHEMAS
 from pocketfl.protocol import Assignment, CheckIn, RetryWindow, RoundNotice
@@ -108,7 +108,12 @@ class Leases:
         )
 
     def _last_id(self, collection: str) -> int:
-        return self._store.last_id(collection) if self._store.has_collection(collection) else 0
+        try:
+            return self._store.last_id(collection)
+        except StoreError:
+            if self._store.has_collection(collection):
+                raise
+            return 0
 
     def _check_in(self, notice: RoundNotice) -> Assignment | RetryWindow:
         request = CheckIn(sdk=__version__, plan_schemas=READABLE_SCHEMAS, runtimes=(self._runtime,))

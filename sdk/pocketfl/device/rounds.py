@@ -147,13 +147,13 @@ class RoundChoice:
                 f"the plan has no parts for {self._runtime}, only for {sorted(manifest.runtimes)}",
             )
         name = manifest.features.collection
-        has_collection = self._store.has_collection(name)
-        if manifest.kind != "training" and not has_collection:
-            return
-        if not has_collection:
+        collection = self._store.find_collection(name)
+        if collection is None:
+            if manifest.kind != "training":
+                return
             raise RoundEnd("ineligible", "no_collection", f"this device has no collection {name!r}")
         try:
-            opened.pipeline.check(self._store.collection(name))
+            opened.pipeline.check(collection)
         except FeatureError as error:
             raise RoundEnd("ineligible", "features", str(error)) from None
         # To have no data is no reason to stay away from a question: who answers would tell.

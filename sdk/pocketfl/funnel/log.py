@@ -53,19 +53,25 @@ class DayLog:
     def __init__(self, database: Database, *, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
+        self._tidied: int | None = None
 
     def count(self, events: Iterable[FunnelEvent]) -> None:
         """Add one to each of some events, today."""
         today = self.day_of(self._clock())
         with self._database.transaction() as connection:
             self._database.ensure(TABLES)
-            for happened in events:
+            values = [v for happened in events for v in (today, happened.phase, happened.reason)]
+            if values:
+                rows = ", ".join(["(?, ?, ?, 1)"] * (len(values) // 3))
                 connection.execute(
-                    "INSERT INTO funnel_counts(day, phase, reason, count) VALUES(?, ?, ?, 1) "
+                    f"INSERT INTO funnel_counts(day, phase, reason, count) VALUES {rows} "  # noqa: S608
                     "ON CONFLICT(day, phase, reason) DO UPDATE SET count = count + 1",
-                    (today, happened.phase, happened.reason),
+                    values,
                 )
-            connection.execute("DELETE FROM funnel_counts WHERE day < ?", (today - _KEPT_DAYS,))
+            # Once a day is enough; should this transaction be undone, so is the next day's.
+            if self._tidied != today:
+                connection.execute("DELETE FROM funnel_counts WHERE day < ?", (today - _KEPT_DAYS,))
+                self._tidied = today
 
     def counts(self, day: int) -> dict[FunnelEvent, int]:
         """Return how often each event happened on a day, counted in days since 1970."""

@@ -9,9 +9,11 @@ it has left the windows.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
+from typing import Final
 
 from pocketfl.budgets.amounts import FLOWS, LEVELS, NOTHING, Amounts
 from pocketfl.budgets.epsilon import epsilon_of
@@ -31,6 +33,8 @@ from pocketfl.ledger.granted import after_end, of_one_round, over_granted, raise
 from pocketfl.ledger.rows import OPEN, Rows, amounts_of, with_contributions
 from pocketfl.ledger.tables import LEDGER, YEAR
 from pocketfl.reasons import Reason
+
+_FOLD_SECONDS: Final = 3600.0
 
 
 class Ledger:
@@ -65,6 +69,7 @@ class Ledger:
         self._clock = LedgerClock(database, clock=clock, uptime=uptime)
         self._rows = Rows(database)
         self._holder = secrets.token_hex(8)
+        self._folded_at = -math.inf
 
     def check(
         self,
@@ -347,7 +352,10 @@ class Ledger:
             self._rows.settle(
                 connection, reservation.id, outcome=outcome, spent=spent, rho=rho, now=instant.time
             )
-            self._rows.fold(connection, instant.time)
+            # What no window reaches takes up little, and may wait for an hour.
+            if instant.time - self._folded_at >= _FOLD_SECONDS:
+                self._rows.fold(connection, instant.time)
+                self._folded_at = instant.time
 
     def unsettled(self) -> tuple[Reservation, ...]:
         """Return the reservations that are open, oldest first: after a restart, what a crash left."""

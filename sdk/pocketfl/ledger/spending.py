@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from operator import add, gt, sub
 from typing import Final
 
 from pocketfl.budgets.amounts import FLOWS, NOTHING, Amounts
@@ -125,17 +126,15 @@ class Spending:
     def _note_step(self, seen: Amounts) -> None:
         """Remember the most of each measure that one step came to; levels are those of now."""
         now = seen.values()
-        came_to = [a - b for a, b in zip(now[:_FLOWS], self._seen[:_FLOWS], strict=True)]
+        came_to = map(sub, now[:_FLOWS], self._seen)
         self._step = tuple(map(max, self._step, (*came_to, *now[_FLOWS:])))
         self._seen = now
 
     def _may_stop(self, seen: Amounts) -> bool:
         """Return whether any measure is at its limit: cheap, and exact where it says no."""
         now = seen.values()
-        return any(
-            a + b > most
-            for a, b, most in zip(now[:_FLOWS], self._step[:_FLOWS], self._left, strict=True)
-        ) or any(a > most for a, most in zip(now[_FLOWS:], self._levels, strict=True))
+        after_next = map(add, now[:_FLOWS], self._step)
+        return any(map(gt, after_next, self._left)) or any(map(gt, now[_FLOWS:], self._levels))
 
     def record(self) -> Reason | None:
         """Write what was used; within the caller's transaction where there is one.

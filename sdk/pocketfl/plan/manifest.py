@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Final, Literal
 
@@ -820,7 +821,7 @@ class Manifest:
         share = max(1.0, bound / self.aggregation.max_participations)
         return self.dp.noise_multiplier / math.sqrt(share)
 
-    @property
+    @cached_property
     def policy_hash(self) -> str:
         """SHA-256 (hex) of what bounds privacy: the trusted tier's key is bound to it."""
         policy: dict[str, object] = {

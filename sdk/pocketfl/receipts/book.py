@@ -40,7 +40,7 @@ _NEXT: Final[dict[ContributionOutcome, frozenset[ContributionOutcome]]] = {
 }
 _INSERT: Final = (
     f"INSERT INTO receipts({', '.join(map(column, CONTRIBUTION_FIELDS))}, prepared_at) "
-    f"VALUES({', '.join('?' * len(CONTRIBUTION_FIELDS))}, ?)"
+    f"VALUES({', '.join('?' * len(CONTRIBUTION_FIELDS))}, ?) ON CONFLICT(task, round) DO NOTHING"
 )
 _ADD_OVERHEAD: Final = (
     "INSERT INTO protocol_overhead(day, kind, requests, bytes_up, bytes_down) "
@@ -101,18 +101,17 @@ class Receipts:
         with self._database.transaction() as connection:
             self._account(None)
             task, number = contribution.task, contribution.round
-            known = self.find(task=task, round=number)
-            if known is not None:
-                if known.report_sha256 != contribution.report_sha256:
-                    raise StoreError(
-                        f"round {number} of {task!r} has a receipt for another report; a device "
-                        "makes one report per round"
-                    )
-                return known
             now = self._clock()
             values = {name: getattr(contribution, name) for name in CONTRIBUTION_FIELDS}
-            connection.execute(_INSERT, (*values.values(), now))
-            return Receipt(**values, prepared_at=now)
+            if connection.execute(_INSERT, (*values.values(), now)).rowcount == 1:
+                return Receipt(**values, prepared_at=now)
+            known = self._required(task, number)
+            if known.report_sha256 != contribution.report_sha256:
+                raise StoreError(
+                    f"round {number} of {task!r} has a receipt for another report; a device "
+                    "makes one report per round"
+                )
+            return known
 
     def accept(self, *, task: str, round: int) -> Receipt:  # noqa: A002
         """Record that the server holds the report.
@@ -223,6 +222,11 @@ class Receipts:
     def find(self, *, task: str, round: int) -> Receipt | None:  # noqa: A002
         """Return the receipt of a round, or None."""
         return read_receipt(self._database.query, task=task, round=round)
+
+    def has(self, *, task: str, round: int) -> bool:  # noqa: A002
+        """Return whether there is a receipt of a round, sound or not."""
+        query = "SELECT 1 FROM receipts WHERE task = ? AND round = ?"
+        return bool(self._database.query(query, (task, round)))
 
     def unsettled(self) -> tuple[tuple[str, int], ...]:
         """Return task and round of every report that was prepared and has no outcome yet."""

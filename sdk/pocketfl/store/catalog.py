@@ -132,11 +132,18 @@ class Catalog:
         StoreError
             If there is no such collection.
         """
+        found = self.find(name)
+        if found is None:
+            raise self.missing(name)
+        return found
+
+    def find(self, name: str) -> tuple[CatalogEntry, int, int] | None:
+        """Return what :meth:`current` does, or None if there is no such collection."""
         rows = self._database.query(
             "SELECT id, revision, examples, bytes FROM collections WHERE name = ?", (name,)
         )
         if not rows:
-            raise self._missing(name)
+            return None
         number, revision, examples, size = rows[0]
         entry = self._entries.get(name)
         if entry is None or (entry.number, entry.revision) != (number, revision):
@@ -154,7 +161,7 @@ class Catalog:
                 (name,),
             )
             if not rows:
-                raise self._missing(name)
+                raise self.missing(name)
             number, revision, retention, wrapped_key = rows[0]
             layouts = self._database.query(
                 "SELECT first_id, schema FROM collection_layouts WHERE collection = ? "
@@ -177,7 +184,8 @@ class Catalog:
         self._entries[name] = entry
         return entry
 
-    def _missing(self, name: str) -> StoreError:
+    def missing(self, name: str) -> StoreError:
+        """Return the error that says that there is no such collection, and which there are."""
         self.forget(name)
         return StoreError(
             f"no collection {name!r} in {self._database.path} (it has: "

@@ -131,6 +131,11 @@ class ExampleStore:
         """
         return self._catalog.current(name)[0].collection
 
+    def find_collection(self, name: str) -> Collection | None:
+        """Return a collection as it was declared, or None if there is none of that name."""
+        found = self._catalog.find(name)
+        return None if found is None else found[0].collection
+
     def append(
         self,
         name: str,
@@ -245,11 +250,14 @@ class ExampleStore:
 
     def last_id(self, name: str) -> int:
         """Return the highest id of a collection's examples, 0 without any; ids are never used again."""
-        entry, _, _ = self._catalog.current(name)
         rows = self.database.query(
-            "SELECT max(id) FROM examples WHERE collection = ?", (entry.number,)
+            "SELECT id, (SELECT max(id) FROM examples WHERE collection = collections.id) "
+            "FROM collections WHERE name = ?",
+            (name,),
         )
-        return int(rows[0][0] or 0)
+        if not rows:
+            raise self._catalog.missing(name)
+        return int(rows[0][1] or 0)
 
     def select(self, name: str, *, limit: int, seed: int, up_to: int | None = None) -> Examples:
         """Take examples by chance, the same ones for the same contents and seed.

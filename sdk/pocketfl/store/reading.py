@@ -11,6 +11,8 @@ from pocketfl.store.selection import choose
 
 _CHUNK: Final = 500
 """Ids per statement: old SQLite builds on phones take 999 parameters at most."""
+_LAST: Final = 2**63 - 1
+"""No id is higher."""
 _PAGE: Final = 10_000
 """Up to so many examples, all ids are read where a collection has gaps; above, SQLite counts."""
 
@@ -40,6 +42,12 @@ def read_selection(
         If there are fewer rows than counted.
     """
     query = database.query
+    if limit >= count:
+        # All that there are, or all up to that one.
+        return query(
+            "SELECT id, time, payload FROM examples WHERE collection = ? AND id <= ? ORDER BY id",
+            (collection, _LAST if up_to is None else up_to),
+        )
     # Two look-ups in the index; min and max of one SELECT would walk it instead.
     ((first, last),) = query(
         "SELECT (SELECT min(id) FROM examples WHERE collection = ?1), "

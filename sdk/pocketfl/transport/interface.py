@@ -75,7 +75,11 @@ class Traffic:
             bytes_up=self.bytes_up - earlier.bytes_up,
             bytes_down=self.bytes_down - earlier.bytes_down,
             requests=self.requests - earlier.requests,
-            by_kind={kind: spent for kind, spent in differences.items() if spent != _NONE},
+            by_kind={
+                kind: spent
+                for kind, spent in differences.items()
+                if spent.requests or spent.bytes_up or spent.bytes_down
+            },
         )
 
     def with_request(self, kind: RequestKind, *, up: int, down: int) -> Traffic:
