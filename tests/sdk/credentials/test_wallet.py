@@ -8,9 +8,18 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pocketfl.credentials.directory import KeyDirectory, empty_directory, heads_of
 from pocketfl.credentials.tokens import challenge, encode_key, read_request, verify_token
 from pocketfl.credentials.wallet import REFILL_SECONDS, Wallet
-from pocketfl.errors import CredentialError, KeyConsistencyError, TransportError
+from pocketfl.device import Device
+from pocketfl.errors import (
+    AggregatorRefusedError,
+    CredentialError,
+    KeyConsistencyError,
+    TransportError,
+)
+from pocketfl.plan import generate_signing_key, public_key_hex
 from pocketfl.protocol import AggregatorKey, TokenKey, TokenKeys
+from pocketfl.sealing import PinnedAggregator
 from pocketfl.store import ExampleStore
+from pocketfl.transport import Traffic
 from pocketfl_server.credentials.signing import blind_sign
 
 KEYS = {number: rsa.generate_private_key(65537, 2048) for number in range(1, 5)}
@@ -34,6 +43,7 @@ class Signer:
         self.span = 1
         self.separation = 1
         self.next_round: int | None = None
+        self.traffic = Traffic()
         self.asked: dict[int, bytes] = {}
         self.loses_answers = False
         self.key = lambda number: KEYS[number]
@@ -253,3 +263,23 @@ def test_the_key_is_looked_at_again_before_a_token_is_shown(open_wallet, signer)
     with pytest.raises(KeyConsistencyError, match="two sets"):
         wallet.check("clicks", 1, policy_hash=POLICY)
     assert wallet.count("clicks") == 3
+
+
+def test_keys_that_nobody_vouches_for_are_refused(tmp_path, signer) -> None:
+    """A pinned key vouches for no token keys, and a device without a trusted tier refuses them all."""
+    plan_keys = [public_key_hex(generate_signing_key())]
+    with ExampleStore(tmp_path / "device.db") as store:
+        with pytest.raises(ValueError, match="also verifies token keys"):
+            Device(
+                store,
+                server=signer,
+                plan_keys=plan_keys,
+                aggregator=PinnedAggregator("1" * 64),
+                anonymous=True,
+            )
+        with (
+            Device(store, server=signer, plan_keys=plan_keys, anonymous=True) as device,
+            pytest.raises(AggregatorRefusedError, match="no trusted tier is configured"),
+        ):
+            device.fetch_tokens("clicks")
+    assert signer.asked == {}
