@@ -50,7 +50,6 @@ from pocketfl_server.trusted.ledger import (
     Origin,
     RoundFullError,
     TaskRecord,
-    TokenKeysConflictError,
 )
 from pocketfl_server.trusted.messages import (
     BudgetExhausted,
@@ -88,6 +87,7 @@ from pocketfl_server.trusted.summing import (
     RoundOfReports,
     require_room,
 )
+from pocketfl_server.trusted.token_keys import TokenKeysConflictError
 from pocketfl_server.trusted.tree import advance
 from pocketfl_server.trusted.witness import Witness, WitnessError, check_against
 from pocketfl_server.trusted.workers import Workers

@@ -24,11 +24,11 @@ from typing import Final, Literal, Self
 
 import numpy as np
 
-from pocketfl.credentials.directory import empty_directory, extend
 from pocketfl.decoding import encode_json
 from pocketfl.errors import PocketFLError
 from pocketfl.plan.manifest import BudgetSpec
 from pocketfl.protocol import LedgerHead
+from pocketfl_server.trusted import token_keys
 from pocketfl_server.trusted.messages import IntegerVector, TokenKeyDigest
 
 _APPLICATION_ID: Final = 0x504B544C
@@ -87,18 +87,6 @@ _COUNTED_TABLE: Final = """
         PRIMARY KEY(task, lease)
     ) WITHOUT ROWID
     """
-# Keys of anonymous tokens, one for each epoch of a task: the directory that devices check.
-_DIRECTORY_TABLE: Final = """
-    CREATE TABLE token_keys(
-        task TEXT NOT NULL REFERENCES tasks(task),
-        sequence INTEGER NOT NULL,
-        first_round INTEGER NOT NULL,
-        last_round INTEGER NOT NULL,
-        sha256 TEXT NOT NULL,
-        digest TEXT NOT NULL,
-        PRIMARY KEY(task, sequence)
-    ) WITHOUT ROWID
-    """
 _ORIGIN_COLUMNS: Final = ("origin_round", "origin_version")
 
 # A sealed report is NULL where it was refused on arrival: its hash still guards the lease.
@@ -150,7 +138,7 @@ _SCHEMA: Final = (
     *_BUDGET_TABLES,
     _TREE_TABLE,
     _COUNTED_TABLE,
-    _DIRECTORY_TABLE,
+    token_keys.TABLE,
 )
 
 _NO_RELEASE: Final = sha256(b"pocketfl ledger 1").hexdigest()
@@ -171,10 +159,6 @@ class LeaseTakenError(PocketFLError):
 
 class BudgetConflictError(PocketFLError):
     """An account is on record with other bounds; nothing was recorded."""
-
-
-class TokenKeysConflictError(PocketFLError):
-    """The directory has other token keys for these rounds; nothing was recorded."""
 
 
 class RoundFullError(PocketFLError):
@@ -298,7 +282,7 @@ class Ledger:
                 connection.execute(_COUNTED_TABLE)
                 for column in _ORIGIN_COLUMNS:
                     connection.execute(f"ALTER TABLE reports ADD COLUMN {column} INTEGER")
-            connection.execute(_DIRECTORY_TABLE)
+            connection.execute(token_keys.TABLE)
             connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
@@ -455,57 +439,14 @@ class Ledger:
         """Return how far each task's directory of token keys has come."""
         with self._lock:
             rows = self._connection.execute("SELECT task FROM tasks ORDER BY task").fetchall()
-            return {row[0]: _newest_token_key(self._connection, row[0])[0] for row in rows}
+            return {row[0]: token_keys.newest(self._connection, row[0])[0] for row in rows}
 
     def add_token_keys(
         self, task: str, keys: Sequence[TokenKeyDigest]
     ) -> tuple[LedgerHead, LedgerHead]:
-        """Enter keys into a task's directory; those that are in it change nothing.
-
-        Returns
-        -------
-        tuple of (LedgerHead, LedgerHead)
-            The directory's heads before the first and after the last of them.
-
-        Raises
-        ------
-        TokenKeysConflictError
-            If another key is on record for one of the rounds, or there are keys between these.
-        """
+        """Enter keys into a task's directory; see :func:`.token_keys.enter`."""
         with self._transaction() as connection:
-            heads: list[LedgerHead] = []
-            for key in keys:
-                newest, last_round = _newest_token_key(connection, task)
-                before, after = _token_key(connection, task, key.first_round) or (newest, None)
-                entered = extend(
-                    before,
-                    first_round=key.first_round,
-                    last_round=key.last_round,
-                    key_sha256=key.sha256,
-                )
-                if (
-                    (after is not None and entered != after)
-                    or (after is None and key.first_round <= last_round)
-                    or (heads and heads[-1] != before)
-                ):
-                    raise TokenKeysConflictError(
-                        f"another token key is on record for rounds {key.first_round} to "
-                        f"{key.last_round}, or between these and the ones before"
-                    )
-                if after is None:
-                    connection.execute(
-                        "INSERT INTO token_keys VALUES (?, ?, ?, ?, ?, ?)",
-                        (
-                            task,
-                            entered.sequence,
-                            key.first_round,
-                            key.last_round,
-                            key.sha256,
-                            entered.digest,
-                        ),
-                    )
-                heads += [entered] if heads else [before, entered]
-        return heads[0], heads[-1]
+            return token_keys.enter(connection, task, keys)
 
     def report_count(self, task: str, number: int) -> int:
         """Return how many leases of a round have a report."""
@@ -713,34 +654,6 @@ class Ledger:
         # The write-ahead log still has the deleted reports; folding it in and cutting it ends that.
         with self._lock:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _newest_token_key(connection: sqlite3.Connection, task: str) -> tuple[LedgerHead, int]:
-    """Return the head of a task's directory, and the last round that it has a key for."""
-    row = connection.execute(
-        "SELECT sequence, digest, last_round FROM token_keys "
-        "WHERE task = ? ORDER BY sequence DESC LIMIT 1",
-        (task,),
-    ).fetchone()
-    if row is None:
-        return empty_directory(task), 0
-    return LedgerHead(sequence=row[0], digest=row[1]), int(row[2])
-
-
-def _token_key(
-    connection: sqlite3.Connection, task: str, first_round: int
-) -> tuple[LedgerHead, LedgerHead] | None:
-    """Return the directory's heads before and after an epoch's key, or None if it has none."""
-    rows = connection.execute(
-        "SELECT sequence, digest, first_round FROM token_keys WHERE task = ? AND sequence IN ("
-        "SELECT sequence - n FROM token_keys, (SELECT 0 AS n UNION SELECT 1) "
-        "WHERE task = ? AND first_round = ?) ORDER BY sequence",
-        (task, task, first_round),
-    ).fetchall()
-    if not rows:
-        return None
-    heads = [LedgerHead(sequence=row[0], digest=row[1]) for row in rows]
-    return (heads[0] if len(heads) == 2 else empty_directory(task)), heads[-1]
 
 
 def _head(connection: sqlite3.Connection) -> LedgerHead:
