@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 CHILD_VARIABLE: Final = "POCKETFL_PRICE_IN_CHILD"
 """Set in the environment of a process that shall not load dp-accounting itself."""
 CHILD_SECONDS: Final = 120.0
+
+_one_child: Final = threading.Lock()
+"""A release that needs a price which is being computed waits for it, and computes no second one."""
+_answers: Final[dict[str, tuple[float, ...]]] = {}
 
 
 def release_event(sampling_probability: float, noise_multiplier: float) -> DpEvent:
@@ -66,6 +71,13 @@ def renyi_curve(
     if not os.environ.get(CHILD_VARIABLE):
         return _compute(sampling_probability, noise_multiplier, orders)
     question = json.dumps([sampling_probability, noise_multiplier, orders])
+    with _one_child:
+        if question not in _answers:
+            _answers[question] = _ask_child(question)
+        return _answers[question]
+
+
+def _ask_child(question: str) -> tuple[float, ...]:
     environment = {name: text for name, text in os.environ.items() if name != CHILD_VARIABLE}
     child = subprocess.run(  # noqa: S603 - this module
         [sys.executable, "-m", __name__],
