@@ -358,7 +358,9 @@ class OperatorClient:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as error:
             raise TransportError(
-                f"{self._url} cannot be reached: {error}", retryable=True
+                f"{self._url} cannot be reached: {str(error).rpartition(': ')[2]}; does the back end "
+                "run there?",
+                retryable=True,
             ) from None
         if len(data) > limit:
             raise TransportError(f"{self._url} answered with more than {limit} bytes")

@@ -11,8 +11,9 @@ import pytest
 from dp_accounting import rdp
 from typer.testing import CliRunner
 
-from pocketfl.errors import TransportError
-from pocketfl_server.access import OPERATOR_KEY_NAME
+from pocketfl.commands.root import build_app
+from pocketfl.errors import PocketFLError, TransportError
+from pocketfl_server.access import OPERATOR_KEY_NAME, Access
 from pocketfl_server.api import create_app
 from pocketfl_server.audit import COORDINATOR, RELEASE
 from pocketfl_server.commands.access import app
@@ -197,3 +198,35 @@ def test_the_commands_give_list_and_revoke(served, tmp_path) -> None:
     assert "POST /tokens" in lines[0]
     assert "DELETE /tokens/{name}" in lines[1]
     assert [json.loads(line)["status"] for line in say("log", "--json").splitlines()] == [201, 200]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:9", r"127\.0\.0\.1:9 cannot be reached.*does the back end run there"),
+        ("http://pocketfl.example", "would send the operator key unencrypted; use https"),
+        ("pocketfl", "is not an http or https URL"),
+    ],
+    ids=["down", "in the clear", "nonsense"],
+)
+def test_commands_say_what_is_wrong_with_the_address(monkeypatch, url, said) -> None:
+    """An error of one line and no traceback, whichever command it is."""
+    monkeypatch.setenv("POCKETFL_OPERATOR_KEY", OPERATOR_KEY)
+    runner = CliRunner()
+    for words in (["task", "list"], ["access", "list"], ["rollout", "show", "clicks"]):
+        result = runner.invoke(build_app(), [*words, "--url", url])
+        assert result.exit_code == 1
+        assert isinstance(result.exception, PocketFLError), result.exception
+        assert re.search(said, str(result.exception))
+
+
+def test_a_command_without_the_role_names_those_that_have_it(served, back_end, make_plan) -> None:
+    """The person learns whom to ask."""
+    access = Access(back_end.database, operator_key=OPERATOR_KEY)
+    token = access.create("vera", "viewer", now=1.0).token
+    back_end.create_task("clicks", make_plan().data, optimizer=AVERAGING)
+    runner = CliRunner(env={"POCKETFL_OPERATOR_KEY": token, "POCKETFL_URL": served.url})
+    assert runner.invoke(build_app(), ["task", "show", "clicks"]).exit_code == 0
+    result = runner.invoke(build_app(), ["task", "start", "clicks"])
+    assert "takes administrator or operator" in str(result.exception)
+    assert back_end.schedule("clicks").state == "never_started"

@@ -37,6 +37,10 @@ class MissingSecretError(PocketFLError):
     """The operator key was given neither by file nor by environment."""
 
 
+class WrongAddressError(PocketFLError):
+    """The address is none, or would have the operator key travel in the clear."""
+
+
 def connect(url: str, key_file: Path | None, ca_file: Path | None = None) -> OperatorClient:
     """Return a client for the operator's routes.
 
@@ -44,6 +48,8 @@ def connect(url: str, key_file: Path | None, ca_file: Path | None = None) -> Ope
     ------
     MissingSecretError
         If there is no key. It never comes from the command line, which every user can read.
+    WrongAddressError
+        If the address is none that the key may go to.
     """
     from pocketfl_server.operator_client import OperatorClient
 
@@ -57,4 +63,7 @@ def connect(url: str, key_file: Path | None, ca_file: Path | None = None) -> Ope
         raise MissingSecretError(f"cannot read {key_file}: {error.strerror}") from None
     if not key:
         raise MissingSecretError("give --operator-key-file FILE, or set POCKETFL_OPERATOR_KEY")
-    return OperatorClient(url, key, ca_file=ca_file)
+    try:
+        return OperatorClient(url, key, ca_file=ca_file)
+    except ValueError as error:
+        raise WrongAddressError(f"--url: {error}") from None

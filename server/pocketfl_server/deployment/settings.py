@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from pocketfl.errors import PocketFLError
+from pocketfl.errors import PlanError, PocketFLError
+from pocketfl.plan.signing import parse_public_keys
 
 SECRET_VARIABLES: Final = {
     "operator_key": "POCKETFL_OPERATOR_KEY",
@@ -305,6 +306,15 @@ def _check(settings: Settings) -> None:
         raise ValueError("plan_keys is empty: name at least one modeller's public key")
     if back_end is None and trusted is None:
         raise ValueError("nothing to start: add [back_end], [trusted_tier], or both")
+    for name, keys in (
+        ("plan_keys", settings.plan_keys),
+        ("rollout_keys", settings.rollout_keys),
+    ):
+        if keys:
+            try:
+                parse_public_keys(keys)
+            except PlanError as error:
+                raise ValueError(f"{name}: {error}") from None
     for name, listener in (("back_end", back_end), ("trusted_tier", trusted)):
         if listener is not None and not 0 <= listener.port < 2**16:
             raise ValueError(f"{name}.port must be 0 to 65535, not {listener.port}")

@@ -98,9 +98,13 @@ class Metrics:
         """
         self.registry.register(_Standing(aggregator))
         certfile, keyfile = (None, None) if certificate is None else certificate
-        server, thread = start_http_server(
-            port, host, self.registry, certfile=certfile, keyfile=keyfile
-        )
+        try:
+            server, thread = start_http_server(
+                port, host, self.registry, certfile=certfile, keyfile=keyfile
+            )
+        except OSError as error:
+            where = f"cannot listen on {host}, port {port}, for metrics"
+            raise OSError(f"{where}: {error.strerror or error}") from None
         try:
             yield int(server.server_port)
         finally:

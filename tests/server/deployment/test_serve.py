@@ -109,7 +109,8 @@ def test_the_trusted_tier_answers_prometheus_where_the_settings_say(settings: Pa
         settings.write_text(settings.read_text() + f"metrics = {{port = {port}}}\n")
         with serving(settings) as process:
             output, _ = process.communicate(timeout=60)
-        assert "Address already in use" in output and "Traceback" not in output
+        assert f"port {port}, for metrics: Address already in use" in output
+        assert "Traceback" not in output
     with serving(settings) as process:
         said_until(process, "back end on")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
