@@ -12,7 +12,10 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
+from pocketfl_benchmarks.analytics.plot import draw_metrics
 from pocketfl_benchmarks.asynchronous.plot import draw_curves
+from pocketfl_benchmarks.balancing.plot import draw_ablation
+from pocketfl_benchmarks.life.plot import draw_month
 from pocketfl_benchmarks.poisoning.plot import draw_losses
 from pocketfl_benchmarks.soak.plot import plot as draw_soak
 
@@ -84,6 +87,9 @@ _DRAWINGS: Final[dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]] 
     "poisoning.svg": ("poisoning.json", draw_losses),
     "simulators.svg": ("simulators.json", draw_simulators),
     "soak.svg": ("soak.json", draw_soak),
+    "month.svg": ("life.json", draw_month),
+    "metrics.svg": ("analytics.json", draw_metrics),
+    "balancing.svg": ("balancing.json", draw_ablation),
 }
 
 

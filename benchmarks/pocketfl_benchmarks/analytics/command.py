@@ -27,15 +27,15 @@ def analytics(
 
     with Status("Asking the fleet", console=Console(stderr=True)):
         table = read_flights(ARCHIVE.locate(cache_directory(cache), local=data))
-        measured = measure(table, seeds=seeds)
+        figures = measure(table, seeds=seeds)
     if plot is not None:
         from pocketfl_benchmarks.analytics.plot import draw_metrics
 
-        draw_metrics(measured, path=plot)
+        draw_metrics(figures, plot)
     if as_json:
-        typer.echo(json.dumps(measured.figures, indent=2))
+        typer.echo(json.dumps(figures, indent=2))
     else:
-        _show(measured.figures)
+        _show(figures)
 
 
 def _show(figures: dict[str, Any]) -> None:

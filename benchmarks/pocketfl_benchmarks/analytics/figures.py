@@ -1,9 +1,9 @@
-"""All figures of ``pocketfl bench analytics``, and what its plot needs beyond them."""
+"""All figures of ``pocketfl bench analytics``."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -30,26 +30,7 @@ EPOCHS: Final = 3
 """Passes of training for the model that is judged: it only has to score sensibly."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What was found.
-
-    Attributes
-    ----------
-    figures : dict
-        As the command prints them.
-    scored : ScoredDevices
-        The held-out devices.
-    metrics : ScoreMetrics
-        One release of all of them, for the plot.
-    """
-
-    figures: dict[str, Any]
-    scored: ScoredDevices
-    metrics: ScoreMetrics
-
-
-def measure(table: FlightTable, *, seeds: int) -> Measured:
+def measure(table: FlightTable, *, seeds: int) -> dict[str, Any]:
     """Measure everything.
 
     Quantiles and classes: 2,700 of the training aircraft, drawn anew for each seed. Metrics: all
@@ -73,7 +54,8 @@ def measure(table: FlightTable, *, seeds: int) -> Measured:
         for weights in (everyone, many)
     ]
     bounds = compare_bounds(scored, [everyone, many], seeds=seeds, noise_multiplier=sigma)
-    figures = {
+    released = read_metrics(ask_scores(scored, bound=BOUND), everyone, noise_multiplier=sigma)
+    return {
         "quantile_cdf_error_one": max(shares.alone.values()),
         "quantile_cdf_error_all": shares.worst_together,
         "auc_error": metrics[0].error["roc_auc"],
@@ -92,10 +74,30 @@ def measure(table: FlightTable, *, seeds: int) -> Measured:
             "metrics": [asdict(entry) for entry in metrics],
             "bound": BOUND,
             "bounds": [_without_nan(asdict(entry)) for entry in bounds],
+            "calibration": _calibration(scored, released),
         },
     }
-    released = read_metrics(ask_scores(scored, bound=BOUND), everyone, noise_multiplier=sigma)
-    return Measured(figures=figures, scored=scored, metrics=released)
+
+
+def _calibration(scored: ScoredDevices, released: ScoreMetrics) -> dict[str, Any]:
+    """Return one release's calibration curve beside the exact one; a bin that noise hid is left out."""
+    score = 1 / (1 + np.exp(-np.concatenate(scored.logits).astype(np.float64)))
+    target = np.concatenate(scored.targets)
+    points = []
+    for point in released.calibration:
+        if not point.observed.is_known:
+            continue
+        inside = (score >= point.low) & (score < point.high)
+        points.append(
+            {
+                "mean_score": point.mean_score,
+                "observed": point.observed.value,
+                "low": point.observed.low,
+                "high": point.observed.high,
+                "exact": float(target[inside].mean()) if inside.any() else None,
+            }
+        )
+    return {"devices": len(scored.targets), "points": points}
 
 
 def _without_nan(record: dict[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from pocketfl_benchmarks.analytics.figures import Measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,8 +13,8 @@ if TYPE_CHECKING:
 _INK, _ACCENT, _MUTED, _WARM = "#1f2933", "#0b6e99", "#9aa5b1", "#c2571a"
 
 
-def draw_metrics(measured: Measured, *, path: Path) -> None:
-    """Draw both; the suffix of the path decides the format."""
+def draw_metrics(figures: dict[str, Any], path: Path) -> None:
+    """Draw both from what the command prints; the suffix of the path decides the format."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -24,16 +22,15 @@ def draw_metrics(measured: Measured, *, path: Path) -> None:
 
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pocketfl", "font.size": 9}):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
-        _bounds(axes[0], measured)
-        _calibration(axes[1], measured)
+        _bounds(axes[0], figures["details"]["bounds"])
+        _calibration(axes[1], figures["details"]["calibration"])
         for axis in axes:
             axis.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         plt.close(figure)
 
 
-def _bounds(axis: Axes, measured: Measured) -> None:
-    rows = measured.figures["details"]["bounds"]
+def _bounds(axis: Axes, rows: list[dict[str, Any]]) -> None:
     for devices, colour in zip(
         sorted({row["devices"] for row in rows}), (_WARM, _ACCENT), strict=True
     ):
@@ -51,23 +48,18 @@ def _bounds(axis: Axes, measured: Measured) -> None:
     axis.legend(frameon=False)
 
 
-def _calibration(axis: Axes, measured: Measured) -> None:
-    score = 1 / (1 + np.exp(-np.concatenate(measured.scored.logits).astype(np.float64)))
-    target = np.concatenate(measured.scored.targets)
-    points = [point for point in measured.metrics.calibration if point.observed.is_known]
-    mean = [point.mean_score for point in points]
-    value = np.array([point.observed.value for point in points])
-    low = value - [point.observed.low for point in points]
-    high = [point.observed.high for point in points] - value
+def _calibration(axis: Axes, curve: dict[str, Any]) -> None:
+    points = curve["points"]
+    mean = [point["mean_score"] for point in points]
+    value = np.array([point["observed"] for point in points])
+    low = value - [point["low"] for point in points]
+    high = [point["high"] for point in points] - value
     axis.plot([0, 1], [0, 1], color=_MUTED, linewidth=0.8)
     axis.errorbar(
         mean, value, [low, high], color=_ACCENT, fmt="o", markersize=4, label="private, 95 %"
     )
-    exact = []
-    for point in points:
-        inside = (score >= point.low) & (score < point.high)
-        exact.append(float(target[inside].mean()) if inside.any() else np.nan)
+    exact = [np.nan if point["exact"] is None else point["exact"] for point in points]
     axis.plot(mean, exact, color=_INK, linestyle="", marker="x", label="exact")
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share of late flights")
-    axis.set_title(f"Calibration, {len(measured.scored.targets)} devices", loc="left")
+    axis.set_title(f"Calibration, {curve['devices']} devices", loc="left")
     axis.legend(frameon=False, loc="upper left")

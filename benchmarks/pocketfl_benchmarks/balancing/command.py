@@ -41,7 +41,7 @@ def balancing(
     if plot is not None:
         from pocketfl_benchmarks.balancing.plot import draw_ablation
 
-        draw_ablation(results, path=plot)
+        draw_ablation(figures, plot)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:

@@ -24,16 +24,13 @@ def life(
     from rich.console import Console
     from rich.status import Status
 
+    from pocketfl_benchmarks.life.counts import count_by_day, count_by_hour
     from pocketfl_benchmarks.life.simulation import MonthSettings, judge_month, run_month
 
     settings = MonthSettings(devices=devices, days=days, places_per_hour=places, seed=seed)
     with Status(f"{days} days of {devices} phones", console=Console(stderr=True)):
         month = run_month(settings)
     verdict = judge_month(month)
-    if plot is not None:
-        from pocketfl_benchmarks.life.plot import draw_month
-
-        draw_month(month, verdict, settings, path=plot)
     sessions = [session for made in month.sessions.values() for session in made]
     figures: dict[str, Any] = {
         "devices": devices,
@@ -46,8 +43,20 @@ def life(
         "refusals": dict(month.refusals.most_common()),
         "busiest_quarter_hour": max(month.admitted.values(), default=0),
         "places_per_quarter_hour": places / 4,
+        "by_hour": {
+            "asked": count_by_hour(month.asked),
+            "admitted": count_by_hour(month.admitted),
+        },
+        "by_day": {
+            "contributed": count_by_day(month, settings, sent=True),
+            "stopped": count_by_day(month, settings, sent=False),
+        },
         **verdict,
     }
+    if plot is not None:
+        from pocketfl_benchmarks.life.plot import draw_month
+
+        draw_month(figures, plot)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
