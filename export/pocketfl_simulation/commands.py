@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from pocketfl_simulation.behaviours import FleetSettings
+    from pocketfl_simulation.clocked import ClockedFleet
     from pocketfl_simulation.evaluation import Quality
-    from pocketfl_simulation.rounds import SimulatedRound
+    from pocketfl_simulation.rounds import Simulation, SimulationSettings
+    from pocketfl_simulation.scenario import Scenario
 
 Task = Annotated[
     str,
@@ -62,19 +63,26 @@ def simulate(
     clock: Annotated[
         bool, typer.Option(help="Let phones come and go on a virtual clock; some reports are lost.")
     ] = False,
+    fleet_file: Annotated[
+        Path | None,
+        typer.Option("--fleet", help="With a clock: a .toml file that says how phones behave."),
+    ] = None,
     deadline_hours: Annotated[
-        float, typer.Option(min=0.1, help="With --clock: how long a round is open.")
-    ] = 12.0,
+        float | None,
+        typer.Option(min=0.1, help="With a clock: how long a round is open; 12 by default."),
+    ] = None,
     target: Annotated[
-        float | None, typer.Option(help="With --clock: say when this AUC or accuracy is reached.")
+        float | None, typer.Option(help="With a clock: say when this AUC or accuracy is reached.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Run a task's rounds on a fleet in this process: the plan's own training, noise and accountant."""
     from pocketfl.budgets.meter import highest_resident_bytes
-    from pocketfl_simulation.rounds import Simulation
+    from pocketfl_simulation.clocked import ClockedFleet
     from pocketfl_simulation.scenario import Changes, make_scenario
 
+    behaviour = _fleet_settings(fleet_file, deadline_hours) if clock or fleet_file else None
+    buffer = None if behaviour is None else behaviour.asynchronous
     scenario = make_scenario(
         task,
         data,
@@ -86,29 +94,25 @@ def simulate(
             learning_rate=learning_rate,
             server_learning_rate=server_learning_rate,
             server_optimizer=server_optimizer,
+            asynchronous=None if buffer is None else buffer.spec,
         ),
         holdout=holdout,
         user=user,
         time=time_column,
     )
+    fleet = None
+    if behaviour is not None:
+        fleet = ClockedFleet(behaviour, devices=len(scenario.data), seed=seed, target=target)
     lines: list[dict[str, Any]] = []
-    with Simulation(scenario.task, scenario.data, _settings(seed, engine, threads)) as simulation:
-        if not as_json:
-            typer.echo(_HEADER)
-        fleet = _Fleet(len(scenario.data), seed, deadline_hours, target) if clock else None
+    with _simulation(scenario, fleet, behaviour, _settings(seed, engine, threads)) as simulation:
         began = time.perf_counter()
-        for done in simulation.run(rounds, reporting=None if fleet is None else fleet.report):
-            quality = None
-            last = done.round == rounds
-            if scenario.evaluator is not None and (done.round % evaluate_every == 0 or last):
-                quality = scenario.evaluator.judge(simulation.parameters)
-            lines.append(_record(done, quality))
-            if fleet is not None:
-                fleet.note(quality)
+        for line, values in _run(simulation, scenario, fleet, rounds, evaluate_every):
             if not as_json:
-                typer.echo(_line(done, quality))
+                typer.echo(line)
+            if values is not None:
+                lines.append(values)
         seconds = time.perf_counter() - began
-        trained = sum(line["reports"] for line in lines if line["state"] == "finished")
+        trained = sum(line["reports"] for line in lines if line.get("state") != "aborted")
         figures = {
             "devices": len(scenario.data),
             "rounds": lines,
@@ -135,105 +139,73 @@ def simulate(
         typer.echo("the plan affords no further release")
 
 
-class _Fleet:
-    """The phones of a simulation on their clock, and what is said of them."""
-
-    def __init__(self, devices: int, seed: int, hours: float, target: float | None) -> None:
-        from pocketfl_simulation.fleet import HOUR, FleetBehaviour, FleetClock
-
-        self._clock = FleetClock(FleetBehaviour(), devices=devices, seed=seed)
-        self._hour = HOUR
-        self._began = self._clock.now
-        self._deadline = hours * HOUR
-        self._target = target
-        self._rounds = self._cohort = self._arrived = 0
-        self._lost: dict[str, int] = {}
-        self._reached: float | None = None
-
-    def report(self, cohort: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return whose reports arrive, and move the clock to where the round closed."""
-        times = self._clock.run_round(cohort, deadline=self._deadline)
-        self._rounds += 1
-        self._cohort += len(cohort)
-        self._arrived += len(times.devices)
-        for reason, count in times.lost.items():
-            self._lost[reason] = self._lost.get(reason, 0) + count
-        return times.devices
-
-    def note(self, quality: Quality | None) -> None:
-        """Remember when a model first was as good as the target."""
-        if quality is None or self._target is None or self._reached is not None:
-            return
-        if quality.headline >= self._target:
-            self._reached = self._hours
-
-    @property
-    def _hours(self) -> float:
-        return (self._clock.now - self._began) / self._hour
-
-    def figures(self) -> dict[str, Any]:
-        """Return what the virtual time came to."""
-        return {
-            "virtual_hours": self._hours,
-            "rounds_per_day": 24 * self._rounds / max(self._hours, 1e-9),
-            "completion_share": self._arrived / max(self._cohort, 1),
-            "lost": self._lost,
-            "hours_to_target": self._reached,
-        }
-
-    def describe(self) -> str:
-        """Return the same in words."""
-        found = self.figures()
-        lost = ", ".join(f"{count:,} {reason}" for reason, count in self._lost.items())
-        text = (
-            f"virtual time {self._hours:.1f} h: {found['rounds_per_day']:.1f} rounds a day; "
-            f"{100 * found['completion_share']:.0f} % of participants reported, lost: {lost}"
-        )
-        if self._target is None:
-            return text
-        if self._reached is None:
-            return f"{text}\nquality {self._target:g} was not reached"
-        return f"{text}\nquality {self._target:g} was reached after {self._reached:.1f} h"
-
-
-_HEADER = " round   cohort  reports  clipped   norm  epsilon  quality on held-out devices"
-
-
-def _line(done: SimulatedRound, quality: Quality | None) -> str:
-    if done.state == "aborted":
-        return f"{done.round:6} {done.cohort:8} {done.reports:8}  aborted: below the cohort floor"
-    epsilon = "   none" if done.epsilon is None else f"{done.epsilon:7.2f}"
-    text = (
-        f"{done.round:6} {done.cohort:8} {done.reports:8} {100 * done.clipped_share:6.0f} % "
-        f"{done.median_norm:6.3g}  {epsilon}"
-    )
-    return text if quality is None else f"{text}  {describe(quality)}"
-
-
-def describe(quality: Quality) -> str:
-    """Return a model's quality in a few words."""
-    parts = [f"loss {quality.loss:.4f}"]
-    if quality.auc is not None:
-        parts.append(f"AUC {quality.auc:.4f}")
-    if quality.accuracy is not None:
-        parts.append(f"accuracy {quality.accuracy:.4f}")
-    return ", ".join(parts)
-
-
-def _record(done: SimulatedRound, quality: Quality | None) -> dict[str, Any]:
+def _fleet_settings(path: Path | None, deadline_hours: float | None) -> FleetSettings:
     import dataclasses
-    import math
 
-    values = dataclasses.asdict(done)
-    values["quality"] = None if quality is None else dataclasses.asdict(quality)
-    # JSON has no NaN.
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in values.items()
-    }
+    from pocketfl_simulation.behaviours import FleetSettings, read_fleet
+
+    settings = FleetSettings() if path is None else read_fleet(path)
+    if deadline_hours is None:
+        return settings
+    return dataclasses.replace(settings, deadline_hours=deadline_hours)
 
 
-def _settings(seed: int, engine: str, threads: int | None) -> Any:
+def _simulation(
+    scenario: Scenario,
+    fleet: ClockedFleet | None,
+    behaviour: FleetSettings | None,
+    settings: SimulationSettings,
+) -> Simulation:
+    from pocketfl_simulation.buffered import BufferedSimulation
+    from pocketfl_simulation.rounds import Simulation
+
+    buffer = None if behaviour is None else behaviour.asynchronous
+    if fleet is None or buffer is None:
+        return Simulation(scenario.task, scenario.data, settings)
+    return BufferedSimulation(
+        scenario.task,
+        scenario.data,
+        fleet.clock,
+        reports_per_release=buffer.reports_per_release,
+        at_once=buffer.at_once,
+        settings=settings,
+    )
+
+
+def _run(
+    simulation: Simulation,
+    scenario: Scenario,
+    fleet: ClockedFleet | None,
+    rounds: int,
+    evaluate_every: int,
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield lines of a table and records: first its head, which is no record."""
+    from pocketfl_simulation import tables
+    from pocketfl_simulation.buffered import BufferedSimulation
+
+    def judge(number: int) -> Quality | None:
+        if scenario.evaluator is None or (number % evaluate_every and number != rounds):
+            return None
+        return scenario.evaluator.judge(simulation.parameters)
+
+    if isinstance(simulation, BufferedSimulation):
+        yield tables.RELEASES, None
+        for released in simulation.run_releases(rounds):
+            quality = judge(released.round)
+            if fleet is not None:
+                fleet.note(quality, reports=released.reports, wasted=released.wasted)
+            yield tables.release_line(released, quality), tables.record(released, quality)
+        return
+    yield tables.ROUNDS if fleet is None else tables.ROUNDS_ON_A_CLOCK, None
+    for done in simulation.run(rounds, reporting=None if fleet is None else fleet.report):
+        quality = judge(done.round)
+        if fleet is not None:
+            fleet.note(quality, reports=done.reports)
+        times = None if fleet is None else fleet.last
+        yield tables.round_line(done, quality, times), tables.record(done, quality, times)
+
+
+def _settings(seed: int, engine: str, threads: int | None) -> SimulationSettings:
     from pocketfl_simulation.engines.interface import ENGINES
     from pocketfl_simulation.rounds import SimulationSettings
 

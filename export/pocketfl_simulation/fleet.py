@@ -49,6 +49,9 @@ class FleetBehaviour:
         Standard deviation of the logarithm of that time over devices.
     old_share : float
         Of devices whose app is too old for the plan: they never take part.
+    by_hour : tuple of float or None
+        How many devices ask in each of the 24 hours from midnight on, relative to each other, instead
+        of what ``night_to_day`` and ``peak_hour`` say.
     """
 
     check_ins_per_day: float = 24.0
@@ -59,6 +62,7 @@ class FleetBehaviour:
     session_seconds: float = 60.0
     speed_spread: float = 0.6
     old_share: float = 0.15
+    by_hour: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         shares = (self.eligible_share, 1 - self.drop_out, 1 - self.old_share)
@@ -68,12 +72,28 @@ class FleetBehaviour:
             raise SimulationError(
                 "check_ins_per_day and session_seconds are above 0, night_to_day at least 1"
             )
+        if self.speed_spread < 0:
+            raise SimulationError("speed_spread is at least 0")
+        hours = self.by_hour
+        if hours is not None and (len(hours) != 24 or min(hours) < 0 or max(hours) == 0):
+            raise SimulationError("by_hour has 24 numbers from 0 on, and one above 0")
 
     def rate(self, at: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return eligible check-ins of a device per second, at times in seconds from midnight."""
+        mean = self.eligible_share * self.check_ins_per_day / DAY
+        if self.by_hour is not None:
+            hours = np.asarray(self.by_hour, dtype=np.float64)
+            return mean * (hours / hours.mean())[(at // HOUR).astype(np.int64) % 24]
         swing = (self.night_to_day - 1) / (self.night_to_day + 1)
         phase = 2 * math.pi * (at / DAY - self.peak_hour / 24)
-        return self.eligible_share * self.check_ins_per_day / DAY * (1 + swing * np.cos(phase))
+        return mean * (1 + swing * np.cos(phase))
+
+    @property
+    def peak_rate(self) -> float:
+        """The highest rate of the day."""
+        if self.by_hour is None:
+            return float(self.rate(np.array(self.peak_hour * HOUR)))
+        return float(self.rate(np.arange(24) * HOUR).max())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,19 +187,26 @@ class FleetClock:
             lost={name: int(which.sum()) for name, which in lost.items()},
         )
 
-    def stream(self, *, probability: float = 1.0) -> Iterator[Arrival]:
-        """Yield reports in order of arrival without end, for aggregation without rounds.
+    def stream(
+        self, *, probability: float = 1.0, at_once: int | None = None, days: float = math.inf
+    ) -> Iterator[Arrival]:
+        """Yield reports in order of arrival, for aggregation without rounds.
 
         Parameters
         ----------
         probability : float
             With which a device trains at an eligible check-in.
+        at_once : int, optional
+            Most devices that train at a time; who asks meanwhile is turned away.
+        days : float
+            After which nobody checks in any more; by default there is no end.
         """
-        peak = float(self.behaviour.rate(np.array(self.behaviour.peak_hour * HOUR)))
+        peak = self.behaviour.peak_rate
         total = peak * self._devices * probability
         under_way: list[Arrival] = []
         at = self.now
-        while True:
+        end = at + days * DAY
+        while at < end:
             # Thinning (Lewis and Shedler 1979): candidates at the peak's rate, each kept by chance.
             at += float(self._generator.exponential(1 / total))
             while under_way and under_way[0].finished <= at:
@@ -189,7 +216,8 @@ class FleetClock:
             kept = self._generator.random() * peak < float(self.behaviour.rate(np.array(at)))
             device = np.array([self._generator.integers(self._devices)])
             dropped = self._generator.random() < self.behaviour.drop_out
-            if kept and not dropped and not self.is_old(device)[0]:
+            free = at_once is None or len(under_way) < at_once
+            if kept and free and not dropped and not self.is_old(device)[0]:
                 finished = at + float(self.session_seconds(device)[0])
                 heapq.heappush(under_way, Arrival(finished, at, int(device[0])))
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from pocketfl.clipping import RandomBytes, clip_to_grid
 from pocketfl.device.leases import training_seed
 from pocketfl.encoding.rotation import Rotation
+from pocketfl.runtimes.interface import FloatVector
 from pocketfl_server.optimizers import OptimizerState, apply_update
 from pocketfl_server.releases import mean_update
-from pocketfl_server.trusted.accounting import affords, spent_privacy
+from pocketfl_server.trusted.accounting import affords, progress, spent_privacy
 from pocketfl_server.trusted.tree import advance
 from pocketfl_simulation.choice import EngineChoice, make_engine
 from pocketfl_simulation.cohorts import Cohorts
@@ -155,14 +156,18 @@ class Simulation:
         If plan and data differ in the number of devices, or the plan is for asynchronous rounds.
     """
 
+    _is_asynchronous = False
+
     def __init__(
         self, task: SimulationTask, data: FleetData, settings: SimulationSettings | None = None
     ) -> None:
         self._manifest = task.plan.manifest
-        if self._manifest.aggregation.asynchronous is not None:
+        if (self._manifest.aggregation.asynchronous is not None) != self._is_asynchronous:
             raise SimulationError(
-                "rounds are simulated one after the other: leave `asynchronous` out of the plan's "
-                "aggregation (`pocketfl bench asynchronous` compares both)"
+                "asynchronous rounds need devices on a clock: leave `asynchronous` out of the plan's "
+                "aggregation, or give `--fleet` a file that says how many train at a time"
+                if not self._is_asynchronous
+                else "the plan is for rounds that wait for their reports: it has no `asynchronous`"
             )
         if len(data) != self._manifest.aggregation.population:
             raise SimulationError(
@@ -253,15 +258,18 @@ class Simulation:
     @property
     def epsilon(self) -> float | None:
         """What all releases so far have spent; see :func:`~.accounting.spent_privacy`."""
-        reached = self._number if self._has_tree and self.releases else self.releases
+        reached = progress(self._manifest, releases=self.releases, last_round=self._number)
+        reached = reached if self.releases else 0
         return spent_privacy(self._manifest, reached).epsilon
 
     @property
     def _has_tree(self) -> bool:
         return self._manifest.dp is not None and self._manifest.dp.tree is not None
 
-    def updates(self, devices: NDArray[np.int64], *, number: int) -> NDArray[np.float64]:
-        """Return what devices learn from the present model in a round, before clipping.
+    def updates(
+        self, devices: NDArray[np.int64], *, number: int, start: FloatVector | None = None
+    ) -> NDArray[np.float64]:
+        """Return what devices learn from a model in a round, before clipping.
 
         Parameters
         ----------
@@ -269,6 +277,8 @@ class Simulation:
             Which.
         number : int
             Of the round; decides which examples they take and in which order.
+        start : ndarray of float32, shape (P,), optional
+            The model; the present one by default.
 
         Returns
         -------
@@ -289,24 +299,36 @@ class Simulation:
             self._engine = make_engine(
                 self.task, self.settings.engine, sample=steps, threads=self.settings.threads
             )
-        return self._engine.train(steps, self.parameters)
+        return self._engine.train(steps, self.parameters if start is None else start)
 
-    def sum_round(self, devices: NDArray[np.int64], *, number: int) -> ExactSum:
+    def sum_round(
+        self,
+        devices: NDArray[np.int64],
+        *,
+        number: int,
+        start: FloatVector | None = None,
+        first: int = 0,
+    ) -> ExactSum:
         """Train devices, clip and round their updates, and sum them, without noise.
 
-        Parameters are those of :meth:`updates`.
+        Parameters
+        ----------
+        devices, number, start
+            As for :meth:`updates`.
+        first : int
+            Place of the first of them among those whose reports are rounded.
         """
         parts: list[Future[ExactSum]] = []
         done: list[ExactSum] = []
-        start = 0
-        while start < len(devices):
-            part = devices[start : start + (self._engine.at_once if self._engine else _SAMPLE)]
-            work = partial(self._sum_part, part, number=number, first=start)
+        place = 0
+        while place < len(devices):
+            part = devices[place : place + (self._engine.at_once if self._engine else _SAMPLE)]
+            work = partial(self._sum_part, part, number=number, start=start, first=first + place)
             if self._engine is None:
                 done.append(work())  # Chooses the engine.
             else:
                 parts.append(self._pool.submit(work))
-            start += len(part)
+            place += len(part)
         done += [part.result() for part in parts]
         total = np.zeros(self._manifest.report_length, dtype=np.int64)
         for one in done:
@@ -314,12 +336,13 @@ class Simulation:
         norms = np.concatenate([np.zeros(0), *(one.norms for one in done)])
         return ExactSum(total=total, norms=norms)
 
-    def _sum_part(self, devices: NDArray[np.int64], *, number: int, first: int) -> ExactSum:
-        updates = self.updates(devices, number=number)
+    def _sum_part(
+        self, devices: NDArray[np.int64], *, number: int, start: FloatVector | None, first: int
+    ) -> ExactSum:
+        updates = self.updates(devices, number=number, start=start)
         rotation = self._rotation(number)
         random = rounding_bytes(self.settings.seed, number=number, first=first)
         total = np.zeros(self._manifest.report_length, dtype=np.int64)
-
         for update in updates:
             total += clip_to_grid(update, self._bounds, rotation=rotation, random=random)
         return ExactSum(total=total, norms=np.linalg.norm(updates, axis=1))
@@ -331,7 +354,7 @@ class Simulation:
             self._manifest.summed_length,
             plan_sha256=self.task.plan.sha256,
             task=self._manifest.name,
-            round=number,
+            round=self._manifest.rotation_round(number),
         )
 
     def _draw_noise(self, number: int) -> NDArray[np.int64]:
@@ -342,7 +365,7 @@ class Simulation:
             draw_noise,
             length,
             noise_multiplier=dp.noise_multiplier,
-            norm_bound=self._manifest.aggregation.norm_bound,
+            norm_bound=self._bounds.norm_bound * self._bounds.whole_weight,
         )
         if dp.tree is None:
             return draw()
@@ -358,6 +381,7 @@ class Simulation:
             task=self._manifest.name,
             round_number=number,
             clip_norm=None if adaptive is None else self._bounds.clip_norm,
+            reports=reports,
         )
         moved, self._state = apply_update(
             self.task.optimizer,

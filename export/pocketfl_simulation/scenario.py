@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pocketfl.plan.asynchronous import AsynchronousSpec
 from pocketfl.plan.manifest import AggregationSpec, DifferentialPrivacySpec
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_simulation.data import FleetData, SelectedData, pooled
@@ -31,6 +32,8 @@ class Changes:
         Of the plan's bounds, its noise, local training, and the server's optimizer.
     server_optimizer : {"sgd", "adam"} or None
         Its kind.
+    asynchronous : AsynchronousSpec or None
+        Of rounds that wait for nobody; nobody tosses a coin then.
     """
 
     devices: int | None = None
@@ -40,6 +43,7 @@ class Changes:
     learning_rate: float | None = None
     server_learning_rate: float | None = None
     server_optimizer: str | None = None
+    asynchronous: AsynchronousSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,10 @@ def change(task: SimulationTask, changes: Changes, *, devices: int) -> Simulatio
     try:
         if changes.clip_norm is not None:
             aggregation = dataclasses.replace(aggregation, clip_norm=changes.clip_norm)
+        if changes.asynchronous is not None:
+            aggregation = dataclasses.replace(
+                aggregation, asynchronous=changes.asynchronous, sampling_probability=1.0
+            )
         if changes.noise_multiplier is not None:
             if dp is None:
                 raise SimulationError("the task has no privacy: there is no noise to change")

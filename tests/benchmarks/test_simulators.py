@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pocketfl_benchmarks.simulators.comparison import Pace, compare, figures_of, run_program
+from pocketfl_benchmarks.simulators.comparison import (
+    Pace,
+    SlowProgramError,
+    best_of,
+    compare,
+    figures_of,
+    run_program,
+)
 from pocketfl_benchmarks.simulators.environments import PFL, PeerError
 from pocketfl_benchmarks.simulators.work import (
     WORKS,
@@ -83,6 +90,26 @@ def test_programs_that_fail_or_never_end_are_errors() -> None:
     waits = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(PeerError, match="--seconds"):
         run_program(waits, name="with_pfl", seconds=0.2)
+
+
+def test_a_peer_has_the_threads_that_suit_it() -> None:
+    """The faster of two runs counts; one that never ends is the slower."""
+    limits: list[float] = []
+
+    def run(threads: int, limit: float) -> Pace:
+        limits.append(limit)
+        return pace(10, 4.0 / threads)
+
+    assert best_of(run, seconds=70).devices_per_second >= 2.5
+    assert limits[0] == 70
+    assert all(limit < 20 for limit in limits[1:])
+
+    def run_into_the_limit(threads: int, limit: float) -> Pace:
+        if threads > 1:
+            raise SlowProgramError("pfl took too long")
+        return pace(10, 4.0)
+
+    assert best_of(run_into_the_limit, seconds=70).devices_per_second == 2.5
 
 
 def test_cohorts_are_whole_and_the_same_for_everybody() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch import nn
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, OneHot, Scale
 from pocketfl.plan import AggregationSpec, DifferentialPrivacySpec, TrainingSpec
 from pocketfl_export.configuration import ExportConfiguration
+from pocketfl_simulation import SimulationTask
+from pocketfl_simulation.tasks import make_task
 
 DEVICES = 12
 FEATURES = FeatureSpec(
@@ -70,6 +73,12 @@ def configuration(**changes: object) -> ExportConfiguration:
         **changes,
     }
     return ExportConfiguration(**values)  # type: ignore[arg-type]
+
+
+@cache
+def simulated() -> SimulationTask:
+    """The whole task as MODULE:FACTORY; nobody changes it."""
+    return make_task(configuration())
 
 
 def examples_of(number: int) -> list[dict[str, object]]:
