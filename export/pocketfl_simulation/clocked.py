@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,23 @@ from numpy.typing import NDArray
 
 from pocketfl_simulation.behaviours import FleetSettings
 from pocketfl_simulation.evaluation import Quality
-from pocketfl_simulation.fleet import HOUR, FleetClock, RoundTimes
+from pocketfl_simulation.fleet import HOUR, FleetClock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """When a round closed, and who did not report.
+
+    Attributes
+    ----------
+    hours : float
+        On the virtual clock, since the start.
+    lost : dict of str to int
+        Devices by the reason.
+    """
+
+    hours: float
+    lost: dict[str, int]
 
 
 class ClockedFleet:
@@ -28,8 +45,8 @@ class ClockedFleet:
     ----------
     clock : FleetClock
         Where they are.
-    last : RoundTimes or None
-        Of the last round.
+    last : Closed or None
+        The last round.
     """
 
     def __init__(
@@ -38,7 +55,7 @@ class ClockedFleet:
         self.clock = FleetClock(
             settings.behaviour, devices=devices, seed=seed, start_hour=settings.start_hour
         )
-        self.last: RoundTimes | None = None
+        self.last: Closed | None = None
         self._began = self.clock.now
         self._deadline = settings.deadline_hours * HOUR
         self._target = target
@@ -49,7 +66,7 @@ class ClockedFleet:
     def report(self, cohort: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return whose reports arrive, and move the clock to where the round closed."""
         times = self.clock.run_round(cohort, deadline=self._deadline)
-        self.last = times
+        self.last = Closed(hours=self.hours, lost=times.lost)
         self._cohort += len(cohort)
         for reason, count in times.lost.items():
             self._lost[reason] = self._lost.get(reason, 0) + count

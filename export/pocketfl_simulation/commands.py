@@ -201,8 +201,8 @@ def _run(
         quality = judge(done.round)
         if fleet is not None:
             fleet.note(quality, reports=done.reports)
-        times = None if fleet is None else fleet.last
-        yield tables.round_line(done, quality, times), tables.record(done, quality, times)
+        when = None if fleet is None else fleet.last
+        yield tables.round_line(done, quality, when), tables.record(done, quality, when)
 
 
 def _settings(seed: int, engine: str, threads: int | None) -> SimulationSettings:

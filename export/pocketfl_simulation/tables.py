@@ -7,24 +7,24 @@ import math
 from typing import Any, Final
 
 from pocketfl_simulation.buffered import SimulatedRelease
+from pocketfl_simulation.clocked import Closed
 from pocketfl_simulation.evaluation import Quality
-from pocketfl_simulation.fleet import HOUR, RoundTimes
 from pocketfl_simulation.rounds import SimulatedRound
 
 _QUALITY: Final = "quality on held-out devices"
 ROUNDS: Final = f" round   cohort  reports  clipped   norm  epsilon  {_QUALITY}"
 ROUNDS_ON_A_CLOCK: Final = (
-    " round    hour   cohort  reports    old   away  dropped   late  clipped   norm  epsilon  "
+    " round   hours   cohort  reports    old   away  dropped   late  clipped   norm  epsilon  "
     f"{_QUALITY}"
 )
-RELEASES: Final = f" round    hour  reports  wasted  staleness  clipped   norm  epsilon  {_QUALITY}"
+RELEASES: Final = f" round   hours  reports  wasted  staleness  clipped   norm  epsilon  {_QUALITY}"
 
 
-def round_line(done: SimulatedRound, quality: Quality | None, times: RoundTimes | None) -> str:
+def round_line(done: SimulatedRound, quality: Quality | None, when: Closed | None) -> str:
     """Return a round's line below :data:`ROUNDS`, or below :data:`ROUNDS_ON_A_CLOCK`."""
-    lost = "" if times is None else "".join(_lost(times))
-    hour = "" if times is None else f" {times.closed / HOUR:7.1f}"
-    text = f"{done.round:6}{hour} {done.cohort:8} {done.reports:8}{lost}"
+    hours = "" if when is None else f" {when.hours:7.2f}"
+    lost = "" if when is None else _lost(when)
+    text = f"{done.round:6}{hours} {done.cohort:8} {done.reports:8}{lost}"
     if done.state == "aborted":
         return f"{text}  aborted: below the cohort floor"
     return text + _update(done.clipped_share, done.median_norm, done.epsilon) + _said(quality)
@@ -33,14 +33,14 @@ def round_line(done: SimulatedRound, quality: Quality | None, times: RoundTimes 
 def release_line(done: SimulatedRelease, quality: Quality | None) -> str:
     """Return a release's line below :data:`RELEASES`."""
     text = (
-        f"{done.round:6} {done.hours:7.1f} {done.reports:8} {done.wasted:7} {done.staleness:10.1f}"
+        f"{done.round:6} {done.hours:7.2f} {done.reports:8} {done.wasted:7} {done.staleness:10.1f}"
     )
     return text + _update(done.clipped_share, done.median_norm, done.epsilon) + _said(quality)
 
 
-def _lost(times: RoundTimes) -> tuple[str, ...]:
+def _lost(when: Closed) -> str:
     widths = {"old": 7, "away": 7, "dropped": 9, "late": 7}
-    return tuple(f"{times.lost[reason]:{width}}" for reason, width in widths.items())
+    return "".join(f"{when.lost[reason]:{width}}" for reason, width in widths.items())
 
 
 def _update(clipped: float, norm: float, epsilon: float | None) -> str:
@@ -65,13 +65,13 @@ def describe(quality: Quality) -> str:
 def record(
     done: SimulatedRound | SimulatedRelease,
     quality: Quality | None,
-    times: RoundTimes | None = None,
+    when: Closed | None = None,
 ) -> dict[str, Any]:
     """Return a round or release for JSON, which has no NaN."""
     values = dataclasses.asdict(done)
     values["quality"] = None if quality is None else dataclasses.asdict(quality)
-    if times is not None:
-        values |= {"closed_hour": times.closed / HOUR, "lost": times.lost}
+    if when is not None:
+        values |= dataclasses.asdict(when)
     return {
         name: None if isinstance(value, float) and math.isnan(value) else value
         for name, value in values.items()
