@@ -83,7 +83,10 @@ class FleetBehaviour:
         mean = self.eligible_share * self.check_ins_per_day / DAY
         if self.by_hour is not None:
             hours = np.asarray(self.by_hour, dtype=np.float64)
-            return mean * (hours / hours.mean())[(at // HOUR).astype(np.int64) % 24]
+            found: NDArray[np.float64] = (mean / hours.mean() * hours)[
+                (at // HOUR).astype(int) % 24
+            ]
+            return found
         swing = (self.night_to_day - 1) / (self.night_to_day + 1)
         phase = 2 * math.pi * (at / DAY - self.peak_hour / 24)
         return mean * (1 + swing * np.cos(phase))
@@ -93,7 +96,7 @@ class FleetBehaviour:
         """The highest rate of the day."""
         if self.by_hour is None:
             return float(self.rate(np.array(self.peak_hour * HOUR)))
-        return float(self.rate(np.arange(24) * HOUR).max())
+        return float(self.rate(np.arange(24, dtype=np.float64) * HOUR).max())
 
 
 @dataclass(frozen=True, kw_only=True)
