@@ -148,11 +148,13 @@ def _unpack_debian(folder: Path) -> None:
 
 def _mirror() -> str:
     """Return where this machine gets Debian from."""
-    targets = _output("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+    # Whether or not their lists were ever fetched.
+    query = ("indextargets", "--no-release-info", "--format", "$(REPO_URI)")
+    targets = _output("apt-get", *query, "Created-By: Packages")
     for place in dict.fromkeys(targets.split()):
         if place.rstrip("/").endswith("/debian"):
             return place
-    raise AssertionError("apt knows no mirror of Debian: run apt-get update first")
+    raise AssertionError("apt has no mirror of Debian among its sources")
 
 
 def _install(target: Path, *arguments: str) -> None:

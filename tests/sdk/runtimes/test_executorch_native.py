@@ -26,7 +26,7 @@ from .test_isolation import run_alone
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "plans" / "schema_2.pocketfl"
-SUITE = ("test_conformance.py", "test_opening.py", "test_optimizers.py", "test_cancel.py")
+SUITE = ("test_conformance.py", "test_opening.py", "test_cancel.py")
 # What test_opening.py asks of the Python packages alone.
 OF_PACKAGES = "missing_says"
 
