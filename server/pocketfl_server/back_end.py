@@ -40,6 +40,7 @@ from pocketfl_server.blobs import BlobKind, Blobs
 from pocketfl_server.coordinator import Coordinator
 from pocketfl_server.credentials.directory import PublicDirectory
 from pocketfl_server.credentials.issuer import TokenIssuer
+from pocketfl_server.credentials.redemption import Redemption
 from pocketfl_server.database import Database
 from pocketfl_server.enrolment import Enrolments
 from pocketfl_server.errors import NotFound
@@ -160,7 +161,7 @@ class BackEnd:
             self._enrolments,
             self._rounds,
             attestations=self._attestations,
-            issuer=self._issuer,
+            redemption=Redemption(self.database),
             anonymous_only=anonymous_only,
             arrivals=Arrivals(per_second=arrivals_per_second),
             versions=self._versions,

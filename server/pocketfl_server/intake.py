@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, exists, or_, select
 from pocketfl.protocol import Assignment, CheckIn, ReportReceipt, RetryWindow
 from pocketfl_server.asynchronous import AsynchronousRounds
 from pocketfl_server.attestations import Attestations
-from pocketfl_server.credentials.issuer import Redeemed, TokenIssuer
+from pocketfl_server.credentials.redemption import Redeemed, Redemption
 from pocketfl_server.database import (
     Database,
     check_ins,
@@ -25,7 +25,6 @@ from pocketfl_server.database import (
     reports,
     round_counts,
     rounds,
-    spent_tokens,
 )
 from pocketfl_server.enrolment import Enrolments, token_digest, unknown_token
 from pocketfl_server.errors import Conflict, Gone, Malformed, NotFound, TooLarge
@@ -66,8 +65,8 @@ class Intake:
     ----------
     database, enrolments, rounds
         Where things are kept.
-    issuer : TokenIssuer
-        Recognises anonymous tokens.
+    redemption : Redemption
+        Recognises anonymous tokens, and takes each once.
     anonymous_only : bool
         Whether nothing else is taken at check-in.
     arrivals : Arrivals
@@ -87,7 +86,7 @@ class Intake:
         round_list: Rounds,
         *,
         attestations: Attestations,
-        issuer: TokenIssuer,
+        redemption: Redemption,
         anonymous_only: bool,
         arrivals: Arrivals,
         versions: Versions,
@@ -95,7 +94,7 @@ class Intake:
     ) -> None:
         self._enrolments = enrolments
         self._attestations = attestations
-        self._issuer = issuer
+        self._redemption = redemption
         self._anonymous_only = anonymous_only
         self._arrivals = arrivals
         self._versions = versions
@@ -104,7 +103,6 @@ class Intake:
         self._asynchronous = AsynchronousRounds(database)
         self._state_and_device = database.prepare(_STATE_AND_DEVICE)
         self._check_in = database.prepare(database.insert_or_ignore(check_ins))
-        self._spend = database.prepare(database.insert_or_ignore(spent_tokens))
         self._state_and_receipt = database.prepare(_STATE_AND_RECEIPT)
         self._store = database.prepare(database.insert_or_ignore(reports))
         insert = database.insert(round_counts)
@@ -146,7 +144,7 @@ class Intake:
             With code ``wrong_token`` if it is not a token for an epoch with this round.
         """
         facts = self._rounds.facts(task, number)
-        redeemed = self._issuer.redeem(token, task, number)
+        redeemed = self._redemption.check(token, task, number)
         return self._check_in_as(
             redeemed.stands_for, facts, task, number, request, token=None, redeemed=redeemed
         )
@@ -199,7 +197,7 @@ class Intake:
                     return self._turn_away(connection, facts, "no_slot")
             if aggregator is None:
                 return self._turn_away(connection, facts, "attestation_unavailable")
-            if redeemed is not None and not self._spends(connection, facts, redeemed):
+            if redeemed is not None and not self._redemption.spend(connection, redeemed):
                 return self._turn_away(
                     connection, facts, "token_spent", after=facts.closes_at - now
                 )
@@ -221,15 +219,6 @@ class Intake:
             )
 
         return operation
-
-    def _spends(self, connection: Connection, facts: RoundFacts, redeemed: Redeemed) -> bool:
-        """Mark a token as spent for its whole epoch; False if it was before."""
-        spent = {
-            "task": facts.task,
-            "token": redeemed.stands_for,
-            "last_round": redeemed.last_round,
-        }
-        return self._spend.count(connection, spent) == 1
 
     def report_bytes(self, lease: str) -> int:
         """Return the length that every report under this lease's plan has.

@@ -1,4 +1,4 @@
-"""Signs one token per device and epoch, unseen, and recognises them at check-in.
+"""Signs one token per device and epoch, unseen; :mod:`.redemption` recognises them at check-in.
 
 There is a key for each task and epoch (:mod:`.epochs`). Keys are announced for epochs that are still to
 come, the same to everybody, so that devices can ask for tokens at times that have nothing to do with
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from sqlalchemy import Connection, Row, bindparam, func, select
 
-from pocketfl.credentials.tokens import challenge, encode_key, read_request, verify_token
+from pocketfl.credentials.tokens import encode_key, read_request
 from pocketfl.errors import CredentialError
 from pocketfl.protocol import TokenKey, TokenKeys
 from pocketfl_server.credentials.directory import PublicDirectory
@@ -39,7 +39,7 @@ from pocketfl_server.database import (
     token_keys,
 )
 from pocketfl_server.enrolment import Enrolments
-from pocketfl_server.errors import Conflict, Malformed, NotAuthenticated, NotFound
+from pocketfl_server.errors import Conflict, Malformed, NotFound
 from pocketfl_server.records import TaskRecord
 from pocketfl_server.tasks import Tasks
 
@@ -53,13 +53,6 @@ _KEYS = (
 )
 _KEY = select(token_keys.c.last_round, token_keys.c.public_key, token_keys.c.private_key).where(
     token_keys.c.task == bindparam("task"), token_keys.c.first_round == bindparam("first_round")
-)
-_KEY_OF_ROUND = select(
-    token_keys.c.first_round, token_keys.c.last_round, token_keys.c.public_key
-).where(
-    token_keys.c.task == bindparam("task"),
-    token_keys.c.first_round <= bindparam("number"),
-    token_keys.c.last_round >= bindparam("number"),
 )
 # Two requests of one device wait for each other here (PostgreSQL; SQLite has one writer anyway).
 _LOCK_DEVICE = (
@@ -107,22 +100,6 @@ def forget_tokens(connection: Connection, task: str, *, ended: int, separation: 
     connection.execute(_FORGET_ISSUED, {"its_task": task, "far": ended + 1 - separation})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Redeemed:
-    """What a check-in with a token needs.
-
-    Attributes
-    ----------
-    stands_for : bytes
-        Instead of a device: a hash of the token's nonce.
-    last_round : int
-        Of its epoch.
-    """
-
-    stands_for: bytes
-    last_round: int
-
-
 class TokenIssuer:
     """Keys by task and epoch, and what was signed with them.
 
@@ -151,7 +128,6 @@ class TokenIssuer:
         self._enrolments = enrolments
         self._directory = directory
         self._making = threading.Lock()
-        self._public: dict[tuple[str, int], TokenKey] = {}
         insert = database.insert
         self._add_key = insert(token_keys).on_conflict_do_nothing()
         self._add_issued = insert(issued_tokens).on_conflict_do_nothing()
@@ -293,50 +269,17 @@ class TokenIssuer:
             )
         return response
 
-    def redeem(self, token: bytes, task: str, number: int) -> Redeemed:
-        """Check a token for a round.
-
-        Raises
-        ------
-        NotAuthenticated
-            With code ``wrong_token`` if it is not a token for an epoch with this round.
-        """
-        key = self._public.get((task, number))
-        if key is None:
-            with self._database.reading() as connection:
-                row = connection.execute(_KEY_OF_ROUND, {"task": task, "number": number}).first()
-            if row is None:
-                raise NotAuthenticated("there are no tokens for this round", code="wrong_token")
-            key = _key(row)
-            if len(self._public) >= 1024:
-                self._public.clear()
-            self._public[task, number] = key
-        try:
-            nonce = verify_token(
-                token,
-                bytes.fromhex(key.public_key),
-                challenge(task, key.first_round, key.last_round),
-            )
-        except CredentialError as error:
-            raise NotAuthenticated(
-                f"{error}; round {number} takes tokens for rounds {key.first_round} to "
-                f"{key.last_round}",
-                code="wrong_token",
-            ) from None
-        return Redeemed(
-            stands_for=sha256(b"anonymous token" + nonce).digest(), last_round=key.last_round
-        )
-
 
 def _latest(connection: Connection, task: str) -> int:
     return int(connection.execute(_LATEST, {"task": task}).scalar_one())
 
 
 def _known(connection: Connection, task: str, latest: int) -> list[TokenKey]:
-    return [_key(row) for row in connection.execute(_KEYS, {"task": task, "latest": latest})]
+    return [key_of(row) for row in connection.execute(_KEYS, {"task": task, "latest": latest})]
 
 
-def _key(row: Row[Any, Any, Any]) -> TokenKey:
+def key_of(row: Row[Any, Any, Any]) -> TokenKey:
+    """Return a key as it is announced, from its row."""
     return TokenKey(
         first_round=row.first_round,
         last_round=row.last_round,
