@@ -1,7 +1,7 @@
 """``python -m benchmarks.figures``: see :mod:`pocketfl_benchmarks.figures`."""
 
-from pocketfl_benchmarks.figures import draw_all
+from pocketfl_benchmarks.figures import draw_all, write_zoo
 
 if __name__ == "__main__":
-    for path in draw_all():
+    for path in [*draw_all(), write_zoo()]:
         print(path)

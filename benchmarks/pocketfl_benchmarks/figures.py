@@ -1,6 +1,6 @@
-"""Draws the documents' figures from the committed JSON of benchmarks.
+"""Draws the documents' figures, and writes their tables, from the committed JSON of benchmarks.
 
-``python -m benchmarks.figures`` from the root of the repository draws every figure whose JSON is there.
+``python -m benchmarks.figures`` from the root of the repository does so for every JSON that is there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from pocketfl_benchmarks.balancing.plot import draw_ablation
 from pocketfl_benchmarks.life.plot import draw_month
 from pocketfl_benchmarks.poisoning.plot import draw_losses
 from pocketfl_benchmarks.soak.plot import plot as draw_soak
+from pocketfl_benchmarks.zoo.document import write_tables
 
 COMMITTED: Final = Path("benchmarks/figures")
 IMAGES: Final = Path("docs/images")
+ZOO: Final = Path("docs/zoo.md")
 
 _REQUESTS: Final = {
     "enrolment": "enrolment",
@@ -102,3 +104,9 @@ def draw_all(images: Path = IMAGES) -> list[Path]:
             draw(json.loads(source.read_text()), path)
             drawn.append(path)
     return drawn
+
+
+def write_zoo(document: Path = ZOO) -> Path:
+    """Write the zoo's tables into its document."""
+    write_tables(json.loads((COMMITTED / "zoo.json").read_text()), document)
+    return document

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import io
 import json
+import pickle
+import tarfile
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from pocketfl_benchmarks.commands import bench
+from pocketfl_benchmarks.datasets.motion import parse_motion
 from pocketfl_benchmarks.energy import find_energy_counter
+from pocketfl_benchmarks.packages import ArchiveError
 from pocketfl_benchmarks.zoo.comparison import COMPARED
 from pocketfl_benchmarks.zoo.models import ZOO
 from pocketfl_benchmarks.zoo.page import render_page
@@ -68,6 +74,23 @@ def test_the_zoo_has_the_ten_kinds_of_models() -> None:
     ]
 
 
+def test_a_table_that_would_run_code_is_refused() -> None:
+    """The activities' archive holds a pickle: of that, arrays are made and nothing is called."""
+
+    class Harmful:
+        def __reduce__(self) -> tuple[object, ...]:
+            return print, ("called",)
+
+    packed = gzip.compress(pickle.dumps({1: [Harmful()]}))
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        member = tarfile.TarInfo("data/HAPT.pkl.gz")
+        member.size = len(packed)
+        tar.addfile(member, io.BytesIO(packed))
+    with pytest.raises(ArchiveError, match=r"builtins\.print"):
+        parse_motion(buffer.getvalue())
+
+
 @pytest.mark.slow
 def test_the_json_has_the_agreed_keys(tmp_path: Path) -> None:
     """Every contract key is there for a real model; joules are null where nothing counts them."""
@@ -91,6 +114,9 @@ def test_the_json_has_the_agreed_keys(tmp_path: Path) -> None:
         assert values["peak_rss_mb"] > 20
         assert (values["joules"] is None) == (find_energy_counter() is None)
         assert values["round"]["fits"] is True
+        # Eight in ten after 300 steps, of people who are not in the training data.
+        assert values["quality"] > 0.7
+        assert values["quality"] == pytest.approx(model["torch_quality"], abs=0.01)
     assert "logistic_regression" in page.read_text()
 
 

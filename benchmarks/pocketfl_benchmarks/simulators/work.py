@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import shutil
-import subprocess
-import tempfile
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,17 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl.errors import PocketFLError
+from pocketfl_benchmarks.datasets.fashion import load_fashion
 from pocketfl_benchmarks.flights.cache import cache_directory
 
 DEVICES: Final = 1000
 BATCH: Final = 16
 MAX_EXAMPLES: Final = 192
-
-FASHION_PACKAGE: Final = "dataset-fashion-mnist"
-FASHION_SHA256: Final = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
-_FASHION_FOLDER: Final = "usr/share/datasets/fashion-mnist"
-_FASHION_NAMES: Final = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
-_FASHION_PARTS: Final = "fashion-mnist"
 
 
 class WorkError(PocketFLError):
@@ -148,9 +138,8 @@ def _flights() -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
 
 def _fashion() -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
     """Return Fashion-MNIST's 60,000 images among 1,000 devices; classes by Dirichlet(0.5) for each."""
-    images, labels = (read_fashion(part) for part in _FASHION_NAMES)
-    features = images[16:].reshape(-1, 1, 28, 28).astype(np.float32) / 255
-    target = labels[8:].astype(np.int64)
+    images, target = load_fashion()
+    features = images[:, None].astype(np.float32) / 255
     rows = deal(target, devices=DEVICES, concentration=0.5)
     return features[rows], target[rows], np.full(DEVICES, len(rows) // DEVICES)
 
@@ -183,51 +172,3 @@ def deal(target: NDArray[np.int64], *, devices: int, concentration: float) -> ND
             odds = np.where([bool(pool) for pool in left], share + 1e-9, 0.0)
             rows.append(left[generator.choice(classes, p=odds / odds.sum())].pop())
     return np.array(rows)
-
-
-def read_fashion(name: str) -> NDArray[np.uint8]:
-    """Return the bytes of a file of Debian's package of Fashion-MNIST (MIT), fetched by pinned hash.
-
-    Raises
-    ------
-    WorkError
-        If there is no such package here, or it is another one.
-    """
-    kept = cache_directory() / _FASHION_PARTS
-    if not (kept / name).is_file():
-        _fetch_fashion(kept)
-    with gzip.open(kept / name) as stream:
-        return np.frombuffer(stream.read(), dtype=np.uint8)
-
-
-def _fetch_fashion(kept: Path) -> None:
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise WorkError(
-            "Fashion-MNIST comes as a Debian package, and this machine has no apt-get: put its files "
-            f"{' and '.join(_FASHION_NAMES)} into {kept}"
-        )
-    with tempfile.TemporaryDirectory(prefix="pocketfl-fashion-") as folder:
-        if not _download(folder):
-            # A fresh machine has no lists of packages; only an administrator may fetch them.
-            subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)  # noqa: S607
-            if not _download(folder):
-                raise WorkError(
-                    f"apt-get cannot download {FASHION_PACKAGE}; run apt-get update and try again"
-                )
-        (package,) = Path(folder).glob("*.deb")
-        found = sha256(package.read_bytes()).hexdigest()
-        if found != FASHION_SHA256:
-            raise WorkError(f"{package.name} is another one: its sha256 is {found}")
-        unpack = ["dpkg-deb", "-x", str(package), folder]
-        subprocess.run(unpack, check=True)  # noqa: S603
-        kept.mkdir(parents=True, exist_ok=True)
-        for name in _FASHION_NAMES:
-            partial = kept / f"{name}.partial"
-            shutil.copyfile(Path(folder, _FASHION_FOLDER, name), partial)
-            partial.replace(kept / name)
-
-
-def _download(folder: str) -> bool:
-    command = ["apt-get", "download", "-qq", FASHION_PACKAGE]
-    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)  # noqa: S603
-    return done.returncode == 0

@@ -23,6 +23,9 @@ def zoo(  # noqa: PLR0917 - typer reads options from the signature
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=3, help="Turns of each competitor.")] = 25,
+    quality: Annotated[
+        bool, typer.Option(help="Let models learn from real data, too; fetched once.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
 ) -> None:
@@ -46,6 +49,7 @@ def zoo(  # noqa: PLR0917 - typer reads options from the signature
         runtimes=tuple(dict.fromkeys(runtime or RUNTIMES)),
         batch_sizes=tuple(dict.fromkeys(batch_size or BATCH_SIZES)),
         repeats=repeats,
+        with_quality=quality,
     )
     # Progress goes to standard error, so that standard output is nothing but the figures.
     with Console(stderr=True).status("start") as status:

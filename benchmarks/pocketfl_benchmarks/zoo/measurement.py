@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ from pocketfl.plan import Plan
 from pocketfl.runtimes import open_runtime
 from pocketfl_benchmarks.machine import describe_machine
 from pocketfl_benchmarks.step import one_thread, runtime_step, torch_step
-from pocketfl_benchmarks.zoo.models import ZOO, trained_model
+from pocketfl_benchmarks.zoo.models import ZOO, RealTask, trained_model
 from pocketfl_benchmarks.zoo.preparation import Artefacts, Prepared, prepare
+from pocketfl_benchmarks.zoo.quality import fetch_all
 from pocketfl_benchmarks.zoo.round_cost import round_cost
 
 RUNTIMES: Final = ("onnxruntime", "executorch")
@@ -56,6 +57,8 @@ class ZooSettings:
         Turns of each competitor, of four calls each.
     workers : int
         Processes that export.
+    with_quality : bool
+        Whether models that have real data learn from them, too; these are fetched at first.
     """
 
     models: tuple[str, ...] = tuple(ZOO)
@@ -63,6 +66,7 @@ class ZooSettings:
     batch_sizes: tuple[int, ...] = BATCH_SIZES
     repeats: int = 25
     workers: int = max(1, min(4, os.cpu_count() or 1))
+    with_quality: bool = True
 
 
 def measure_zoo(settings: ZooSettings, *, progress: Progress) -> dict[str, Any]:
@@ -76,7 +80,11 @@ def measure_zoo(settings: ZooSettings, *, progress: Progress) -> dict[str, Any]:
     """
     began = time.perf_counter()
     machine = describe_machine()
-    prepared = _prepare_all(settings, progress)
+    missing: dict[str, str] = {}
+    if settings.with_quality:
+        progress("fetch data")
+        missing = fetch_all({task.data for task in map(_real_task, settings.models) if task})
+    prepared = _prepare_all(settings, missing, progress)
     models: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, one_thread():
         for name in settings.models:
@@ -87,6 +95,9 @@ def measure_zoo(settings: ZooSettings, *, progress: Progress) -> dict[str, Any]:
                 settings,
                 Path(folder),
             )
+            task = _real_task(name)
+            if task is not None and task.data in missing:
+                models[name]["quality_missing"] = missing[task.data]
     return {
         "machine": machine,
         "settings": {"batch_sizes": settings.batch_sizes, "repeats": settings.repeats},
@@ -95,17 +106,32 @@ def measure_zoo(settings: ZooSettings, *, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _prepare_all(settings: ZooSettings, progress: Progress) -> dict[tuple[str, int], Prepared]:
+def _real_task(model: str) -> RealTask | None:
+    return ZOO[model].real
+
+
+def _prepare_all(
+    settings: ZooSettings, missing: Mapping[str, str], progress: Progress
+) -> dict[tuple[str, int], Prepared]:
     main = settings.batch_sizes[0]
     tasks = [(name, rows) for rows in settings.batch_sizes for name in settings.models]
     result: dict[tuple[str, int], Prepared] = {}
     # A fresh process each: a fork of one that has torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=settings.workers, mp_context=context) as pool:
-        waiting = {
-            pool.submit(prepare, name, rows, settings.runtimes, rows == main): (name, rows)
-            for name, rows in tasks
-        }
+        waiting = {}
+        for name, rows in tasks:
+            task = _real_task(name)
+            learns = settings.with_quality and task is not None and task.data not in missing
+            future = pool.submit(
+                prepare,
+                name,
+                rows,
+                settings.runtimes,
+                with_int8=rows == main,
+                with_quality=learns and rows == main,
+            )
+            waiting[future] = name, rows
         for future in as_completed(waiting):
             name, rows = waiting[future]
             result[name, rows] = future.result()
@@ -124,6 +150,12 @@ def _measure_model(
         "batch_size": main.batch_size,
         "torch_ms": statistics.median(timed[0]["torch"]),
     }
+    quality = main.quality
+    if quality is not None:
+        figures["quality_of"] = quality.about
+        figures["quality_metric"] = quality.metric
+        figures["quality_steps"] = quality.steps
+        figures["torch_quality"] = quality.reached["torch"]
     for runtime in settings.runtimes:
         if runtime in main.refused:
             figures[runtime] = {"refused": main.refused[runtime]}
@@ -162,6 +194,7 @@ def _measure_model(
             "export_seconds": made.export_seconds,
             "export_cpu_seconds": made.export_cpu_seconds,
             "round": cost.to_json(),
+            "quality": None if quality is None else quality.reached[runtime],
             "by_batch_size": {str(rows): values for rows, values in times.items()},
             "notes": list(made.notes),
         }

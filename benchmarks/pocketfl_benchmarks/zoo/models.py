@@ -1,8 +1,9 @@
 """Ten compact models of the kinds that apps train, each with data from which it can learn.
 
-The data are made up from fixed seeds: every class has a template of its own and an example is a noisy
-copy, so that a few hundred steps give a model whose decisions mean something when they are compared
-between float32 and 8 bits. What a step costs does not depend on the values.
+The data that timings and 8 bits use are made up from fixed seeds: every class has a template of its own
+and an example is a noisy copy, so that a few hundred steps give a model whose decisions mean something
+when they are compared between float32 and 8 bits. What a step costs does not depend on the values; what
+a model learns does, so those for which there are public data learn from them, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,25 @@ from torch.nn import functional as F  # noqa: N812
 from pocketfl_benchmarks.models import ClickModel, Loss, Mlp, MotionConvolution
 
 Batch = tuple[dict[str, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealTask:
+    """Real data of the kind that a model is for.
+
+    Attributes
+    ----------
+    data : str
+        Name in :data:`pocketfl_benchmarks.zoo.quality.SOURCES`.
+    learning_rate : float
+        With which that many steps of plain SGD learn something.
+    steps : int
+        Of one batch each.
+    """
+
+    data: str
+    learning_rate: float
+    steps: int = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +57,9 @@ class ZooModel:
     draw : callable
         ``draw(rows, generator)`` gives a batch.
     learning_rate : float
-        With which a few hundred steps of SGD learn something.
+        With which a few hundred steps of SGD with momentum learn something of the made-up data.
+    real : RealTask or None
+        What it learns besides, where there are real data for it.
     """
 
     name: str
@@ -46,6 +68,7 @@ class ZooModel:
     loss: Loss
     draw: Callable[[int, torch.Generator], Batch]
     learning_rate: float = 0.05
+    real: RealTask | None = None
 
 
 class LogisticRegression(nn.Module):
@@ -286,6 +309,7 @@ _MODELS: Final = (
         make=LogisticRegression,
         loss=F.cross_entropy,
         draw=_classified("features", 6, (128,)),
+        real=RealTask(data="motion features", learning_rate=0.05),
     ),
     ZooModel(
         name="mlp",
@@ -293,6 +317,7 @@ _MODELS: Final = (
         make=Mlp,
         loss=F.cross_entropy,
         draw=_classified("image", 10, (1, 28, 28)),
+        real=RealTask(data="clothes", learning_rate=0.05),
     ),
     ZooModel(
         name="click",
@@ -300,7 +325,8 @@ _MODELS: Final = (
         make=ClickModel,
         loss=F.binary_cross_entropy_with_logits,
         draw=_draw_clicks,
-        learning_rate=0.003,
+        learning_rate=0.03,
+        real=RealTask(data="flights", learning_rate=0.3, steps=1000),
     ),
     ZooModel(
         name="keyword_ds_cnn",
@@ -315,6 +341,7 @@ _MODELS: Final = (
         make=MotionConvolution,
         loss=F.cross_entropy,
         draw=_classified("motion", 6, (6, 128)),
+        real=RealTask(data="motion", learning_rate=0.3),
     ),
     ZooModel(
         name="har_gru",
@@ -322,6 +349,7 @@ _MODELS: Final = (
         make=MotionGru,
         loss=F.cross_entropy,
         draw=_classified("motion", 6, (6, 128)),
+        real=RealTask(data="motion", learning_rate=0.3),
     ),
     ZooModel(
         name="lenet",
@@ -330,6 +358,7 @@ _MODELS: Final = (
         loss=F.cross_entropy,
         draw=_classified("image", 10, (1, 28, 28)),
         learning_rate=0.01,
+        real=RealTask(data="clothes", learning_rate=0.1),
     ),
     ZooModel(
         name="mobilenet",
@@ -337,6 +366,7 @@ _MODELS: Final = (
         make=MobileNet,
         loss=F.cross_entropy,
         draw=_classified("photo", 10, (3, 32, 32)),
+        real=RealTask(data="colour clothes", learning_rate=0.3),
     ),
     ZooModel(
         name="transformer",

@@ -10,7 +10,15 @@ from markupsafe import Markup
 
 from pocketfl_benchmarks.zoo.plots import plot_memory, plot_ratios, plot_sizes
 from pocketfl_benchmarks.zoo.round_cost import ROUND_EPOCHS, ROUND_EXAMPLES
-from pocketfl_benchmarks.zoo.table import COLUMNS, describe, figure_rows, notes_of, runtimes_of
+from pocketfl_benchmarks.zoo.table import (
+    COLUMNS,
+    LEARNED_COLUMNS,
+    describe,
+    figure_rows,
+    learned_rows,
+    notes_of,
+    runtimes_of,
+)
 
 
 def render_page(figures: dict[str, Any]) -> str:
@@ -26,6 +34,8 @@ def render_page(figures: dict[str, Any]) -> str:
     return environment.get_template("zoo.html.j2").render(
         columns=COLUMNS,
         rows=list(figure_rows(figures)),
+        learned_columns=LEARNED_COLUMNS,
+        learned=list(learned_rows(figures)),
         models=figures["models"],
         runtimes_of=runtimes_of,
         machine=describe(figures["machine"]),

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pocketfl.plan import build_plan, generate_signing_key
-from pocketfl.plan.manifest import PARAMETERS_PART
+from pocketfl.plan import Plan, build_plan, generate_signing_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pocketfl_benchmarks.zoo.quality import Quality
     from pocketfl_export.backends import BackEnd
     from pocketfl_export.problem import TrainingProblem
 
@@ -71,6 +71,8 @@ class Prepared:
         By runtime.
     refused : dict of str to str
         Runtimes that cannot train it, and why.
+    quality : Quality or None
+        What it learnt from real data, where that was asked for and there are some.
     """
 
     model: str
@@ -78,16 +80,20 @@ class Prepared:
     parameters: int
     artefacts: dict[str, Artefacts] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    quality: Quality | None = None
 
 
-def prepare(name: str, batch_size: int, runtimes: tuple[str, ...], with_int8: bool) -> Prepared:
-    """Train a model a little, export it, and check and quantise what came out.
+def prepare(
+    name: str, batch_size: int, runtimes: tuple[str, ...], *, with_int8: bool, with_quality: bool
+) -> Prepared:
+    """Train a model a little, export it, check and quantise what came out, and let it learn.
 
     Runs in a worker process, so arguments and result are plain values.
     """
     import torch
 
     from pocketfl_benchmarks.zoo.models import ZOO, trained_model
+    from pocketfl_benchmarks.zoo.quality import measure_quality
     from pocketfl_export.backends import back_ends
     from pocketfl_export.problem import make_problem
 
@@ -104,6 +110,13 @@ def prepare(name: str, batch_size: int, runtimes: tuple[str, ...], with_int8: bo
             prepared.refused[back_end.name] = made
         else:
             prepared.artefacts[back_end.name] = made
+    if with_quality and entry.real is not None:
+        plans = {
+            runtime: Plan.load(made.plan, trusted_keys=[made.key])
+            for runtime, made in prepared.artefacts.items()
+        }
+        quality = measure_quality(entry, entry.real, plans, batch_size=batch_size)
+        prepared = replace(prepared, quality=quality)
     return prepared
 
 
@@ -147,7 +160,7 @@ def _sign(
         aggregation=manifest.aggregation,
         dp=None,
         runtimes=manifest.runtimes,
-        parts={**parts, PARAMETERS_PART: candidate.part(PARAMETERS_PART)},
+        parts={**parts, problem.spec.parameters_part: candidate.part(problem.spec.parameters_part)},
         signing_key=generate_signing_key(),
     )
     return {"plan": plan.data, "key": plan.signed_by}

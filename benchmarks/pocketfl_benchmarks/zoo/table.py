@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pocketfl.plan.manifest import RUNTIME_NAMES
 from pocketfl_benchmarks.zoo.comparison import Change
 
 COLUMNS = (
@@ -28,6 +29,8 @@ COLUMNS = (
     "round fits",
 )
 
+
+LEARNED_COLUMNS = ("model", "data", "steps", "metric", "torch", *RUNTIME_NAMES)
 
 _SPEED = ("model", "runtime", "step ms", "p95", "ratio", "examples/s", "open ms", "J/step")
 _SIZE = ("model", "runtime", "peak MB", "step kB", "predict kB", "int8 kB", "agrees", "round fits")
@@ -58,6 +61,27 @@ def figure_rows(figures: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             )
 
 
+def learned_rows(figures: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of :data:`LEARNED_COLUMNS`, of every model that learnt from real data."""
+    for name, model in figures["models"].items():
+        if "torch_quality" not in model:
+            continue
+        reached = dict(runtimes_of(model))
+        yield (
+            name,
+            model["quality_of"],
+            f"{model['quality_steps']}",
+            model["quality_metric"],
+            f"{model['torch_quality']:.4f}",
+            *(
+                f"{reached[runtime]['quality']:.4f}"
+                if reached.get(runtime, {}).get("quality") is not None
+                else "-"
+                for runtime in RUNTIME_NAMES
+            ),
+        )
+
+
 def runtimes_of(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the runtimes of a model's figures."""
     for name, values in model.items():
@@ -73,8 +97,10 @@ def verdict(cost: dict[str, Any]) -> str:
 
 
 def notes_of(figures: dict[str, Any]) -> Iterator[str]:
-    """Yield what was refused, and why."""
+    """Yield what was refused or could not be had, and why."""
     for name, model in figures["models"].items():
+        if "quality_missing" in model:
+            yield f"{name} on real data: {model['quality_missing']}"
         for runtime, values in runtimes_of(model):
             for note in [values["refused"]] if "refused" in values else values["notes"]:
                 yield f"{name} on {runtime}: {note}"
@@ -99,6 +125,9 @@ def print_figures(figures: dict[str, Any]) -> None:
     title = f"One training step at batch {size}, one thread; ratio to eager torch in the same run"
     console.print(_part_of_table(figures, _SPEED, title))
     console.print(_part_of_table(figures, _SIZE, "What it takes, and whether a round fits"))
+    learned = list(learned_rows(figures))
+    if learned:
+        console.print(_learned_table(learned))
     console.print(describe(figures["machine"]), highlight=False)
     console.print(f"{figures['wall_seconds']:.0f} s in all", highlight=False)
     for note in notes_of(figures):
@@ -112,6 +141,16 @@ def _part_of_table(figures: dict[str, Any], columns: tuple[str, ...], title: str
     places = [COLUMNS.index(column) for column in columns]
     for row in figure_rows(figures):
         table.add_row(*(row[place] for place in places))
+    return table
+
+
+def _learned_table(rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table(title="What they learn from real data", title_justify="left")
+    for column in LEARNED_COLUMNS:
+        left = column in {"model", "data", "metric"}
+        table.add_column(column, justify="left" if left else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
