@@ -57,7 +57,11 @@ def convolution_backward(
         # A transposed convolution is the gradient of a plain one: input and output change places.
         image, kernel = (grad_output, x) if transposed else (x, grad_output)
         size = list(weight.shape[2:])
-        if groups == 1 and math.prod(size) > FEW_TAPS:
+        if 1 < groups == int(image.shape[1]) == int(kernel.shape[1]):
+            grad_weight = weight_gradient_as_grouped_convolution(
+                image, kernel, size, stride, padding, dilation
+            )
+        elif groups == 1 and math.prod(size) > FEW_TAPS:
             grad_weight = weight_gradient_as_convolution(
                 image, kernel, size, stride, padding, dilation
             )
@@ -119,11 +123,42 @@ def weight_gradient_as_convolution(
         [0] * len(stride),
         1,
     )
-    # Where the stride does not divide the image, the last rows of it met no kernel position.
+    return _first_taps(result, kernel_size).transpose(0, 1)
+
+
+def weight_gradient_as_grouped_convolution(
+    image: Tensor,
+    kernel: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Tensor:
+    """Return ``[channels, 1, *kernel_size]`` where every channel has a kernel of its own.
+
+    Each channel of each row is a group: its image slides along its gradient, and rows are summed.
+    """
+    rows, channels = int(image.shape[0]), int(image.shape[1])
+    result = aten.convolution.default(
+        image.reshape(1, rows * channels, *image.shape[2:]),
+        kernel.reshape(rows * channels, 1, *kernel.shape[2:]),
+        None,
+        dilation,
+        padding,
+        stride,
+        False,
+        [0] * len(stride),
+        rows * channels,
+    )
+    taps = _first_taps(result, kernel_size)
+    return taps.reshape(rows, channels, 1, *kernel_size).sum(0)
+
+
+def _first_taps(gradient: Tensor, kernel_size: list[int]) -> Tensor:
+    """Cut off what the last rows of an image make that the stride does not divide."""
     for d, size in enumerate(kernel_size):
-        if result.shape[2 + d] != size:
-            result = result.narrow(2 + d, 0, size)
-    gradient: Tensor = result.transpose(0, 1)
+        if gradient.shape[2 + d] != size:
+            gradient = gradient.narrow(2 + d, 0, size)
     return gradient
 
 
