@@ -124,13 +124,22 @@ class NextWordGru(nn.Module):
         return logits
 
 
-class NextWordTransformer(nn.Module):
-    """One encoder layer over 16 words, the next one out."""
+class WordTransformer(nn.Module):
+    """One encoder layer over 16 words of a small vocabulary, and what a subclass makes of it.
 
-    def __init__(self, words: int = 300, width: int = 32, length: int = 16) -> None:
+    Parameters
+    ----------
+    outputs : int
+        Of the last layer.
+    """
+
+    WORDS: Final = 300
+    LENGTH: Final = 16
+
+    def __init__(self, outputs: int, *, width: int = 32) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, width)
-        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        self.embedding = nn.Embedding(self.WORDS, width)
+        self.position = nn.Parameter(0.02 * torch.randn(self.LENGTH, width))
         self.encoder = nn.TransformerEncoderLayer(
             width,
             nhead=2,
@@ -140,12 +149,23 @@ class NextWordTransformer(nn.Module):
             batch_first=True,
             norm_first=True,
         )
-        self.head = nn.Linear(width, words)
+        self.head = nn.Linear(width, outputs)
+
+    def states(self, words: Tensor) -> Tensor:
+        """Return what the encoder makes of each word."""
+        encoded: Tensor = self.encoder(self.embedding(words) + self.position)
+        return encoded
+
+
+class NextWordTransformer(WordTransformer):
+    """The next word, by what the last one has seen."""
+
+    def __init__(self) -> None:
+        super().__init__(self.WORDS)
 
     def forward(self, words: Tensor) -> Tensor:
         """Return the logits of the next word."""
-        states = self.encoder(self.embedding(words) + self.position)
-        logits: Tensor = self.head(states[:, -1])
+        logits: Tensor = self.head(self.states(words)[:, -1])
         return logits
 
 

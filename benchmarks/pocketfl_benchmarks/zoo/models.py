@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from pocketfl_benchmarks.models import ClickModel, Loss, Mlp, MotionConvolution
+from pocketfl_benchmarks.models import (
+    ClickModel,
+    Loss,
+    Mlp,
+    MotionConvolution,
+    WordTransformer,
+)
 
 Batch = tuple[dict[str, Tensor], Tensor]
 
@@ -204,31 +210,15 @@ class MobileNet(nn.Module):
         return logits
 
 
-class Transformer(nn.Module):
-    """One encoder layer over 16 words of a small vocabulary; says which of eight intents they have."""
+class Transformer(WordTransformer):
+    """Says which of eight intents a text of 16 words has, by the mean of what its words have seen."""
 
-    WORDS: Final = 300
-    LENGTH: Final = 16
-
-    def __init__(self, width: int = 32, intents: int = 8) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(self.WORDS, width)
-        self.position = nn.Parameter(0.02 * torch.randn(self.LENGTH, width))
-        self.encoder = nn.TransformerEncoderLayer(
-            width,
-            nhead=2,
-            dim_feedforward=4 * width,
-            dropout=0.0,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        self.head = nn.Linear(width, intents)
+    def __init__(self, intents: int = 8) -> None:
+        super().__init__(intents)
 
     def forward(self, words: Tensor) -> Tensor:
         """Return the logits of the intents."""
-        states = self.encoder(self.embedding(words) + self.position)
-        logits: Tensor = self.head(states.mean(1))
+        logits: Tensor = self.head(self.states(words).mean(1))
         return logits
 
 
