@@ -3,5 +3,5 @@
 from pocketfl_benchmarks.figures import draw_all, write_zoo
 
 if __name__ == "__main__":
-    for path in [*draw_all(), write_zoo()]:
+    for path in [*draw_all(), *write_zoo()]:
         print(path)

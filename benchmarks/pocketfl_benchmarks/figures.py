@@ -106,7 +106,10 @@ def draw_all(images: Path = IMAGES) -> list[Path]:
     return drawn
 
 
-def write_zoo(document: Path = ZOO) -> Path:
-    """Write the zoo's tables into its document."""
-    write_tables(json.loads((COMMITTED / "zoo.json").read_text()), document)
-    return document
+def write_zoo(document: Path = ZOO) -> list[Path]:
+    """Write the zoo's tables into its document if their JSON is committed; return what was written."""
+    source = COMMITTED / "zoo.json"
+    if not source.exists():
+        return []
+    write_tables(json.loads(source.read_text()), document)
+    return [document]
