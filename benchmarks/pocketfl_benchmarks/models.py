@@ -90,10 +90,11 @@ class ClickModel(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.tables = nn.ModuleList([nn.Embedding(n, width) for n in self.VOCABULARIES])
-        for table in self.tables:
+        tables = [nn.Embedding(n, width) for n in self.VOCABULARIES]
+        for table in tables:
             # Torch's own entries of size 1 would drown what the tower learns in products of chance.
             nn.init.normal_(table.weight, std=width**-0.5)
+        self.tables = nn.ModuleList(tables)
         self.bottom = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, width), nn.ReLU())
         pairs = (len(self.VOCABULARIES) + 1) ** 2
         self.top = nn.Sequential(nn.Linear(width + pairs, 32), nn.ReLU(), nn.Linear(32, 1))
