@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from pocketfl.credentials.directory import empty_directory, heads_of
 from pocketfl.credentials.tokens import challenge, finish_token, request_token
 from pocketfl.plan import AsynchronousSpec
-from pocketfl.protocol import Assignment, RetryWindow
+from pocketfl.protocol import Assignment, RetryWindow, TokenKey
+from pocketfl_server.attestations import REFRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS
+from pocketfl_server.credentials.directory import PublicDirectory
 from pocketfl_server.errors import Conflict, Malformed, NotAuthenticated, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_server.records import Concurrency
 from pocketfl_server.trusted.messages import Conflict as TrustedConflict
+from pocketfl_server.trusted.messages import PublishedTokenKeys, TrustedTierUnavailable
 
 from .conftest import CHECK_IN, Fleet, everything_in, seal_update
 
@@ -275,3 +279,43 @@ def test_the_trusted_tier_takes_one_key_for_each_epoch(back_end, trusted, plan) 
         back_end.token_keys("clicks")
     assert refused.value.code == "token_keys_conflict"
     assert trusted._ledger.token_key_heads()["clicks"] == head
+
+
+class Away:
+    """A trusted tier behind a line that breaks."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.is_there = True
+
+    def publish_token_keys(self, task, keys):
+        self.asked += 1
+        if not self.is_there:
+            raise TrustedTierUnavailable("nobody there")
+        return PublishedTokenKeys(start=empty_directory(task))
+
+
+def test_keys_are_shown_for_a_while_when_the_trusted_tier_is_away(clock) -> None:
+    """What vouches for them is asked for when it grows old, and given out until it is too old."""
+    trusted = Away()
+    directory = PublicDirectory(trusted, clock=clock)
+    keys = (TokenKey(first_round=1, last_round=1, public_key="00"),)
+    answer = directory.publish("clicks", keys)
+    assert directory.publish("clicks", keys) is answer
+    assert trusted.asked == 1
+    trusted.is_there = False
+    clock.now += REFRESH_SECONDS
+    assert directory.publish("clicks", keys) is answer
+    assert directory.publish("clicks", keys) is answer
+    assert trusted.asked == 2
+    clock.now += STALE_SECONDS
+    for _ in range(2):
+        with pytest.raises(TrustedTierUnavailable):
+            directory.publish("clicks", keys)
+    assert trusted.asked == 3
+    # Other keys are vouched for by nothing yet.
+    with pytest.raises(TrustedTierUnavailable):
+        directory.publish("clicks", (replace(keys[0], public_key="11"),))
+    trusted.is_there = True
+    clock.now += RETRY_SECONDS
+    assert directory.publish("clicks", keys) == answer

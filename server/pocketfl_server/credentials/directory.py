@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Final, TypeVar
 
 from pocketfl.protocol import TokenKey
-from pocketfl_server.attestations import REFRESH_SECONDS, RETRY_SECONDS
+from pocketfl_server.attestations import REFRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS
 from pocketfl_server.trusted.client import TrustedTier
 from pocketfl_server.trusted.messages import (
     PublishedTokenKeys,
@@ -51,18 +51,23 @@ class PublicDirectory:
         with self._lock:
             now = self._clock()
             known, asked, answer = self._answers.get(task, ((), 0.0, None))
-            if answer is not None and known == keys and abs(now - asked) < REFRESH_SECONDS:
-                return answer
+            age = abs(now - asked)
+            usable = answer if known == keys and age < STALE_SECONDS else None
+            if usable is not None and age < REFRESH_SECONDS:
+                return usable
             refused, when, refusal = self._refusals.get(task, ((), 0.0, None))
-            if refusal is not None and refused == keys and abs(now - when) < RETRY_SECONDS:
+            if refusal is None or refused != keys or abs(now - when) >= RETRY_SECONDS:
+                try:
+                    answer = self._trusted.publish_token_keys(task, [_digest(key) for key in keys])
+                except TrustedTierError as error:
+                    refusal = error
+                    self._remember(self._refusals, task, (keys, now, error))
+                else:
+                    self._remember(self._answers, task, (keys, now, answer))
+                    return answer
+            if usable is None:
                 raise refusal
-            try:
-                answer = self._trusted.publish_token_keys(task, [_digest(key) for key in keys])
-            except TrustedTierError as error:
-                self._remember(self._refusals, task, (keys, now, error))
-                raise
-            self._remember(self._answers, task, (keys, now, answer))
-            return answer
+            return usable
 
     @staticmethod
     def _remember(where: dict[str, T], task: str, what: T) -> None:
