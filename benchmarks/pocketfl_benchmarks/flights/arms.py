@@ -7,9 +7,10 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from pocketfl.plan import Plan
 from pocketfl.plan.manifest import RuntimeName
@@ -20,6 +21,7 @@ from pocketfl_benchmarks.flights.results import Arm
 from pocketfl_benchmarks.flights.stores import FRESH_FROM, copy_stores, server_rows
 from pocketfl_benchmarks.flights.task import OPTIMIZER
 from pocketfl_server.back_end import BackEnd
+from pocketfl_server.records import TaskRecord
 from pocketfl_server.trusted.aggregator import Aggregator
 
 THREADS: Final = 1
@@ -50,13 +52,54 @@ class ArmSettings:
     seed: int
 
 
-def train_arm(
-    plan: Plan,
+FleetFor: TypeAlias = Callable[[TaskRecord], AbstractContextManager[Fleet]]
+"""Returns the devices that take part in a task."""
+
+
+def open_fleet(
+    copies: Path,
     aircraft: Sequence[str],
     settings: ArmSettings,
     *,
     line: Line,
-    copies: Path,
+    task: TaskRecord,
+    allow_unprotected: bool,
+) -> Fleet:
+    """Open the devices that take part in a task, and in later ones of the same trusted tier.
+
+    Parameters
+    ----------
+    copies : Path
+        Their stores, which they may write to.
+    aircraft : sequence of str
+        Who they are.
+    settings : ArmSettings
+        What all arms share.
+    line : Line
+        How they reach the back end.
+    task : TaskRecord
+        Names the trusted tier's key.
+    allow_unprotected : bool
+        Whether they take part without differential privacy.
+    """
+    return Fleet(
+        copies,
+        aircraft,
+        line=line,
+        plan_key=settings.plan_key,
+        aggregator=line.aggregator(task.aggregator.public_key),
+        runtime=settings.runtime,
+        allow_unprotected=allow_unprotected,
+        seed=settings.seed,
+    )
+
+
+def train_arm(
+    plan: Plan,
+    settings: ArmSettings,
+    *,
+    line: Line,
+    fleet_for: FleetFor,
     advance: Advance,
     quiet_rounds: int | None = None,
     company: Callable[[], None] | None = None,
@@ -67,14 +110,12 @@ def train_arm(
     ----------
     plan : Plan
         What the devices train under.
-    aircraft : sequence of str
-        Who trains.
     settings : ArmSettings
         What all arms share.
     line : Line
         How devices reach the back end.
-    copies : Path
-        Their stores; thrown away afterwards.
+    fleet_for : callable
+        Returns who trains, as a context manager, given the task.
     advance : callable
         Told how many more devices have had their turn.
     quiet_rounds : int, optional
@@ -90,16 +131,7 @@ def train_arm(
     began = time.perf_counter()
     quiet = settings.rounds if quiet_rounds is None else quiet_rounds
     task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
-    with Fleet(
-        copies,
-        aircraft,
-        line=line,
-        plan_key=settings.plan_key,
-        aggregator=line.aggregator(task.aggregator.public_key),
-        runtime=settings.runtime,
-        allow_unprotected=plan.manifest.privacy == "none",
-        seed=settings.seed,
-    ) as fleet:
+    with fleet_for(task) as fleet:
         fleet.enrol(threads=ENROLMENT_THREADS)
         rounds = []
         for number in range(settings.rounds):
@@ -110,7 +142,6 @@ def train_arm(
         line.operator.model_parameters(task.name, model.version)
         for model in line.operator.models(task.name)
     ]
-    shutil.rmtree(copies)
     standing = line.operator.privacy(task.name)
     return Arm(
         rounds=rounds,
@@ -163,14 +194,17 @@ def train_in_process(
     copy_stores(stores, copies)
     with _in_process(folder, plan_key=settings.plan_key) as line:
         line.put_features(server_rows(table, since=FRESH_FROM))
-        return train_arm(
+        arm = train_arm(
             Plan.load(plan, trusted_keys=[settings.plan_key]),
-            aircraft,
             settings,
             line=line,
-            copies=copies,
+            fleet_for=lambda task: open_fleet(
+                copies, aircraft, settings, line=line, task=task, allow_unprotected=True
+            ),
             advance=advance,
         )
+    shutil.rmtree(copies)
+    return arm
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -22,6 +24,8 @@ from pocketfl_benchmarks.flights.arms import (
     ENROLMENT_THREADS,
     THREADS,
     ArmSettings,
+    FleetFor,
+    open_fleet,
     train_arm,
     train_in_process,
 )
@@ -60,6 +64,7 @@ from pocketfl_benchmarks.flights.task import (
     without_privacy,
 )
 from pocketfl_server.local import LocalDeployment
+from pocketfl_server.records import TaskRecord
 
 _UNPROTECTED_ROUNDS: Final = f"Federated rounds, {NO_PRIVACY}"
 _BACKGROUND_WORKERS: Final = 2
@@ -169,10 +174,27 @@ def run_demo(
         place = _Place(
             folder=Path(folder), stores=stores, plan_key=public_key_hex(key), stages=stages
         )
-        copies = place.copy_stores("devices")
+        arms = ArmSettings(
+            plan_key=place.plan_key,
+            runtime=settings.runtime,
+            rounds=settings.rounds,
+            seed=settings.seed,
+        )
+        aboard = stack.enter_context(contextlib.ExitStack())
+        fleet_for = _once(
+            aboard,
+            partial(
+                open_fleet,
+                place.copy_stores("devices"),
+                training,
+                arms,
+                line=http,
+                allow_unprotected=not settings.private,
+            ),
+        )
         learned: Learned | None = None
         if settings.private:
-            learned = _ask(training, settings, line=http, place=place, copies=copies, key=key)
+            learned = _ask(fleet_for, len(training), line=http, place=place, key=key)
         with stages.stage("Export the model and check parity"):
             plan = export_task(
                 Path(folder, "flights.plan"),
@@ -186,12 +208,6 @@ def run_demo(
         with stages.stage("Measure one device alone"):
             alone = for_one_device(plan, signing_key=key)
             footprint = _measure(deployment, alone, place, aircraft=_busiest(table, training))
-        arms = ArmSettings(
-            plan_key=place.plan_key,
-            runtime=settings.runtime,
-            rounds=settings.rounds,
-            seed=settings.seed,
-        )
         other: Arm | None = None
         bought: list[SimulatedArm] = []
         with Background(_BACKGROUND_WORKERS) as background:
@@ -229,15 +245,16 @@ def run_demo(
             with stages.stage(label, turns) as advance:
                 main = train_arm(
                     plan if settings.private else unprotected,
-                    training,
                     arms,
                     line=http,
-                    copies=copies,
+                    fleet_for=fleet_for,
                     advance=advance,
                     # Device times are to be those of a machine that does nothing else.
                     quiet_rounds=(settings.rounds + 1) // 2,
                     company=background.begin,
                 )
+            aboard.close()
+            shutil.rmtree(place.folder / "devices")
             background.begin()
             # Not before: these devices ask the back end that the private arm's devices wait for.
             copies = place.copy_stores("held-out")
@@ -327,35 +344,33 @@ def _measure(deployment: LocalDeployment, plan: Plan, place: _Place, *, aircraft
     return footprint
 
 
+def _once(stack: contextlib.ExitStack, open_for: Callable[..., Fleet]) -> FleetFor:
+    """Open a fleet for the first task that asks; whoever asks later has the same, as on phones."""
+    opened: list[Fleet] = []
+
+    def fleet_for(task: TaskRecord) -> AbstractContextManager[Fleet]:
+        if not opened:
+            opened.append(stack.enter_context(open_for(task=task)))
+        return contextlib.nullcontext(opened[0])
+
+    return fleet_for
+
+
 def _ask(
-    aircraft: list[str],
-    settings: DemoSettings,
-    *,
-    line: Line,
-    place: _Place,
-    copies: Path,
-    key: Ed25519PrivateKey,
+    fleet_for: FleetFor, population: int, *, line: Line, place: _Place, key: Ed25519PrivateKey
 ) -> Learned:
     """Ask the training devices for ranges and classes, in one private release."""
     plan = export_statistics(
         place.folder / "statistics.plan",
         features=FEATURES,
-        population=len(aircraft),
+        population=population,
         budget=BUDGET,
         signing_key=key,
     )
     task = line.operator.create_task(plan.manifest.name, plan.data)
     with (
-        place.stages.stage("Ask the devices for ranges and classes", len(aircraft)) as advance,
-        Fleet(
-            copies,
-            aircraft,
-            line=line,
-            plan_key=place.plan_key,
-            aggregator=line.aggregator(task.aggregator.public_key),
-            runtime=settings.runtime,
-            seed=settings.seed,
-        ) as fleet,
+        place.stages.stage("Ask the devices for ranges and classes", population) as advance,
+        fleet_for(task) as fleet,
     ):
         fleet.enrol(threads=ENROLMENT_THREADS)
         return learn(fleet.ask(task.name, threads=THREADS, progress=advance), features=FEATURES)
