@@ -18,6 +18,8 @@ EngineName = Literal["onnxruntime", "torch", "dense", "eager"]
 EngineChoice = Literal["auto", EngineName]
 
 _REPEATS: Final = 3
+_LONG: Final = 1.0
+"""Seconds from which on one try is enough."""
 
 
 def make_engine(
@@ -90,7 +92,8 @@ def seconds_of(
 ) -> float:
     """Return the least time in which as many threads train the sample at once.
 
-    An engine that takes more than twice as long as the best before it gets no second try.
+    An engine that takes more than twice as long as the best before it gets no second try, and none one
+    that takes so long that chance matters little.
     """
     start = task.plan.initial_parameters()
     least = float("inf")
@@ -100,6 +103,6 @@ def seconds_of(
             for made in [pool.submit(engine.train, sample, start) for _ in range(threads)]:
                 made.result()
             least = min(least, time.perf_counter() - began)
-            if least > 2 * best:
+            if least > min(2 * best, _LONG):
                 break
     return least
