@@ -14,7 +14,6 @@ from pocketfl_benchmarks.simulators.comparison import (
     Pace,
     SlowProgramError,
     best_of,
-    compare,
     figures_of,
     run_program,
 )
@@ -165,14 +164,3 @@ def test_pfl_trains_the_same_work(small_work: Path) -> None:
         pytest.skip(str(error))
     command = [python, "-m", "pocketfl_benchmarks.simulators.with_pfl", small_work, 1]
     assert run_program(command, name="pfl", seconds=120).devices == 6
-
-
-@pytest.mark.slow
-def test_the_whole_comparison_runs_without_peers() -> None:
-    """On the flights themselves."""
-    settings = resized(WORKS["mlp"], cohort=8, rounds=1)
-    said: list[str] = []
-    figures = compare(settings, seconds=200, with_peers=False, progress=said.append)
-    assert figures["pocketfl_devices_per_second"] > 0
-    assert figures["cohort"] == 8
-    assert said[-1] == "mlp: pocketfl"
