@@ -62,6 +62,15 @@ def test_every_release_leads_to_the_tables_of_now(database_url, before_alembic, 
                     "public_key, created_at) VALUES ('t', 'p', 'none', 'active', '', 'k', 'q', 1.0)"
                 )
             )
+            had_tokens = "0004" <= revision < "0009"
+            if had_tokens:
+                values = {"key": b"public", "device": b"x" * 32}
+                connection.execute(
+                    text("INSERT INTO token_keys VALUES ('t', 3, :key, :key)"), values
+                )
+                connection.execute(
+                    text("INSERT INTO issued_tokens VALUES ('t', 3, :device, :device)"), values
+                )
             if before_alembic:
                 connection.execute(text("DROP TABLE alembic_version"))
                 connection.execute(text("CREATE TABLE pocketfl_schema_version (version INTEGER)"))
@@ -78,6 +87,10 @@ def test_every_release_leads_to_the_tables_of_now(database_url, before_alembic, 
             assert rows == [(migrations.HEAD,)]
             assert connection.execute(text("SELECT sdk FROM devices")).all() == [("1",)]
             assert connection.execute(text("SELECT name FROM tasks")).all() == [("t",)]
+            # Until then every anonymous token was for one round.
+            for table in ("token_keys", "issued_tokens"):
+                epochs = text(f"SELECT task, first_round, last_round FROM {table}")
+                assert connection.execute(epochs).all() == ([("t", 3, 3)] if had_tokens else [])
         database.close()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pocketfl.credentials.directory import KeyDirectory, empty_directory, heads_of
 from pocketfl.credentials.tokens import challenge, encode_key, read_request, verify_token
-from pocketfl.credentials.wallet import REFILL_SECONDS, Wallet
+from pocketfl.credentials.wallet import _WALLET, REFILL_SECONDS, Wallet
 from pocketfl.device import Device
 from pocketfl.errors import (
     AggregatorRefusedError,
@@ -283,3 +285,15 @@ def test_keys_that_nobody_vouches_for_are_refused(tmp_path, signer) -> None:
         ):
             device.fetch_tokens("clicks")
     assert signer.asked == {}
+
+
+def test_tokens_of_an_earlier_version_are_good_for_their_round(tmp_path, open_wallet) -> None:
+    """A file from before there were epochs keeps what was fetched."""
+    with ExampleStore(tmp_path / "device.db") as store:
+        store.database.ensure(replace(_WALLET, steps=_WALLET.steps[:1]))
+        with store.database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO anonymous_tokens VALUES ('clicks', 2, x'00', x'00', x'00', NULL, x'07')"
+            )
+    wallet = open_wallet()
+    assert (wallet.take("clicks", 1), wallet.take("clicks", 2)) == (None, b"\7")
