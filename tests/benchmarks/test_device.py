@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from pocketfl.runtimes.executorch_build import LIBRARY_VARIABLE
 from pocketfl_benchmarks.commands import bench
 from pocketfl_benchmarks.device.measurement import MeasurementError, _run
 
@@ -31,6 +32,14 @@ def test_figures_have_the_agreed_names_and_belong_together():
     assert stored["rows_after_eviction"] <= stored["rows"] + 1000
     assert stored["append_per_second"] > 0
     assert stored["eviction_pause_ms"] > 0
+
+
+def test_executorch_is_not_measured_through_torch(monkeypatch):
+    """Before anything is exported or started, the command says what to build."""
+    monkeypatch.setenv(LIBRARY_VARIABLE, "")
+    result = CliRunner().invoke(bench, ["device", "--runtime", "executorch"])
+    assert result.exit_code == 1
+    assert "pocketfl runtimes build-executorch" in result.stderr
 
 
 def test_process_that_fails_is_quoted(tmp_path):
