@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ from pocketfl.transport import HttpTransport
 from pocketfl_server.database import Database
 from pocketfl_server.local import LocalDeployment
 from pocketfl_server.operator_client import OperatorClient
-from pocketfl_server.records import Funnel
+from pocketfl_server.records import Funnel, Schedule
 
 from .conftest import AVERAGING, CHECK_IN, seal_update
 
@@ -133,6 +134,45 @@ def test_a_gateway_killed_while_it_ends_a_round_is_replaced(
         np.testing.assert_allclose(parameters[:6] * DEVICES, 0.5, atol=0.002)
         np.testing.assert_array_equal(parameters[6:], 0)
         assert funnel.accepted == 6
+
+
+@pytest.mark.slow
+def test_a_started_task_goes_on_while_gateways_are_killed(
+    tmp_path, database_url, plan_keys, make_plan
+) -> None:
+    """One after the other is killed; the last one opens and ends every round, each once."""
+    plan = make_plan(privacy="none", cohort_floor=1)
+    with LocalDeployment(
+        tmp_path, plan_keys=plan_keys, database_url=database_url, gateways=3
+    ) as running:
+        running.operator.create_task("clicks", plan.data, optimizer=AVERAGING)
+        running.operator.start("clicks", Schedule(round_seconds=2, rounds=5))
+
+        def until(number: int, *, ended: bool = False) -> None:
+            deadline = time.monotonic() + 60
+            while True:
+                with OperatorClient(running.url, running.operator_key) as operator:
+                    rounds = operator.rounds("clicks")
+                if len(rounds) >= number and (not ended or rounds[number - 1].ended_at):
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+        for number, name in ((2, "gateway"), (3, "gateway-2")):
+            until(number)
+            running.stop_process(name, kill=True)
+        until(5, ended=True)
+        time.sleep(2.5)  # a sixth would have opened
+        with OperatorClient(running.url, running.operator_key) as operator:
+            record = operator.schedule("clicks")
+            rounds = operator.rounds("clicks")
+        assert (record.state, record.reason) == ("ended", "all_rounds_opened")
+        assert record.opened == 5
+        assert [(r.round, r.reason) for r in rounds] == [
+            (number, "floor_not_reached") for number in range(1, 6)
+        ]
+        for earlier, later in itertools.pairwise(rounds):
+            assert earlier.ended_at is not None and later.opened_at >= earlier.ended_at
 
 
 def leader_of(database_url: str, *, other_than: int = os.getpid()) -> int:
