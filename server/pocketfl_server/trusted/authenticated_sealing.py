@@ -6,12 +6,22 @@ sealed under, which says what it is and what it belongs to.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from pyhpke import AEADId, CipherSuite, KDFId, KEMId, PyHPKEError
 
 from pocketfl.errors import SealingError
 from pocketfl.sealing import KEY_BYTES, SEALING_OVERHEAD
+
+
+def canonical_info(label: bytes, values: Iterable[str | int]) -> bytes:
+    """Return what something is and belongs to: a label, then each value preceded by its length."""
+    parts = [label]
+    for value in values:
+        text = str(value).encode()
+        parts += [len(text).to_bytes(4, "big"), text]
+    return b"".join(parts)
 
 
 def seal_between(

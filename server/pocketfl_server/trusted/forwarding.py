@@ -13,7 +13,11 @@ from typing import Final
 
 from pocketfl.errors import DecodeError, SealingError
 from pocketfl.protocol import AggregatorKey
-from pocketfl_server.trusted.authenticated_sealing import open_between, seal_between
+from pocketfl_server.trusted.authenticated_sealing import (
+    canonical_info,
+    open_between,
+    seal_between,
+)
 from pocketfl_server.trusted.messages import (
     MalformedRequest,
     Release,
@@ -45,12 +49,9 @@ class ReleaseContext:
     model_version: int
 
     def info(self) -> bytes:
-        """Return the canonical bytes: a label, then each field preceded by its length."""
-        parts = [_INFO_LABEL]
-        for item in fields(self):
-            text = str(getattr(self, item.name)).encode()
-            parts += [len(text).to_bytes(4, "big"), text]
-        return b"".join(parts)
+        """Return the canonical bytes, under which it is sealed."""
+        values = [getattr(self, item.name) for item in fields(self)]
+        return canonical_info(_INFO_LABEL, values)
 
 
 def seal_release(

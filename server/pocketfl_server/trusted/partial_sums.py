@@ -20,7 +20,11 @@ from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, SealingError
 from pocketfl.protocol import check_digest, check_identifier
 from pocketfl.sealing import key_id
-from pocketfl_server.trusted.authenticated_sealing import open_between, seal_between
+from pocketfl_server.trusted.authenticated_sealing import (
+    canonical_info,
+    open_between,
+    seal_between,
+)
 from pocketfl_server.trusted.messages import HEADER_LIMIT
 from pocketfl_server.trusted.summing import PartialSum
 
@@ -60,12 +64,9 @@ class PartialSumContext:
         check_identifier(self.task, what="task")
 
     def info(self) -> bytes:
-        """Return the canonical bytes: a label, then each field preceded by its length."""
-        parts = [_INFO_LABEL]
-        for item in fields(self):
-            text = str(getattr(self, item.name)).encode()
-            parts += [len(text).to_bytes(4, "big"), text]
-        return b"".join(parts)
+        """Return the canonical bytes, under which it is sealed."""
+        values = [getattr(self, item.name) for item in fields(self)]
+        return canonical_info(_INFO_LABEL, values)
 
 
 @dataclass(frozen=True, kw_only=True)
