@@ -7,14 +7,13 @@ most once per round.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Meter
 from pocketfl.conditions import ConditionSpec, PlatformSignals, SignalProvider
 from pocketfl.device.admission import Admission
 from pocketfl.device.attempt import Attempt, RoundEnd
-from pocketfl.device.contribution import Contribution, KeptBack, kept_back
+from pocketfl.device.contribution import Contribution
 from pocketfl.device.deployment import Deployment, DeploymentInfo
 from pocketfl.device.enrolment import DeviceToken, FeatureDownloads
 from pocketfl.device.explanation import Explanation, explain
@@ -33,16 +32,17 @@ from pocketfl.device.hooks import SessionHooks
 from pocketfl.device.leases import Leases
 from pocketfl.device.limits import DeviceLimits
 from pocketfl.device.models import ModelInfo, ModelShelf
+from pocketfl.device.objections import Objections
 from pocketfl.device.outcome import RoundOutcome
-from pocketfl.device.plans import OpenPlan, PlanCache
+from pocketfl.device.plans import PlanCache
 from pocketfl.device.prediction import Prediction
 from pocketfl.device.rounds import RoundChoice
 from pocketfl.device.sessions import PendingSession, Sessions
 from pocketfl.device.sources import ModelSource
+from pocketfl.device.turns import Turns
 from pocketfl.errors import (
     AggregatorRefusedError,
     KeyConsistencyError,
-    PlanError,
     PocketFLError,
     StoreError,
     TransportError,
@@ -50,10 +50,7 @@ from pocketfl.errors import (
 from pocketfl.funnel import DayLog
 from pocketfl.funnel.hooks import FunnelHooks
 from pocketfl.ledger import Ledger
-from pocketfl.plan.manifest import Manifest
 from pocketfl.plan.signing import parse_public_keys
-from pocketfl.protocol import Pause
-from pocketfl.reasons import Reason
 from pocketfl.receipts import Receipts
 from pocketfl.rollout import STABLE, RolloutBook
 from pocketfl.sampling import Participation
@@ -191,7 +188,7 @@ class Device:
         self._sessions = Sessions(store.database)
         self._token = DeviceToken(store, self._transport, enrolment_key=enrolment_key, user=user)
         self._wallet: Wallet | None = None
-        self._directory: KeyDirectory | None = None
+        directory: KeyDirectory | None = None
         if anonymous:
             # Blind signatures are for those who use them; others need not keep their code in memory.
             from pocketfl.credentials.directory import DirectoryVerifier, KeyDirectory
@@ -202,15 +199,15 @@ class Device:
                     "anonymous=True needs an aggregator that also verifies token keys, such as "
                     "AttestedAggregator: without one a back end could give each device keys of its own"
                 )
-            self._directory = KeyDirectory(verifier, store.database)
+            directory = KeyDirectory(verifier, store.database)
             self._wallet = Wallet(
                 store.database,
                 self._transport,
-                directory=self._directory,
+                directory=directory,
                 device_token=self._token.get,
                 clock=clock,
             )
-        self._leases = Leases(
+        leases = Leases(
             store,
             self._transport,
             token=self._token,
@@ -249,7 +246,7 @@ class Device:
             runtime=runtime,
             clock=clock,
         )
-        self._choice = RoundChoice(
+        choice = RoundChoice(
             store,
             source=self._source,
             participation=participation,
@@ -279,6 +276,24 @@ class Device:
             hooks=self._guardrails,
             log=log,
             clock=clock,
+        )
+        self._objections = Objections(
+            self._sessions,
+            source=self._source,
+            admission=self._admission,
+            choice=choice,
+            directory=directory,
+        )
+        self._turns = Turns(
+            store.database,
+            self._transport,
+            admission=self._admission,
+            guardrails=self._guardrails,
+            choice=choice,
+            leases=leases,
+            contribution=self._contribution,
+            source=self._source,
+            scheduler=lambda: self.scheduler,
         )
 
     # When to take part.
@@ -380,49 +395,13 @@ class Device:
         """
         decision = self.scheduler.decide()
         explanation = explain(
-            decision.reasons + self._objections(task),
+            decision.reasons + self._objections.of(task),
             now=self._clock(),
             scheduled=decision.next_attempt,
             off=decision.next_attempt is None,
         )
         print(explanation, file=file)
         return explanation
-
-    def _objections(self, task: str | None) -> tuple[Reason, ...]:
-        """Return what stands against what stands the best chance: a session that waits, or a round."""
-        found = []
-        held = set()
-        for pending in self._sessions.pending():
-            if pending.session is not None and task in (None, pending.task):
-                opened = self._kept_plan(pending.session.notice.plan_sha256)
-                held.add(pending.task)
-                found.append(
-                    self._admission.objections(
-                        _manifest_of(opened), task=pending.task, round=pending.round, resuming=True
-                    )
-                )
-        known = [
-            model
-            for model in self._source.models().values()
-            if task in (None, model.task) and model.task not in held
-        ]
-        plans = [(m.task, self._kept_plan(m.plan_sha256)) for m in known]
-        if not plans and not found:
-            plans = [(task or "", None)]
-        found += [
-            (() if opened is None else self._choice.objections(opened))
-            # No round has the number 0, so nothing is known of it.
-            + self._admission.objections(_manifest_of(opened), task=name, round=0)
-            + (() if self._directory is None else self._directory.objections(name))
-            for name, opened in plans
-        ]
-        return min(found, key=len)
-
-    def _kept_plan(self, plan_sha256: str) -> OpenPlan | None:
-        # A plan that cannot be used any more is found out where it is needed, and says so there.
-        with suppress(PlanError):
-            return self._source.kept_plan(plan_sha256)
-        return None
 
     @property
     def receipts(self) -> Receipts:
@@ -465,7 +444,7 @@ class Device:
         self._funnel.run_began()
         end = RoundEnd("completed", "reported", "the report was uploaded")
         try:
-            self._take_part(attempt, task)
+            self._turns.take(attempt, task)
         except RoundEnd as ended:
             self._guardrails.say_why(ended)
             end = ended
@@ -477,91 +456,6 @@ class Device:
         outcome = attempt.outcome(end)
         self._funnel.run_ended(outcome, reasons=self._guardrails.stop_reasons)
         return outcome
-
-    def _take_part(self, attempt: Attempt, task: str | None) -> None:
-        self._admission.require_allowed()
-        found, waiting = self._contribution.find_pending(task=task)
-        held: dict[str, RoundEnd] = {}
-        for pending in found:
-            try:
-                self._let_resume(attempt, pending)
-            except RoundEnd as end:
-                held.setdefault(pending.task, end)
-            else:
-                self._contribution.resume(attempt, pending)
-                return
-        waits = next(iter(held.values()), None)
-        # What the app itself asks for holds for every task, and no server need be asked.
-        if waits is not None and self._admission.unmet(None):
-            raise waits
-        try:
-            self._begin_round(attempt, task, waiting=waiting, held=held)
-        except RoundEnd as end:
-            if waits is None or end.status not in _NOTHING_BEGAN:
-                raise
-            # No other round came of it: what there is to say is why the session waits.
-            attempt.notice = next(p.session.notice for p in found if p.session is not None)
-            raise waits from None
-
-    def _begin_round(
-        self,
-        attempt: Attempt,
-        task: str | None,
-        *,
-        waiting: KeptBack,
-        held: Mapping[str, RoundEnd],
-    ) -> None:
-        """Take part in a new round: of a task that has no session which is held up."""
-        try:
-            with attempt.phase("notices"):
-                announced = self._transport.notices()
-        except TransportError:
-            if held:
-                raise RoundEnd("no_round", "no_round", "no round is known") from None
-            raise
-        _obey(announced.pause_of(task), resumable=bool(held))
-        notices = [
-            n
-            for n in announced.notices
-            if announced.pause_of(n.task) is None
-            and (n.task, n.round) not in waiting
-            and n.task not in held
-        ]
-        takes_turns = task is None and len(notices) > 1
-        if takes_turns:
-            turns = self.scheduler.order([n.task for n in notices])
-            notices.sort(key=lambda notice: turns.index(notice.task))
-        try:
-            notice, opened = self._choice.choose(attempt, notices, task=task)
-        except RoundEnd as end:
-            if waiting and end.status in ("no_round", "not_sampled"):
-                raise kept_back(min(waiting.values())) from end
-            raise
-        with attempt.phase("check_in"):
-            session = self._leases.take(notice, opened)
-            with self._store.database.transaction():
-                self._contribution.begin(session, opened.plan.manifest)
-                if takes_turns:
-                    self.scheduler.take_turn(session.task)
-        self._contribution.run(attempt, session, opened)
-
-    def _let_resume(self, attempt: Attempt, pending: PendingSession) -> None:
-        """Leave a session waiting while a condition or a pause stands against going on.
-
-        Raises
-        ------
-        RoundEnd
-            Saying which.
-        """
-        session = pending.session
-        if session is None:
-            raise ValueError("a damaged session cannot be resumed")
-        attempt.notice = session.notice
-        opened = self._kept_plan(session.notice.plan_sha256)
-        self._guardrails.require_resumable(session, _manifest_of(opened))
-        # Training goes on without a network, and a pause of which the device cannot know.
-        with suppress(TransportError), attempt.phase("notices"):
-            _obey(self._transport.notices().pause_of(session.task), resumable=True)
 
     @property
     def pending(self) -> tuple[PendingSession, ...]:
@@ -705,23 +599,3 @@ class Device:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-_NOTHING_BEGAN: Final = frozenset({"no_round", "not_sampled", "cap_reached", "ineligible"})
-"""How a turn ends that asked no server for a place."""
-
-
-def _manifest_of(opened: OpenPlan | None) -> Manifest | None:
-    return None if opened is None else opened.plan.manifest
-
-
-def _obey(pause: Pause | None, *, resumable: bool = False) -> None:
-    """Keep away for as long as the server asks."""
-    if pause is not None:
-        raise RoundEnd(
-            "turned_away",
-            pause.code,
-            f"the server asks for a pause ({pause.reason})",
-            retry_after=random.uniform(pause.min_seconds, pause.max_seconds),  # noqa: S311
-            resumable=resumable,
-        )
