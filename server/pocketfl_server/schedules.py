@@ -174,7 +174,7 @@ class Schedules:
             round=None if under_way is None else under_way.round,
             next=step,
             next_at=at,
-            following_at=following,
+            following_at=None if under_way is None else following,
         )
 
     def open_due(self, *, now: float, only: str | None = None) -> list[RoundNotice]:

@@ -7,9 +7,10 @@ from typing import Final
 
 from pocketfl_server.records import ScheduleRecord
 
+_ALL_OPENED: Final = "all_rounds_opened"
 _ENDED: Final = {
     "stopped": "an operator stopped it",
-    "all_rounds_opened": "all rounds that were asked for have been opened",
+    _ALL_OPENED: "all rounds that were asked for have been opened",
     "budget_exhausted": "the privacy budget allows no further release",
     "max_rounds_reached": "the plan's number of rounds is done",
     "diverged": "the model diverged: its parameters would not be finite",
@@ -29,17 +30,27 @@ def what_next(record: ScheduleRecord) -> str:
         parts.append(f"round {record.round} is open until {moment(record.next_at)}")
     if record.state == "ended":
         parts.append(f"no further round: {_ENDED.get(record.reason or '', record.reason)}")
-    elif record.next == "resume":
-        parts.append("the next round opens once the task is resumed")
-    elif record.following_at is not None:
-        parts.append(f"the next one opens at {moment(record.following_at)}")
+    elif _is_last(record):
+        parts.append("it is the last one" if parts else f"no further round: {_ENDED[_ALL_OPENED]}")
     elif record.next == "round_opens" and record.next_at is not None:
         parts.append(f"the next round opens at {moment(record.next_at)}")
+    elif record.following_at is not None:
+        parts.append(f"the next one opens at {moment(record.following_at)}")
     elif record.state == "running":
-        parts.append("it is the last one")
+        parts.append("the next one opens once the task is resumed")
     elif not parts:
         parts.append("no round opens by itself: the task was never started")
     return ", ".join(parts)
+
+
+def _is_last(record: ScheduleRecord) -> bool:
+    schedule = record.schedule
+    return (
+        record.state == "running"
+        and schedule is not None
+        and schedule.rounds is not None
+        and record.opened >= schedule.rounds
+    )
 
 
 def schedule_line(record: ScheduleRecord) -> str:

@@ -101,6 +101,8 @@ def test_a_paused_task_waits_and_a_stopped_one_ends(back_end, fleet, plan, clock
     """A pause is over with its resumption; what is stopped stays so until it is started."""
     back_end.start_task("clicks", Schedule(round_seconds=60))
     back_end.pause(None, PauseRequest(reason="holidays"))
+    said = what_next(back_end.schedule("clicks"))
+    assert said.startswith("round 1 is open until") and said.endswith("once the task is resumed")
     clock.now += 61
     back_end.turn_rounds()
     assert states(back_end) == [(1, "aborted")]
@@ -231,7 +233,8 @@ def test_asynchronous_rounds_end_where_the_task_is_stopped(back_end, fleet, make
     back_end.turn_rounds()
     assert states(back_end) == [(1, "finished"), (2, "open")]
     back_end.stop_task("clicks")
-    fleet.reports(2, "clicks", 2, np.full(5, 0.5), plan)
+    for name in ("others", "of-them"):  # the same ones would come too soon
+        fleet.report(name, "clicks", 2, np.full(5, 0.5), plan)
     back_end.close_round("clicks", 2)
     assert states(back_end) == [(1, "finished"), (2, "finished")]
 
