@@ -102,7 +102,9 @@ def prepare(
     generator = torch.Generator().manual_seed(2)
     inputs, target = entry.draw(batch_size, generator)
     examples, _ = entry.draw(_EXAMPLE_BATCHES * batch_size, generator)
-    problem = make_problem(trained_model(entry), entry.loss, inputs, target)
+    # Only 8 bits depend on what was learnt.
+    model = trained_model(entry) if with_int8 else trained_model(entry, steps=0)
+    problem = make_problem(model, entry.loss, inputs, target)
     prepared = Prepared(model=name, batch_size=batch_size, parameters=problem.spec.parameter_count)
     for back_end in back_ends(runtimes):
         made = _export(problem, back_end, examples if with_int8 else None)
