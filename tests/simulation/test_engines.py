@@ -12,6 +12,7 @@ from torch import nn
 from pocketfl.plan import TrainingSpec
 from pocketfl_export.problem import TrainingProblem, make_problem
 from pocketfl_simulation.engines import DenseEngine, EagerEngine, Engine, TorchEngine
+from pocketfl_simulation.engines.eager import is_plain_mean
 from pocketfl_simulation.packing import PackedSteps
 
 ROWS, BATCH = 90, 8
@@ -115,9 +116,13 @@ CASES: dict[str, tuple[type[DenseEngine | EagerEngine], Callable[[], TrainingPro
         lambda: problem(classes(nn.Linear(5, 12), nn.Sigmoid()), (5,), loss=WEIGHTED),
     ),
     "dense, one layer": (DenseEngine, lambda: problem(classes(), (12,), loss=WEIGHTED)),
-    "eager, convolution": (
+    "eager, weighted classes": (
         EagerEngine,
         lambda: problem(convolution(), (1, 6, 6), loss=WEIGHTED),
+    ),
+    "eager, plain loss": (
+        EagerEngine,
+        lambda: problem(convolution(), (1, 6, 6), loss=nn.functional.cross_entropy),
     ),
 }
 
@@ -159,3 +164,14 @@ def test_eager_training_has_no_dropout() -> None:
     """Its coins would not be the plan's."""
     model = nn.Sequential(nn.Linear(4, 1), nn.Dropout(0.5), nn.Flatten(0))
     assert EagerEngine.of(problem(model, (4,), loss=BINARY)) is None
+
+
+def test_a_loss_is_taken_as_a_mean_only_where_it_is_one() -> None:
+    """Weights of classes, even of one that no example has, and sums are no plain means."""
+    rare = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1.0, 3.0]))
+    image = (1, 6, 6)
+    assert is_plain_mean(problem(convolution(), image, loss=nn.functional.cross_entropy))
+    assert not is_plain_mean(problem(convolution(), image, loss=rare))
+    line = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    assert is_plain_mean(problem(line, (4,), loss=BINARY))
+    assert not is_plain_mean(problem(line, (4,), loss=nn.BCEWithLogitsLoss(reduction="sum")))

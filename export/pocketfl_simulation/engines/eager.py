@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from pocketfl_export.problem import TrainingProblem, trainable_parameters
 from pocketfl_export.steps import clip_factor, per_example_losses, weighted_mean
 from pocketfl_simulation.engines.interface import finite
 from pocketfl_simulation.packing import PackedSteps
+
+_TRIED: Final = 60
+"""Rows on which a loss is tried, besides four for each class."""
 
 
 class EagerEngine:
@@ -39,6 +42,7 @@ class EagerEngine:
         self._minimizer = problem.training.minimizer
         self._carried = updated_arrays(self._minimizer)
         self._clip_norm = torch.tensor(problem.training.max_gradient_norm)
+        self._is_plain_mean = is_plain_mean(problem)
         self._of_thread = threading.local()
 
     @classmethod
@@ -86,8 +90,7 @@ class EagerEngine:
             inputs = {name: _rows_of(steps, name, rows) for name in self._problem.inputs}
             weight = torch.from_numpy(steps.weight[place][used])
             target = _rows_of(steps, TARGET, rows)
-            losses = per_example_losses(self._problem, model(**inputs), target)
-            gradients = torch.autograd.grad(weighted_mean(losses, weight), tensors)
+            gradients = torch.autograd.grad(self._loss(model(**inputs), target, weight), tensors)
             with torch.no_grad():
                 gradient = torch.cat([part.reshape(-1) for part in gradients])
                 given = {PARAMETERS: vector, ANCHOR: start, WEIGHT: weight, **memory}
@@ -100,6 +103,44 @@ class EagerEngine:
                 vector.copy_(moved)
                 memory = dict(zip(self._carried, kept, strict=True))
         return vector
+
+    def _loss(self, outputs: object, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if self._is_plain_mean and bool((weight == 1).all()):
+            return self._problem.loss(outputs, target)
+        return weighted_mean(per_example_losses(self._problem, outputs, target), weight)
+
+
+def is_plain_mean(problem: TrainingProblem) -> bool:
+    """Return whether the loss of a batch is the mean of its examples' losses, found by trying.
+
+    The plan's is that mean. A loss may be another: one whose classes have weights divides by their sum.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = problem.evaluation_model(**problem.inputs)
+        if not isinstance(outputs, torch.Tensor):
+            return False
+        shape = problem.target.shape[1:]
+        classes = outputs.shape[1] if outputs.dim() > 1 else 1
+        rows = 4 * classes + _TRIED
+        if problem.target.dtype == torch.int64:
+            # All classes, for one that no example has may be the one with a weight.
+            target = torch.arange(rows * shape.numel()) % classes
+            target = target[torch.randperm(len(target))].view(rows, *shape)
+        else:
+            target = problem.target[torch.randint(len(problem.target), (rows,))]
+        tried = outputs[torch.randint(len(outputs), (rows,))]
+        tried = tried + torch.randn_like(tried)
+        try:
+            alone = per_example_losses(problem, tried, target)
+            return all(
+                torch.allclose(
+                    problem.loss(tried[:end], target[:end]), alone[:end].mean(), rtol=1e-5
+                )
+                for end in (1, rows // 2, rows)
+            )
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            return False
 
 
 def _rows_of(steps: PackedSteps, name: str, rows: NDArray[np.int64]) -> torch.Tensor:
