@@ -10,8 +10,8 @@ from pocketfl_benchmarks.zoo.table import (
     COLUMNS,
     LEARNED_COLUMNS,
     describe,
-    figure_rows,
     learned_rows,
+    rows_of,
 )
 
 BEGIN: Final = (
@@ -42,12 +42,10 @@ def write_tables(figures: dict[str, Any], path: Path) -> None:
 
 def tables(figures: dict[str, Any]) -> str:
     """Return the tables as Markdown."""
-    places = [COLUMNS.index(column) for column in _SHOWN]
-    rows = [[row[place] for place in places if place < len(row)] for row in figure_rows(figures)]
     parts = [
         f"{describe(figures['machine'])}; {figures['wall_seconds']:.0f} s in all.",
         "",
-        *_table(_SHOWN, rows),
+        *_table(_SHOWN, rows_of(figures, _SHOWN)),
     ]
     learned = list(learned_rows(figures))
     if learned:

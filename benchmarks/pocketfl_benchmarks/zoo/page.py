@@ -11,12 +11,13 @@ from markupsafe import Markup
 from pocketfl_benchmarks.zoo.plots import plot_memory, plot_ratios, plot_sizes
 from pocketfl_benchmarks.zoo.round_cost import ROUND_EPOCHS, ROUND_EXAMPLES
 from pocketfl_benchmarks.zoo.table import (
-    COLUMNS,
     LEARNED_COLUMNS,
+    SIZE_COLUMNS,
+    SPEED_COLUMNS,
     describe,
-    figure_rows,
     learned_rows,
     notes_of,
+    rows_of,
     runtimes_of,
 )
 
@@ -32,8 +33,9 @@ def render_page(figures: dict[str, Any]) -> str:
     )
     drawings = (plot_ratios(figures), plot_sizes(figures), plot_memory(figures))
     return environment.get_template("zoo.html.j2").render(
-        columns=COLUMNS,
-        rows=list(figure_rows(figures)),
+        tables=[
+            (columns, list(rows_of(figures, columns))) for columns in (SPEED_COLUMNS, SIZE_COLUMNS)
+        ],
         learned_columns=LEARNED_COLUMNS,
         learned=list(learned_rows(figures)),
         models=figures["models"],

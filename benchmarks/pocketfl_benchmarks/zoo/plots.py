@@ -24,7 +24,7 @@ def plot_ratios(figures: dict[str, Any]) -> str:
             if value:
                 axes.annotate(f" {value:.2f}", (value, place), va="center", fontsize=8)
     axes.axvline(1.0, color=_MUTED, linewidth=1, linestyle="--")
-    axes.legend(frameon=False, fontsize=9)
+    _legend(axes)
     return inline_svg(figure, "step time by model")
 
 
@@ -33,7 +33,7 @@ def plot_sizes(figures: dict[str, Any]) -> str:
     runtime = next(iter(_runtimes(figures)))
     figure, axes, names = _blank(figures, f"kB, {runtime}")
     kinds = (
-        ("training step, without parameters", "step_bytes", "#9aa7bd"),
+        ("step, without parameters", "step_bytes", "#9aa7bd"),
         ("predict, float32", "inference_bytes", "#35507a"),
         ("predict, 8 bits", "inference_int8_bytes", "#0b6e4f"),
     )
@@ -48,7 +48,7 @@ def plot_sizes(figures: dict[str, Any]) -> str:
             label=label,
         )
     axes.set_xscale("log")
-    axes.legend(frameon=False, fontsize=9)
+    _legend(axes)
     return inline_svg(figure, "sizes by model")
 
 
@@ -63,7 +63,7 @@ def plot_memory(figures: dict[str, Any]) -> str:
             color=_COLOURS[runtime],
             label=runtime,
         )
-    axes.legend(frameon=False, fontsize=9)
+    _legend(axes)
     return inline_svg(figure, "memory by model")
 
 
@@ -80,6 +80,13 @@ def _bars(figures: dict[str, Any]) -> list[tuple[float, str]]:
 def _value(figures: dict[str, Any], model: str, runtime: str, key: str) -> float:
     value = figures["models"][model].get(runtime, {}).get(key)
     return float(value or 0.0)
+
+
+def _legend(axes: Any) -> None:
+    # Above the bars, which reach into every corner.
+    axes.legend(
+        frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0
+    )
 
 
 def _blank(figures: dict[str, Any], label: str) -> tuple[Figure, Any, list[str]]:

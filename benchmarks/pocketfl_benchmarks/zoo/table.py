@@ -32,8 +32,17 @@ COLUMNS = (
 
 LEARNED_COLUMNS = ("model", "data", "steps", "metric", "torch", *RUNTIME_NAMES)
 
-_SPEED = ("model", "runtime", "step ms", "p95", "ratio", "examples/s", "open ms", "J/step")
-_SIZE = ("model", "runtime", "peak MB", "step kB", "predict kB", "int8 kB", "agrees", "round fits")
+SPEED_COLUMNS = ("model", "runtime", "step ms", "p95", "ratio", "examples/s", "open ms", "J/step")
+SIZE_COLUMNS = (
+    "model",
+    "runtime",
+    "peak MB",
+    "step kB",
+    "predict kB",
+    "int8 kB",
+    "agrees",
+    "round fits",
+)
 
 
 def figure_rows(figures: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -59,6 +68,13 @@ def figure_rows(figures: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 _or_dash(values["joules"], lambda v: f"{v:.3f}", "not measured"),
                 verdict(values["round"]),
             )
+
+
+def rows_of(figures: dict[str, Any], columns: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Yield some of the columns of :func:`figure_rows`."""
+    places = [COLUMNS.index(column) for column in columns]
+    for row in figure_rows(figures):
+        yield tuple(row[place] for place in places)
 
 
 def learned_rows(figures: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -123,8 +139,8 @@ def print_figures(figures: dict[str, Any]) -> None:
     if not console.is_terminal:  # A file has all the width that it needs.
         console = Console(width=120)
     title = f"One training step at batch {size}, one thread; ratio to eager torch in the same run"
-    console.print(_part_of_table(figures, _SPEED, title))
-    console.print(_part_of_table(figures, _SIZE, "What it takes, and whether a round fits"))
+    console.print(_part_of_table(figures, SPEED_COLUMNS, title))
+    console.print(_part_of_table(figures, SIZE_COLUMNS, "What it takes, and whether a round fits"))
     learned = list(learned_rows(figures))
     if learned:
         console.print(_learned_table(learned))
@@ -138,9 +154,8 @@ def _part_of_table(figures: dict[str, Any], columns: tuple[str, ...], title: str
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if column in {"model", "runtime"} else "right")
-    places = [COLUMNS.index(column) for column in columns]
-    for row in figure_rows(figures):
-        table.add_row(*(row[place] for place in places))
+    for row in rows_of(figures, columns):
+        table.add_row(*row)
     return table
 
 
