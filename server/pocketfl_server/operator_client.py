@@ -357,10 +357,11 @@ class OperatorClient:
             finally:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as error:
+            reason = str(error)
+            if isinstance(error, urllib3.exceptions.NewConnectionError):
+                reason = f"{reason.rpartition(': ')[2]}; does the back end run there?"
             raise TransportError(
-                f"{self._url} cannot be reached: {str(error).rpartition(': ')[2]}; does the back end "
-                "run there?",
-                retryable=True,
+                f"{self._url} cannot be reached: {reason}", retryable=True
             ) from None
         if len(data) > limit:
             raise TransportError(f"{self._url} answered with more than {limit} bytes")
