@@ -12,6 +12,7 @@ import pytest
 
 from pocketfl.protocol import EnrolmentRequest
 from pocketfl.transport import HttpTransport
+from pocketfl_server.deployment.settings import SettingsError
 from pocketfl_server.deployment.supervisor import DeploymentError
 from pocketfl_server.local import LocalDeployment
 
@@ -82,8 +83,12 @@ def test_a_deadline_ends_a_round_without_anybody_asking(tmp_path, make_plan, pla
 
 def test_a_deployment_that_cannot_start_says_why(tmp_path) -> None:
     """The last words of the process are in the message, and nothing keeps running."""
-    deployment = LocalDeployment(tmp_path, plan_keys=["not a key"])
-    with pytest.raises(DeploymentError, match="not 32 bytes or 64 hex digits"):
+    with pytest.raises(SettingsError, match="not 32 bytes or 64 hex digits"):
+        LocalDeployment(tmp_path, plan_keys=["not a key"]).start()
+    (tmp_path / "ledger.db").write_bytes(b"")
+    (tmp_path / "ledger.db").chmod(0o644)
+    deployment = LocalDeployment(tmp_path, plan_keys=["11" * 32])
+    with pytest.raises(DeploymentError, match="run chmod 600 on it"):
         deployment.start()
     assert deployment.processes == {}
 
