@@ -166,7 +166,7 @@ class ParityReport:
                 }
                 for refusal in self.refused
             ],
-            "rounding": self.rounding,
+            **({} if self.rounding is None else {"rounding": self.rounding}),
         }
 
 

@@ -48,6 +48,11 @@ def test_the_report_has_the_agreed_keys_and_is_json() -> None:
         report_json["runtimes"]["onnxruntime"]
     )
     assert report_json["refused"] == []
+    half = check_model(
+        dense(), F.cross_entropy, X, Y, runtimes=["onnxruntime"], steps=2, storage="float16"
+    )
+    assert half.ok
+    assert 0 < half.to_json()["rounding"] < 1e-3
 
 
 def wrong_tanh(grad: Tensor, y: Tensor) -> Tensor:
