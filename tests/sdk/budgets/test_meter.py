@@ -63,10 +63,11 @@ def test_memory_is_the_peak_above_the_beginning():
     before = np.ones(2_000_000)
     meter = Meter(memory_every_seconds=0.0)
     assert meter.read().peak_memory_bytes < 8_000_000
-    block = np.ones(4_000_000)
+    # More than the allocator ever serves from what it has kept: those pages are new.
+    block = np.ones(8_000_000)
     meter.read()
     del block
-    assert 24_000_000 < meter.read().peak_memory_bytes < 200_000_000
+    assert 56_000_000 < meter.read().peak_memory_bytes < 300_000_000
     assert before[0] == 1
 
 
