@@ -250,7 +250,7 @@ def run_demo(
                     fleet_for=fleet_for,
                     advance=advance,
                     # Device times are to be those of a machine that does nothing else.
-                    quiet_rounds=(settings.rounds + 2) // 3,
+                    quiet_rounds=(settings.rounds + 1) // 2,
                     company=background.begin,
                 )
             aboard.close()
