@@ -157,10 +157,6 @@ def test_our_program_trains_the_work(small_work: Path) -> None:
 
 @pytest.mark.slow
 def test_pfl_trains_the_same_work(small_work: Path) -> None:
-    """In its own environment, if that can be installed here."""
-    try:
-        python = PFL.python()
-    except PeerError as error:
-        pytest.skip(str(error))
-    command = [python, "-m", "pocketfl_benchmarks.simulators.with_pfl", small_work, 1]
+    """In its own environment, which the first run installs."""
+    command = [PFL.python(), "-m", "pocketfl_benchmarks.simulators.with_pfl", small_work, 1]
     assert run_program(command, name="pfl", seconds=120).devices == 6

@@ -226,6 +226,12 @@ class PublishedTokenKeys:
     attestation: Attestation | None = None
 
 
+def _check_position(number: int, model_version: int) -> None:
+    """Refuse what is no round of a task, or no version of its model."""
+    if not (1 <= number < 2**31 and 0 <= model_version < 2**31):
+        raise ValueError("round counts from 1 and model_version from 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SealedEntry:
     """One sealed report under its lease, as the back end relays it unread.
@@ -247,10 +253,8 @@ class SealedEntry:
 
     def __post_init__(self) -> None:
         check_token(self.lease, what="lease")
-        if self.origin is not None and not (
-            1 <= self.origin[0] < 2**31 and 0 <= self.origin[1] < 2**31
-        ):
-            raise ValueError("round counts from 1 and model_version from 0")
+        if self.origin is not None:
+            _check_position(*self.origin)
         if len(self.sealed) > MAX_SEALED_BYTES:
             raise ValueError(
                 f"a sealed report has {len(self.sealed)} bytes; {MAX_SEALED_BYTES} at most"
@@ -283,8 +287,7 @@ class SealedPartialSum:
     def __post_init__(self) -> None:
         check_identifier(self.shard, what="shard")
         check_identifier(self.task, what="task")
-        if not (1 <= self.round < 2**31 and 0 <= self.model_version < 2**31):
-            raise ValueError("round counts from 1 and model_version from 0")
+        _check_position(self.round, self.model_version)
         if len(self.sealed) > RELEASE_LIMIT:
             raise ValueError(f"a partial sum has at most {RELEASE_LIMIT} bytes")
 
@@ -311,8 +314,7 @@ class SealedRelease:
 
     def __post_init__(self) -> None:
         check_identifier(self.task, what="task")
-        if not (1 <= self.round < 2**31 and 0 <= self.model_version < 2**31):
-            raise ValueError("round counts from 1 and model_version from 0")
+        _check_position(self.round, self.model_version)
         if len(self.sealed) > PARTIAL_LIMIT:
             raise ValueError(f"a sealed release has at most {PARTIAL_LIMIT} bytes")
 
