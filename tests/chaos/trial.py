@@ -71,6 +71,7 @@ class Trial:
         self._sessions: list[SessionRecord] = []
         self._intended: set[int] = set()
         self._harmed: DamagedFile | None = None
+        self._sessions_before_damage = 0
         self._ended: str | None = None
         self._verdict = Verdict(runs=1, families=Counter([scenario.family]))
         if budget is not None:
@@ -101,6 +102,7 @@ class Trial:
         world.wait_for_servers()
         if scenario.damage is not None:
             self._harmed = damage(self._store, scenario.damage)
+            self._sessions_before_damage = len(self._sessions)
         self._ended = state = self._recover(number)
         if not scenario.healthy_first:
             problems += world.neighbours_report()
@@ -364,14 +366,24 @@ class Trial:
         """See that a file that was set aside is all there."""
         harmed = self._harmed
         moved = self._sessions[-1].told("quarantined")
-        # Damage that only comes to light later has been written around by then.
-        if harmed is None or not moved or self._sessions[-1].told("damaged"):
+        if harmed is None or not moved:
             return
-        # A file with a log may be brought up to date by whoever reads it once more.
         if not Path(moved[0]).exists():
             self._wrong("examples_lost", f"the damaged file is not at {moved[0]}")
-        elif find_whole_copy(self._store, harmed.content) is None and not harmed.has_log:
+        # A file with a log may be brought up to date by whoever reads it once more.
+        elif (
+            self._found_when_opened
+            and not harmed.has_log
+            and find_whole_copy(self._store, harmed.content) is None
+        ):
             self._wrong("examples_lost", "the damaged file was not set aside as it was")
+
+    @property
+    def _found_when_opened(self) -> bool:
+        """Whether damage came to light at once: an app that met it later had written around it."""
+        first, *later = self._sessions[self._sessions_before_damage :]
+        beginning = [event for event in first.events[:2] if "ready" not in event]
+        return not later and any("quarantined" in event for event in beginning)
 
     @property
     def _acknowledged(self) -> set[int]:
