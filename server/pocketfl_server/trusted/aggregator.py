@@ -11,60 +11,49 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import numpy as np
-
 from pocketfl.attestation.binding import head_nonce, key_nonce, token_keys_nonce
-from pocketfl.encoding import Rotation
 from pocketfl.errors import PlanError
-from pocketfl.plan import AggregationSpec, DifferentialPrivacySpec, Plan
-from pocketfl.plan.asynchronous import staleness_weight
-from pocketfl.plan.manifest import Manifest
+from pocketfl.plan import Plan
 from pocketfl.plan.signing import parse_public_keys
 from pocketfl.protocol import AggregatorKey, Attestation, LedgerHead, check_identifier
 from pocketfl.reports import report_size
-from pocketfl.sealing import ReportContext, generate_key_pair, key_id
+from pocketfl.sealing import generate_key_pair, key_id
 from pocketfl_server.trusted.accounting import (
-    affords,
-    budget_statement,
     check_claims,
     planned_privacy,
     progress,
     spent_privacy,
 )
+from pocketfl_server.trusted.allowance import Allowance
 from pocketfl_server.trusted.attesters import AttestationError, Attester
+from pocketfl_server.trusted.collecting import Collection
 from pocketfl_server.trusted.events import spent_event
 from pocketfl_server.trusted.ledger import (
     BudgetConflictError,
     Charge,
     LeaseTakenError,
     Ledger,
-    Origin,
     RoundFullError,
     TaskRecord,
 )
 from pocketfl_server.trusted.messages import (
     BudgetExhausted,
-    BudgetStatement,
     Conflict,
     FloorNotReached,
     IntegerVector,
     KeyDescription,
     MalformedRequest,
-    NoisedRelease,
     PlanRefused,
-    PrivacyStatement,
     PublishedTokenKeys,
     Release,
-    ReleaseSummary,
     SealedEntry,
     SealedPartialSum,
     SealedRelease,
@@ -72,43 +61,20 @@ from pocketfl_server.trusted.messages import (
     TokenKeyDigest,
     TrustedTierUnavailable,
     UnknownTask,
-    UnprotectedRelease,
     batches,
     decode_release,
     encode_release,
 )
-from pocketfl_server.trusted.noise import add_noise
 from pocketfl_server.trusted.observing import Nobody, Observer
-from pocketfl_server.trusted.shards import Sharding, Shards, TaskKeys
-from pocketfl_server.trusted.summing import (
-    STALE,
-    Page,
-    PartialSum,
-    RoundOfReports,
-    require_room,
-)
+from pocketfl_server.trusted.releasing import draw_noise, make_release
+from pocketfl_server.trusted.shards import Sharding, Shards
+from pocketfl_server.trusted.task_state import TaskState
 from pocketfl_server.trusted.token_keys import TokenKeysConflictError
 from pocketfl_server.trusted.tree import advance
 from pocketfl_server.trusted.witness import Witness, WitnessError, check_against
 from pocketfl_server.trusted.workers import Workers
 
 _MAX_NUMBER: Final = 2**31 - 1
-_ANY_LEASE: Final = 16 * "0"
-"""Stands in for that of each report."""
-_PAGE_BYTES: Final = 4 * 2**20
-"""Sealed reports that a worker gets at a time."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class _Task:
-    """What requests need of a task; never printed, because it holds the private key."""
-
-    name: str
-    manifest: Manifest
-    plan_sha256: str
-    private_key: bytes
-    key: KeyDescription
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 class Aggregator:
@@ -158,6 +124,10 @@ class Aggregator:
         self._witness = witness
         self._workers = Workers(workers)
         self._ledger = Ledger(ledger_path)
+        self._collection = Collection(self._ledger, self._workers)
+        self._allowance = Allowance(
+            self._ledger, manifest_of=lambda task: self._task(task).manifest
+        )
         if witness is not None:
             try:
                 check_against(witness, self._ledger.head())
@@ -167,10 +137,9 @@ class Aggregator:
                 self._ledger.close()
                 raise
         self._shards = None if sharding is None else Shards(sharding, self._ledger)
-        self._tasks: dict[str, _Task] = {}
+        self._tasks: dict[str, TaskState] = {}
         self._lock = threading.RLock()
         self._witness_lock = threading.Lock()
-        self._account_locks: dict[str, threading.RLock] = {}
 
     def close(self) -> None:
         """End the workers and close the ledger."""
@@ -241,8 +210,8 @@ class Aggregator:
             spent=spent_privacy(
                 state.manifest, progress(state.manifest, releases=count, last_round=last)
             ),
-            budget=self._budget(state, releasing=None),
-            affords_next=self._affords_next(state, releases=count, last_round=last),
+            budget=self._allowance.statement(state, releasing=None),
+            affords_next=self._allowance.affords_next(state),
         )
 
     def tasks(self) -> tuple[str, ...]:
@@ -269,7 +238,7 @@ class Aggregator:
                 manifest = self._task(task).manifest
                 self.describe(task)
                 if manifest.dp is not None:
-                    _draw(manifest.dp, manifest.aggregation, 0)
+                    draw_noise(manifest.dp, manifest.aggregation, 0)
 
     def attest(self, task: str) -> Attestation | None:
         """Vouch for a task's key with a fresh token; see :class:`~.client.TrustedTier`."""
@@ -295,7 +264,9 @@ class Aggregator:
                     ) from None
         return PublishedTokenKeys(start=start, attestation=self._attest(state, token_keys=end))
 
-    def _attest(self, state: _Task, *, token_keys: LedgerHead | None = None) -> Attestation | None:
+    def _attest(
+        self, state: TaskState, *, token_keys: LedgerHead | None = None
+    ) -> Attestation | None:
         if self._attester is None:
             return None
         raw = bytes.fromhex(state.key.public_key)
@@ -375,7 +346,7 @@ class Aggregator:
                 code="is_a_shard",
             )
         _check_numbers(round, model_version)
-        with state.lock, self._account_lock(state):
+        with state.lock, self._allowance.lock(state):
             stored = self._ledger.release(task, round)
             if stored is not None:
                 earlier = _of_version(decode_release(stored), model_version)
@@ -384,12 +355,12 @@ class Aggregator:
             self._check_open(task, round, model_version)
             releases, _ = self._ledger.releases(task)
             number = progress(state.manifest, releases=releases + 1, last_round=round)
-            spent = self._check_budget(state, number)
-            budget = self._check_account(state, round)
+            spent = self._allowance.require_own(state, number)
+            budget = self._allowance.require_shared(state, round)
             aggregation = state.manifest.aggregation.in_round(self._clip_norm(state))
-            result = self._sum(state, round, model_version, aggregation)
+            result = self._collection.sum(state, round, model_version, aggregation)
             if self._shards is not None:
-                self._shards.add_to(result, _keys(state), round, model_version)
+                self._shards.add_to(result, state, round, model_version)
             floor = aggregation.cohort_floor
             if result.accepted < floor:
                 raise FloorNotReached(
@@ -398,7 +369,7 @@ class Aggregator:
                     details={"accepted": result.accepted, "floor": floor, **result.reasons()},
                 )
             noise, nodes = self._draw_noise(state, round)
-            release = _make_release(
+            release = make_release(
                 state,
                 round,
                 model_version,
@@ -463,15 +434,13 @@ class Aggregator:
             raise Conflict("this trusted tier is no shard", code="not_a_shard")
         self._shards.require_shard(state.manifest)
         with state.lock:
-            earlier = self._shards.handed_over(_keys(state), round, model_version, root)
+            earlier = self._shards.handed_over(state, round, model_version, root)
             if earlier is not None:
                 return earlier
             self._check_open(task, round, model_version)
-            part = self._sum(state, round, model_version, state.manifest.aggregation)
+            part = self._collection.sum(state, round, model_version, state.manifest.aggregation)
             own = self._own_key(state)
-            partial = self._shards.hand_over(
-                _keys(state), round, model_version, part, root=root, own=own
-            )
+            partial = self._shards.hand_over(state, round, model_version, part, root=root, own=own)
             self._observer.handed_over(task)
             return partial
 
@@ -505,9 +474,7 @@ class Aggregator:
             raise Conflict(f"task {task!r}: round {round} was not released", code="not_released")
         _of_version(decode_release(stored), model_version)
         own = self._own_key(state)
-        return self._shards.forward(
-            _keys(state), round, model_version, stored, shard=shard, own=own
-        )
+        return self._shards.forward(state, round, model_version, stored, shard=shard, own=own)
 
     def adopt(self, sealed: SealedRelease) -> None:
         """Keep a release of the root, for :meth:`release` to return; repeating it changes nothing.
@@ -527,14 +494,14 @@ class Aggregator:
         if self._shards is None:
             raise Conflict("this trusted tier is no shard", code="not_a_shard")
         with state.lock:
-            self._shards.adopt(_keys(state), sealed)
+            self._shards.adopt(state, sealed)
             self._ledger.abandon(sealed.task, sealed.round)
 
-    def _own_key(self, state: _Task) -> AggregatorKey:
+    def _own_key(self, state: TaskState) -> AggregatorKey:
         return AggregatorKey(
             key_id=state.key.key_id,
             public_key=state.key.public_key,
-            attestation=self.attest(state.name),
+            attestation=self.attest(state.task),
         )
 
     def accept_partial_sum(self, partial: SealedPartialSum) -> None:
@@ -555,7 +522,7 @@ class Aggregator:
             raise Conflict("this trusted tier takes no partial sums", code="not_the_root")
         with state.lock:
             self._check_open(partial.task, partial.round, partial.model_version)
-            self._shards.accept(_keys(state), partial)
+            self._shards.accept(state, partial)
 
     def abandon(self, task: str, round: int) -> None:
         """Delete a round's reports for good; see :class:`~.client.TrustedTier`."""
@@ -570,17 +537,29 @@ class Aggregator:
             if self._shards is not None:
                 self._shards.forget(task, round)
 
+    def _clip_norm(self, state: TaskState) -> float | None:
+        """Return the clip norm of the round to be released, where the plan lets it adapt.
+
+        It follows from the last release alone, so this tier knows it without being told.
+        """
+        aggregation = state.manifest.aggregation
+        if aggregation.adaptive is None:
+            return None
+        _, last = self._ledger.releases(state.task)
+        stored = self._ledger.release(state.task, last)
+        return aggregation.clip_norm if stored is None else decode_release(stored).next_clip_norm
+
     def _draw_noise(
-        self, state: _Task, round: int
+        self, state: TaskState, round: int
     ) -> tuple[IntegerVector | None, dict[int, IntegerVector]]:
         """Return a release's noise, and the nodes of a tree that go on record with it."""
         manifest = state.manifest
         if manifest.dp is None:
             return None, {}
-        draw = partial(_draw, manifest.dp, manifest.aggregation, manifest.report_length)
+        draw = partial(draw_noise, manifest.dp, manifest.aggregation, manifest.report_length)
         if manifest.dp.tree is None:
             return draw(), {}
-        return advance(self._ledger.tree_nodes(state.name), number=round, draw=draw)
+        return advance(self._ledger.tree_nodes(state.task), number=round, draw=draw)
 
     def _tell_witness(self) -> None:
         """Have the witness know of a release before anybody sees it; a retry comes here again."""
@@ -600,7 +579,7 @@ class Aggregator:
         except PlanError as error:
             raise PlanRefused(f"the plan is refused: {error}") from None
 
-    def _task(self, name: str) -> _Task:
+    def _task(self, name: str) -> TaskState:
         _check_name(name)
         with self._lock:
             known = self._tasks.get(name)
@@ -610,10 +589,9 @@ class Aggregator:
             if record is None:
                 raise UnknownTask(f"no task {name!r} here; register its plan first")
             plan = self._verify(record.plan)
-            known = _Task(
-                name=name,
+            known = TaskState(
+                task=name,
                 manifest=plan.manifest,
-                plan_sha256=plan.sha256,
                 private_key=record.private_key,
                 key=KeyDescription(
                     key_id=key_id(record.public_key),
@@ -640,222 +618,6 @@ class Aggregator:
             )
         if record is not None and record.model_version != model_version:
             raise _other_version(task, round, record.model_version, model_version)
-
-    def _check_budget(self, state: _Task, releases: int) -> PrivacyStatement:
-        """Return what so many releases spend, if the plan affords them."""
-        manifest = state.manifest
-        spent = spent_privacy(manifest, releases)
-        if affords(manifest, releases):
-            return spent
-        if releases > manifest.aggregation.max_rounds:
-            reason = f"the plan allows {manifest.aggregation.max_rounds} releases, all are used"
-        else:
-            budget = 0.0 if manifest.dp is None else manifest.dp.epsilon
-            reason = (
-                f"release {releases} would bring epsilon to {spent.epsilon:.4g}, above the plan's "
-                f"{budget:g}"
-            )
-        raise BudgetExhausted(
-            f"task {state.name!r}: {reason}; nothing was released or charged",
-            details={"releases": releases - 1},
-        )
-
-    def _affords_next(self, state: _Task, *, releases: int, last_round: int) -> bool:
-        following = progress(state.manifest, releases=releases + 1, last_round=last_round + 1)
-        if not affords(state.manifest, following):
-            return False
-        account = self._budget(state, releasing=last_round + 1)
-        return account is None or account.spent <= account.epsilon
-
-    def _budget(self, state: _Task, *, releasing: int | None) -> BudgetStatement | None:
-        """Return where the task's shared account stands, once a round of the task is released too."""
-        budget = state.manifest.budget
-        if budget is None:
-            return None
-        counts = {}
-        for name in self._ledger.tasks_of_budget(budget.name):
-            count, last = self._ledger.releases(name)
-            if releasing is not None and name == state.name:
-                count, last = count + 1, releasing
-            manifest = self._task(name).manifest
-            counts[name] = (manifest, progress(manifest, releases=count, last_round=last))
-        return budget_statement(counts)
-
-    def _check_account(self, state: _Task, round: int) -> BudgetStatement | None:
-        """Return what the shared account comes to with one more release, if it affords that."""
-        account = self._budget(state, releasing=round)
-        if account is None or account.spent <= account.epsilon:
-            return account
-        others = sum(account.releases.values()) - account.releases[state.name]
-        raise BudgetExhausted(
-            f"task {state.name!r}: one more release would bring the epsilon of the budget "
-            f"{account.name!r} to {account.spent:.4g}, above its {account.epsilon:g}, with {others} "
-            "releases of other tasks; nothing was released or charged",
-            details={"budget": account.name, "releases": account.releases[state.name] - 1},
-        )
-
-    def _account_lock(self, state: _Task) -> AbstractContextManager[object]:
-        """Return what keeps two tasks of one account from both taking the rest of it."""
-        budget = state.manifest.budget
-        if budget is None:
-            return nullcontext()
-        with self._lock:
-            return self._account_locks.setdefault(budget.name, threading.RLock())
-
-    def _clip_norm(self, state: _Task) -> float | None:
-        """Return the clip norm of the round to be released, where the plan lets it adapt.
-
-        It follows from the last release alone, so this tier knows it without being told.
-        """
-        aggregation = state.manifest.aggregation
-        if aggregation.adaptive is None:
-            return None
-        _, last = self._ledger.releases(state.name)
-        stored = self._ledger.release(state.name, last)
-        return aggregation.clip_norm if stored is None else decode_release(stored).next_clip_norm
-
-    def _sum(
-        self, state: _Task, round: int, model_version: int, aggregation: AggregationSpec
-    ) -> PartialSum:
-        """Open and check every report of a round and sum the good ones exactly.
-
-        Where rounds are asynchronous, with the weight of its staleness each.
-        """
-        spec = aggregation.asynchronous
-        if spec is None:
-            return self._sum_of(state, round, (round, model_version), aggregation)
-        whole = PartialSum(total=np.zeros(state.manifest.report_length, dtype=np.int64))
-        for origin, count in self._ledger.origins(state.name, round):
-            staleness = round - (round if origin is None else origin[0])
-            if origin is None or not 0 <= staleness <= spec.max_staleness:
-                whole.rejected[STALE] += count
-                continue
-            part = self._sum_of(state, round, origin, aggregation)
-            part.total *= staleness_weight(staleness)
-            whole.add(part)
-            require_room(whole.accepted, aggregation.norm_bound * aggregation.whole_weight)
-        return whole
-
-    def _sum_of(
-        self, state: _Task, round: int, origin: Origin, aggregation: AggregationSpec
-    ) -> PartialSum:
-        """Sum what was submitted to a round by devices that checked in to the same one."""
-        manifest = state.manifest
-        reports = RoundOfReports(
-            private_key=state.private_key,
-            context=ReportContext(
-                key_id=state.key.key_id,
-                policy_hash=state.key.policy_hash,
-                plan_sha256=state.plan_sha256,
-                task=state.name,
-                round=origin[0],
-                model_version=origin[1],
-                clip_norm=None if aggregation.adaptive is None else aggregation.clip_norm,
-                lease=_ANY_LEASE,
-            ),
-            length=manifest.report_length,
-            bits=manifest.report_bits,
-            norm_bound=aggregation.norm_bound,
-            # A rotation spreads the vote over all coordinates: there the norm alone bounds it.
-            count_weight=0 if aggregation.encoding is not None else aggregation.count_weight,
-        )
-        where = None if aggregation.asynchronous is None else origin
-        return self._workers.sum(reports, self._pages(state, round, where))
-
-    def _pages(self, state: _Task, round: int, origin: Origin | None) -> Iterator[Page]:
-        # Workers get many at a time. This process itself takes one after the other, whose memory is
-        # then still in the processor's cache.
-        at_once = max(1, _PAGE_BYTES // report_size(state.manifest))
-        if self._workers.count == 1:
-            at_once = 1
-        return self._ledger.pages(state.name, round, at_once=at_once, origin=origin)
-
-
-def _draw(dp: DifferentialPrivacySpec, aggregation: AggregationSpec, length: int) -> IntegerVector:
-    """Return so many coordinates of a plan's noise."""
-    return add_noise(
-        np.zeros(length, dtype=np.int64),
-        noise_multiplier=dp.noise_multiplier,
-        norm_bound=aggregation.norm_bound * aggregation.whole_weight,
-    )
-
-
-def _make_release(
-    state: _Task,
-    round: int,
-    model_version: int,
-    result: PartialSum,
-    *,
-    aggregation: AggregationSpec,
-    spent: PrivacyStatement,
-    budget: BudgetStatement | None,
-    privacy_event: str,
-    noise: IntegerVector | None,
-) -> Release:
-    """Add the noise that the plan asks for; the only way from a sum to a release."""
-    unprotected = state.manifest.privacy == "none"
-    if not unprotected and noise is None:
-        raise RuntimeError("a private release needs noise")
-    values = result.total if noise is None else result.total + noise
-    clip_norm, following, within = _move_clip_norm(state, round, result, values, aggregation)
-    summary = ReleaseSummary(
-        kind="unprotected" if unprotected else "noised",
-        task=state.name,
-        round=round,
-        model_version=model_version,
-        plan_sha256=state.plan_sha256,
-        policy_hash=state.key.policy_hash,
-        reports=result.accepted,
-        rejected=result.reasons(),
-        grid_step=aggregation.release_step,
-        expected_cohort=aggregation.expected_cohort,
-        noise_multiplier=spent.noise_multiplier,
-        epsilon=spent.epsilon,
-        epsilon_against_back_end=spent.epsilon_against_back_end,
-        delta=spent.delta,
-        budget=budget,
-        clip_norm=clip_norm,
-        next_clip_norm=following,
-        share_within=within,
-        privacy_event=privacy_event,
-    )
-    kind = UnprotectedRelease if unprotected else NoisedRelease
-    return kind(summary=summary, values=values)
-
-
-def _move_clip_norm(
-    state: _Task,
-    round: int,
-    result: PartialSum,
-    released: IntegerVector,
-    aggregation: AggregationSpec,
-) -> tuple[float | None, float | None, float | None]:
-    """Return this round's clip norm, the next one's and the share within, all of what is released."""
-    adaptive = aggregation.adaptive
-    if adaptive is None:
-        return None, None, None
-    values = released.astype(np.float64)
-    if aggregation.encoding is not None:
-        rotation = Rotation.of_round(
-            state.manifest.summed_length,
-            plan_sha256=state.plan_sha256,
-            task=state.name,
-            round=round,
-        )
-        values = rotation.invert(released)
-    within = adaptive.share_within(
-        float(values[-1]), norm_bound=aggregation.norm_bound, reports=result.accepted
-    )
-    return aggregation.clip_norm, adaptive.following(aggregation.clip_norm, within), within
-
-
-def _keys(state: _Task) -> TaskKeys:
-    return TaskKeys(
-        task=state.name,
-        manifest=state.manifest,
-        private_key=state.private_key,
-        key=state.key,
-    )
 
 
 def _token_key_log(task: str) -> str:

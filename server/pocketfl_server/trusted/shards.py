@@ -20,7 +20,6 @@ from pocketfl_server.trusted.forwarding import ReleaseContext, open_release, sea
 from pocketfl_server.trusted.ledger import Ledger
 from pocketfl_server.trusted.messages import (
     Conflict,
-    KeyDescription,
     MalformedRequest,
     PeerRefused,
     SealedPartialSum,
@@ -37,6 +36,7 @@ from pocketfl_server.trusted.partial_sums import (
 )
 from pocketfl_server.trusted.shard_ledger import ShardLedger, ShardTakenError
 from pocketfl_server.trusted.summing import PartialSum, require_room
+from pocketfl_server.trusted.task_state import TaskState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +61,6 @@ class Sharding:
         check_identifier(self.name, what="shard")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class TaskKeys:
-    """What sealing needs of a task; never printed, because it holds the private key."""
-
-    task: str
-    manifest: Manifest
-    private_key: bytes
-    key: KeyDescription
-
-
 class Shards:
     """Seals what goes to the root, and opens what comes from shards.
 
@@ -87,7 +77,7 @@ class Shards:
         self._ledger = ShardLedger(ledger)
 
     def handed_over(
-        self, keys: TaskKeys, round: int, model_version: int, root: AggregatorKey
+        self, state: TaskState, round: int, model_version: int, root: AggregatorKey
     ) -> SealedPartialSum | None:
         """Return what was handed over before for a round, to this root.
 
@@ -96,12 +86,12 @@ class Shards:
         Conflict
             If it was for another root or from another model version.
         """
-        kept = self._ledger.handed_over(keys.task, round)
+        kept = self._ledger.handed_over(state.task, round)
         if kept is None:
             return None
         if kept[:2] != (model_version, root.key_id):
             raise Conflict(
-                f"task {keys.task!r}: round {round} has been handed over to another root or from "
+                f"task {state.task!r}: round {round} has been handed over to another root or from "
                 "another model version",
                 code="round_handed_over",
             )
@@ -121,7 +111,7 @@ class Shards:
 
     def hand_over(
         self,
-        keys: TaskKeys,
+        state: TaskState,
         round: int,
         model_version: int,
         part: PartialSum,
@@ -136,26 +126,26 @@ class Shards:
         PeerRefused
             If nothing vouches for the root's key.
         """
-        raw = self._verify(root, keys)
+        raw = self._verify(root, state)
         context = self._context(
-            keys, round, model_version, root=root, shard=own, name=self.sharding.name
+            state, round, model_version, root=root, shard=own, name=self.sharding.name
         )
         sealed = seal_partial_sum(
             encode_partial_sum(part),
             root_key=raw,
-            shard_private_key=keys.private_key,
+            shard_private_key=state.private_key,
             context=context,
         )
         message = SealedPartialSum(
             shard=self.sharding.name,
-            task=keys.task,
+            task=state.task,
             round=round,
             model_version=model_version,
             key=own,
             sealed=sealed,
         )
         self._ledger.hand_over(
-            keys.task,
+            state.task,
             round,
             model_version=model_version,
             root_key_id=root.key_id,
@@ -163,7 +153,7 @@ class Shards:
         )
         return message
 
-    def accept(self, keys: TaskKeys, partial: SealedPartialSum) -> None:
+    def accept(self, state: TaskState, partial: SealedPartialSum) -> None:
         """Check a partial sum and keep it for the release; the same one again changes nothing.
 
         Raises
@@ -177,11 +167,11 @@ class Shards:
         """
         if self.sharding.role != "root":
             raise Conflict("this trusted tier is a shard itself", code="not_the_root")
-        self._verify(partial.key, keys)
-        self._open(keys, partial)
+        self._verify(partial.key, state)
+        self._open(state, partial)
         try:
             self._ledger.add(
-                keys.task,
+                state.task,
                 partial.round,
                 model_version=partial.model_version,
                 shard=partial.shard,
@@ -190,28 +180,28 @@ class Shards:
             )
         except ShardTakenError as error:
             raise Conflict(
-                f"task {keys.task!r}, round {partial.round}: {error}; the first is kept",
+                f"task {state.task!r}, round {partial.round}: {error}; the first is kept",
                 code="other_partial_sum",
             ) from None
 
-    def add_to(self, whole: PartialSum, keys: TaskKeys, round: int, model_version: int) -> None:
+    def add_to(self, whole: PartialSum, state: TaskState, round: int, model_version: int) -> None:
         """Add all partial sums of a round that came in."""
-        bound = keys.manifest.aggregation.norm_bound
-        for message in self._ledger.partial_sums(keys.task, round):
+        bound = state.manifest.aggregation.norm_bound
+        for message in self._ledger.partial_sums(state.task, round):
             partial = decode_partial_message(message)
             if partial.model_version != model_version:
                 raise Conflict(
-                    f"task {keys.task!r}: shard {partial.shard!r} summed round {round} from model "
+                    f"task {state.task!r}: shard {partial.shard!r} summed round {round} from model "
                     f"version {partial.model_version}, not {model_version}",
                     code="other_model_version",
                 )
-            part = self._open(keys, partial)
+            part = self._open(state, partial)
             require_room(whole.accepted + part.accepted, bound)
             whole.add(part)
 
     def forward(
         self,
-        keys: TaskKeys,
+        state: TaskState,
         round: int,
         model_version: int,
         release: bytes,
@@ -226,21 +216,21 @@ class Shards:
         PeerRefused
             If nothing vouches for the shard's key.
         """
-        raw = self._verify(shard, keys)
+        raw = self._verify(shard, state)
         context = ReleaseContext(
             root_key_id=own.key_id,
             shard_key_id=shard.key_id,
-            policy_hash=keys.key.policy_hash,
-            plan_sha256=keys.key.plan_sha256,
-            task=keys.task,
+            policy_hash=state.key.policy_hash,
+            plan_sha256=state.key.plan_sha256,
+            task=state.task,
             round=round,
             model_version=model_version,
         )
         return seal_release(
-            release, context=context, shard_key=raw, private_key=keys.private_key, own=own
+            release, context=context, shard_key=raw, private_key=state.private_key, own=own
         )
 
-    def adopt(self, keys: TaskKeys, message: SealedRelease) -> None:
+    def adopt(self, state: TaskState, message: SealedRelease) -> None:
         """Check a release of the root and keep it, and end its round here; repeating changes nothing.
 
         Raises
@@ -250,16 +240,16 @@ class Shards:
         MalformedRequest
             If it does not open as what it says it is.
         """
-        self.require_shard(keys.manifest)
+        self.require_shard(state.manifest)
         data, _ = open_release(
             message,
-            verify=lambda key: self._verify(key, keys),
-            private_key=keys.private_key,
-            shard_key_id=keys.key.key_id,
-            policy_hash=keys.key.policy_hash,
-            plan_sha256=keys.key.plan_sha256,
+            verify=lambda key: self._verify(key, state),
+            private_key=state.private_key,
+            shard_key_id=state.key.key_id,
+            policy_hash=state.key.policy_hash,
+            plan_sha256=state.key.plan_sha256,
         )
-        self._ledger.adopt(keys.task, message.round, release=data)
+        self._ledger.adopt(state.task, message.round, release=data)
 
     def adopted(self, task: str, round: int) -> bytes | None:
         """Return the root's release of a round, if it was adopted."""
@@ -269,29 +259,29 @@ class Shards:
         """Delete the partial sums of a round that is over, and of those before it."""
         self._ledger.forget(task, round)
 
-    def _verify(self, key: AggregatorKey, keys: TaskKeys) -> bytes:
+    def _verify(self, key: AggregatorKey, state: TaskState) -> bytes:
         try:
             return self.sharding.peers.verify(
-                key, policy_hash=keys.key.policy_hash, plan_sha256=keys.key.plan_sha256
+                key, policy_hash=state.key.policy_hash, plan_sha256=state.key.plan_sha256
             )
         except AggregatorRefusedError as error:
             raise PeerRefused(f"the other trusted tier is refused: {error}") from None
 
-    def _open(self, keys: TaskKeys, partial: SealedPartialSum) -> PartialSum:
-        own = AggregatorKey(key_id=keys.key.key_id, public_key=keys.key.public_key)
+    def _open(self, state: TaskState, partial: SealedPartialSum) -> PartialSum:
+        own = AggregatorKey(key_id=state.key.key_id, public_key=state.key.public_key)
         context = self._context(
-            keys,
+            state,
             partial.round,
             partial.model_version,
             root=own,
             shard=partial.key,
             name=partial.shard,
         )
-        manifest = keys.manifest
+        manifest = state.manifest
         try:
             plaintext = open_partial_sum(
                 partial.sealed,
-                root_private_key=keys.private_key,
+                root_private_key=state.private_key,
                 shard_key=bytes.fromhex(partial.key.public_key),
                 context=context,
             )
@@ -306,7 +296,7 @@ class Shards:
 
     @staticmethod
     def _context(
-        keys: TaskKeys,
+        state: TaskState,
         round: int,
         model_version: int,
         *,
@@ -318,9 +308,9 @@ class Shards:
             root_key_id=root.key_id,
             shard_key_id=shard.key_id,
             shard=name,
-            policy_hash=keys.key.policy_hash,
-            plan_sha256=keys.key.plan_sha256,
-            task=keys.task,
+            policy_hash=state.key.policy_hash,
+            plan_sha256=state.key.plan_sha256,
+            task=state.task,
             round=round,
             model_version=model_version,
         )

@@ -370,7 +370,7 @@ def test_below_the_floor_nothing_happens(aggregator, make_plan, sealed_vector, m
     aggregator.submit("clicks", 1, 0, sealed_round(sealed_vector, key, [[1, 0, 0]] * 2))
     aggregator.submit("clicks", 1, 0, [sealed_vector([1, 1], key=key, lease=lease(7))])
     with monkeypatch.context() as patch:
-        patch.setattr("pocketfl_server.trusted.aggregator.add_noise", no_noise)
+        patch.setattr("pocketfl_server.trusted.releasing.add_noise", no_noise)
         for _ in range(2):
             with pytest.raises(FloorNotReached, match="2 valid reports, 3 needed") as refusal:
                 aggregator.release("clicks", 1, 0)
@@ -473,7 +473,7 @@ def test_epsilon_is_a_budget(aggregator, make_plan, sealed_vector, monkeypatch):
         aggregator.submit("clicks", number, 0, entries)
     first = aggregator.release("clicks", 1, 0)
     assert first.epsilon == pytest.approx(single)
-    monkeypatch.setattr("pocketfl_server.trusted.aggregator.add_noise", None)
+    monkeypatch.setattr("pocketfl_server.trusted.releasing.add_noise", None)
     monkeypatch.setattr("pocketfl_server.trusted.summing.Opener", None)
     for _ in range(2):
         with pytest.raises(BudgetExhausted, match="above the plan's"):

@@ -11,7 +11,7 @@ import traceback
 
 import pytest
 
-from pocketfl_server.trusted import aggregator as aggregator_module
+from pocketfl_server.trusted import releasing
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.client import HttpTrustedTier
 from pocketfl_server.trusted.ledger import Ledger
@@ -39,7 +39,7 @@ def run_until(folder, plan_keys, point):
     if point == "after submitting":
         die()
     elif point == "before the noise":
-        aggregator_module.add_noise = die
+        releasing.add_noise = die
     elif point == "after the noise":
         Ledger.commit_release = die
     elif point == "within the release's transaction":

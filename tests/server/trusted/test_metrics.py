@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pocketfl_server.trusted import aggregator as core
+from pocketfl_server.trusted import accounting
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.messages import FloorNotReached
 from pocketfl_server.trusted.metrics import Metrics
@@ -106,7 +106,7 @@ def test_the_first_release_after_a_start_finds_its_prices(
         entries = [sealed_vector([3, 0, 0], key=key, lease=lease(n)) for n in range(4)]
         tier.submit("clicks", 1, 0, entries)
     with Aggregator(ledger, plan_keys=plan_keys) as tier:
-        core.spent_privacy.__globals__["_epsilon"].cache_clear()
+        accounting._epsilon.cache_clear()
         tier.warm_up()
 
         def asked(*arguments):

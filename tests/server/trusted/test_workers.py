@@ -42,7 +42,7 @@ def test_workers_come_to_the_same_sum_and_survive_one_of_them(
     What pages of different workers have in common, such as a copied report, is found all the same.
     """
     ledger, total = filled
-    monkeypatch.setattr("pocketfl_server.trusted.aggregator._PAGE_BYTES", 300)
+    monkeypatch.setattr("pocketfl_server.trusted.collecting._PAGE_BYTES", 300)
     with Aggregator(ledger, plan_keys=plan_keys, workers=2) as tier:
         pool = tier._workers._start()
         pool.submit(os.getpid).result()
