@@ -16,13 +16,9 @@ from pocketfl.encoding import EncodingSpec
 from pocketfl.errors import DecodeError
 from pocketfl.features.transforms import FeatureSpec
 from pocketfl.plan.acceptance import AcceptanceSpec
+from pocketfl.plan.aggregation import AggregationSpec, DifferentialPrivacySpec
 from pocketfl.plan.card import ModelCard
-from pocketfl.plan.manifest import (
-    AggregationSpec,
-    DifferentialPrivacySpec,
-    EligibilitySpec,
-    Privacy,
-)
+from pocketfl.plan.manifest import EligibilitySpec, Privacy
 from pocketfl.plan.storage import Storage
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.errors import ExportError

@@ -12,7 +12,7 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry
 
 from pocketfl.plan.card import BatchCost
-from pocketfl.plan.manifest import MAX_BATCH
+from pocketfl.plan.models import MAX_BATCH
 from pocketfl_export.errors import ExportError
 from pocketfl_export.problem import TrainingProblem
 from pocketfl_export.tracing import (

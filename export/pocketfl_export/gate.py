@@ -16,12 +16,8 @@ from torch import nn
 from pocketfl.errors import PlanError
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec
 from pocketfl.features.transforms import Tensor as TensorColumn
-from pocketfl.plan.manifest import (
-    AggregationSpec,
-    Manifest,
-    PartSpec,
-    RuntimeSpec,
-)
+from pocketfl.plan.aggregation import AggregationSpec
+from pocketfl.plan.manifest import Manifest, PartSpec, RuntimeSpec
 from pocketfl.plan.schemas import SCHEMA_VERSION
 from pocketfl.plan.storage import Storage, encode_parameters
 from pocketfl.plan.training import TrainingSpec

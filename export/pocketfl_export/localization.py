@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from pocketfl.plan.manifest import TensorSpec
+from pocketfl.plan.models import TensorSpec
 from pocketfl_export.problem import DTYPES
 from pocketfl_export.tracing import TracedGraph
 

@@ -16,16 +16,10 @@ from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, Labe
 from pocketfl.features.transforms import Tensor as TensorColumn
 from pocketfl.plan import Plan, build_plan, write_plan
 from pocketfl.plan.acceptance import AcceptanceSpec
+from pocketfl.plan.aggregation import AggregationSpec, BudgetSpec, DifferentialPrivacySpec
 from pocketfl.plan.card import CARD_PART, ModelCard
-from pocketfl.plan.manifest import (
-    AggregationSpec,
-    BudgetSpec,
-    DifferentialPrivacySpec,
-    EligibilitySpec,
-    ModelSpec,
-    Privacy,
-    TensorSpec,
-)
+from pocketfl.plan.manifest import EligibilitySpec, Privacy
+from pocketfl.plan.models import ModelSpec, TensorSpec
 from pocketfl.plan.storage import Storage, encode_parameters
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.backends import PARTS, BackEnd, back_ends

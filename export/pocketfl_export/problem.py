@@ -11,12 +11,7 @@ from typing import Final, TypeAlias
 import torch
 from torch import nn
 
-from pocketfl.plan.manifest import (
-    Dtype,
-    ModelSpec,
-    ParameterSpec,
-    TensorSpec,
-)
+from pocketfl.plan.models import Dtype, ModelSpec, ParameterSpec, TensorSpec
 from pocketfl.plan.storage import LARGEST, Storage, as_stored
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.runtimes import optimizers

@@ -19,7 +19,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pocketfl.plan.manifest import TensorSpec
+from pocketfl.plan.models import TensorSpec
 from pocketfl.runtimes.optimizers import BIAS_CORRECTION, state_arrays, updated_arrays
 from pocketfl_export import randomness
 from pocketfl_export.problem import (

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pocketfl.errors import PocketFLError
 from pocketfl.features.pipeline import FeaturePipeline
-from pocketfl.plan.manifest import Manifest, TensorSpec
+from pocketfl.plan.manifest import Manifest
+from pocketfl.plan.models import TensorSpec
 from pocketfl.runtimes.batches import TARGET
 from pocketfl.store.examples import Examples
 from pocketfl_export.configuration import import_named

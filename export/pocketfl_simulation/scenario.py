@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pocketfl.plan.aggregation import AggregationSpec, DifferentialPrivacySpec
 from pocketfl.plan.asynchronous import AsynchronousSpec
-from pocketfl.plan.manifest import AggregationSpec, DifferentialPrivacySpec
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_simulation.data import FleetData, SelectedData, pooled
 from pocketfl_simulation.errors import SimulationError

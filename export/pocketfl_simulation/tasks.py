@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketfl.plan import Plan, build_plan, generate_signing_key
-from pocketfl.plan.manifest import (
-    AggregationSpec,
-    DifferentialPrivacySpec,
-)
+from pocketfl.plan.aggregation import AggregationSpec, DifferentialPrivacySpec
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_export.commands import load_factory
 from pocketfl_export.configuration import ExportConfiguration, import_named, read_configuration

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from pocketfl.encoding.rotation import Rotation
 from pocketfl.errors import ReportError
-from pocketfl.plan.manifest import AggregationSpec
+from pocketfl.plan.aggregation import AggregationSpec
 
 GridVector: TypeAlias = NDArray[np.int16]
 RandomBytes: TypeAlias = Callable[[int], bytes]

@@ -23,7 +23,7 @@ from typing import Final, Literal, TypeAlias
 
 from pocketfl.database import Database
 from pocketfl.errors import PlanError, StoreError
-from pocketfl.plan.manifest import AggregationSpec
+from pocketfl.plan.aggregation import AggregationSpec
 
 SECRET_BYTES: Final = 32
 

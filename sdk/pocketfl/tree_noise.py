@@ -1,6 +1,6 @@
 """How much one device can change all releases of a task whose noise is a tree's (DP-FTRL).
 
-With the plan's :class:`~pocketfl.plan.manifest.TreeNoiseSpec` the noise of a task's releases is
+With the plan's :class:`~pocketfl.plan.aggregation.TreeNoiseSpec` the noise of a task's releases is
 correlated: every round ends exactly one node, which covers the last ``2**v`` rounds, ``v`` being how
 often two divides the round's number, and has noise of its own. What is released up to a round is the
 exact sum up to it, plus the noise of the few nodes that make up its rounds. Nothing about who takes

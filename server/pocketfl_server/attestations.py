@@ -15,7 +15,7 @@ from typing import Final
 from pocketfl.protocol import AggregatorKey
 from pocketfl_server.rounds import RoundFacts
 from pocketfl_server.trusted.client import TrustedTier
-from pocketfl_server.trusted.messages import TrustedTierError
+from pocketfl_server.trusted.refusals import TrustedTierError
 
 logger = logging.getLogger(__name__)
 

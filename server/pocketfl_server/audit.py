@@ -16,7 +16,7 @@ from pocketfl.decoding import encode_json
 from pocketfl_server.access import Principal
 from pocketfl_server.database import Database, audit_log
 from pocketfl_server.records import AuditEntry
-from pocketfl_server.trusted.messages import Release
+from pocketfl_server.trusted.releases import Release
 
 MAX_ENTRIES: Final = 1000
 """Entries that one answer has at most."""

@@ -45,15 +45,11 @@ from pocketfl_server.retries import Retries
 from pocketfl_server.rounds import RoundFacts, Rounds, count_participants
 from pocketfl_server.schedules import is_stopped
 from pocketfl_server.tasks import Tasks
-from pocketfl_server.trusted import messages
+from pocketfl_server.trusted import refusals
 from pocketfl_server.trusted.client import TrustedTier
-from pocketfl_server.trusted.messages import (
-    BudgetExhausted,
-    FloorNotReached,
-    Release,
-    SealedEntry,
-    TrustedTierError,
-)
+from pocketfl_server.trusted.messages import SealedEntry
+from pocketfl_server.trusted.refusals import BudgetExhausted, FloorNotReached, TrustedTierError
+from pocketfl_server.trusted.releases import Release
 
 logger = logging.getLogger(__name__)
 
@@ -344,7 +340,7 @@ class Coordinator:
         except BudgetExhausted:
             self._start_aborting(facts, BUDGET_EXHAUSTED)
             return
-        except messages.Conflict as conflict:
+        except refusals.Conflict as conflict:
             if conflict.code != "is_a_shard":
                 raise
             self._leave_to_root(facts)
@@ -385,7 +381,7 @@ class Coordinator:
                 return True
             try:
                 self._trusted.submit(facts.task, facts.number, facts.model_version, entries)
-            except messages.Conflict as conflict:
+            except refusals.Conflict as conflict:
                 if conflict.code == "round_full":
                     return False
                 if conflict.code == "round_released":  # by another gateway, or before a crash

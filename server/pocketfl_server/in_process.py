@@ -24,7 +24,7 @@ from pocketfl.reports import SealedReport
 from pocketfl.transport import DownloadWatch, RequestKind, Traffic
 from pocketfl_server.back_end import BackEnd
 from pocketfl_server.errors import Refusal
-from pocketfl_server.trusted.messages import TrustedTierError
+from pocketfl_server.trusted.refusals import TrustedTierError
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import urllib3
 
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, TransportError
-from pocketfl.plan.manifest import MAX_PARAMETERS
+from pocketfl.plan.models import MAX_PARAMETERS
 from pocketfl.plan.storage import byte_length, decode_parameters
 from pocketfl.protocol import FEATURES_LIMIT, FeatureRow, Problem, RoundNotice
 from pocketfl.runtimes.interface import FloatVector

@@ -30,7 +30,7 @@ from pocketfl_server.optimizers import (
 )
 from pocketfl_server.records import ModelVersion
 from pocketfl_server.releases import check_release, mean_update
-from pocketfl_server.trusted.messages import Release
+from pocketfl_server.trusted.releases import Release
 
 _INSERT = models.insert()
 _INSERT_CLIP_NORM = clip_norms.insert()

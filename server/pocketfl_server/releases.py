@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pocketfl.encoding import Rotation
 from pocketfl.plan import Manifest
 from pocketfl_server.errors import ReleaseRefusedError
-from pocketfl_server.trusted.messages import NoisedRelease, Release, UnprotectedRelease
+from pocketfl_server.trusted.releases import NoisedRelease, Release, UnprotectedRelease
 
 
 def require_release(release: object, manifest: Manifest) -> None:

@@ -26,7 +26,7 @@ from pocketfl_server.retries import Retries
 from pocketfl_server.rounds import Rounds
 from pocketfl_server.tasks import Tasks
 from pocketfl_server.trusted.client import TrustedTier
-from pocketfl_server.trusted.messages import BudgetExhausted
+from pocketfl_server.trusted.refusals import BudgetExhausted
 
 logger: Final = logging.getLogger(__name__)
 

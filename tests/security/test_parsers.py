@@ -37,13 +37,11 @@ from pocketfl.reports import decode_vector, encode_vector
 from pocketfl_benchmarks.aggregate.measurement import placeholder_plan
 from pocketfl_server.credentials.signing import blind_sign
 from pocketfl_server.optimizers import OptimizerState, decode_state, encode_state
-from pocketfl_server.trusted.messages import (
+from pocketfl_server.trusted.messages import SealedEntry, decode_batch, encode_batch
+from pocketfl_server.trusted.releases import (
     ReleaseSummary,
-    SealedEntry,
     UnprotectedRelease,
-    decode_batch,
     decode_release,
-    encode_batch,
     encode_release,
 )
 

@@ -17,8 +17,9 @@ from pocketfl_server.credentials.directory import PublicDirectory
 from pocketfl_server.errors import Conflict, Malformed, NotAuthenticated, NotFound
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_server.records import Concurrency
-from pocketfl_server.trusted.messages import Conflict as TrustedConflict
-from pocketfl_server.trusted.messages import PublishedTokenKeys, TrustedTierUnavailable
+from pocketfl_server.trusted.messages import PublishedTokenKeys
+from pocketfl_server.trusted.refusals import Conflict as TrustedConflict
+from pocketfl_server.trusted.refusals import TrustedTierUnavailable
 
 from .conftest import CHECK_IN, Fleet, everything_in, seal_update
 

@@ -11,7 +11,7 @@ from pocketfl.plan import generate_signing_key
 from pocketfl_server.errors import Conflict, Malformed, NotFound, ReleaseRefusedError
 from pocketfl_server.optimizers import OptimizerSpec
 from pocketfl_server.releases import require_release
-from pocketfl_server.trusted.messages import NoisedRelease, UnprotectedRelease
+from pocketfl_server.trusted.releases import NoisedRelease, UnprotectedRelease
 
 from .conftest import AVERAGING, everything_in
 

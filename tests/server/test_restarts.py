@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pocketfl_server.trusted.messages import TrustedTierUnavailable
+from pocketfl_server.trusted.refusals import TrustedTierUnavailable
 
 from .conftest import AVERAGING, Fleet, everything_in, seal_update
 

@@ -15,7 +15,7 @@ from pocketfl_server.daily_hours import DailyHours
 from pocketfl_server.errors import Conflict, Malformed, NotFound
 from pocketfl_server.operator_client import OperatorClient
 from pocketfl_server.records import Concurrency, PauseRequest, Schedule, ScheduleRecord
-from pocketfl_server.trusted.messages import TrustedTierUnavailable
+from pocketfl_server.trusted.refusals import TrustedTierUnavailable
 from pocketfl_server.what_next import schedule_line, what_next
 
 from .conftest import AVERAGING, OPERATOR_KEY

@@ -15,7 +15,7 @@ from pocketfl_server.deployment.settings import SettingsError, read_settings
 from pocketfl_server.deployment.supervisor import Supervisor
 from pocketfl_server.operator_client import OperatorClient
 from pocketfl_server.trusted.client import HttpTrustedTier
-from pocketfl_server.trusted.messages import Conflict, PeerRefused
+from pocketfl_server.trusted.refusals import Conflict, PeerRefused
 
 from .conftest import AVERAGING, CHECK_IN, ENROLMENT_KEY, OPERATOR_KEY, seal_update
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pocketfl.plan import AggregationSpec, DifferentialPrivacySpec
 from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
+from pocketfl.plan.aggregation import TreeNoiseSpec
 from pocketfl.plan.asynchronous import AsynchronousSpec
-from pocketfl.plan.manifest import TreeNoiseSpec
 from pocketfl_server.trusted.accounting import spent_privacy
 from pocketfl_simulation import PackedData, Simulation, SimulationSettings, SimulationTask
 from pocketfl_simulation.cohorts import Cohorts

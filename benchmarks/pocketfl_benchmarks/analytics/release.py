@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfl.clipping import clip_to_grid
-from pocketfl.plan.manifest import AggregationSpec
+from pocketfl.plan.aggregation import AggregationSpec
 from pocketfl.queries import QuerySet
 from pocketfl.queries.evaluation import evaluate_queries
 from pocketfl.queries.reading import QueryColumns

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from pocketfl.features.transforms import Scale
-from pocketfl.plan.manifest import PLAIN_BITS, AggregationSpec
+from pocketfl.plan.aggregation import AggregationSpec
+from pocketfl.plan.manifest import PLAIN_BITS
 from pocketfl.runtimes import FloatVector
 from pocketfl_benchmarks.flights.bought import SimulatedArm
 from pocketfl_benchmarks.flights.fleet import FleetRound
 from pocketfl_benchmarks.flights.footprint import Footprint
 from pocketfl_benchmarks.flights.statistics import Learned
-from pocketfl_server.trusted.messages import BudgetStatement, PrivacyStatement
+from pocketfl_server.trusted.messages import PrivacyStatement
+from pocketfl_server.trusted.releases import BudgetStatement
 
 NO_PRIVACY = "no differential privacy"
 """Goes wherever the arm without noise appears."""

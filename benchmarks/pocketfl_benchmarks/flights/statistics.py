@@ -19,7 +19,7 @@ from pocketfl.balancing import Balancing, balance_classes
 from pocketfl.features.bundle import TransformBundle
 from pocketfl.features.transforms import FeatureSpec, FieldSpec
 from pocketfl.plan import Plan
-from pocketfl.plan.manifest import AggregationSpec, BudgetSpec, DifferentialPrivacySpec
+from pocketfl.plan.aggregation import AggregationSpec, BudgetSpec, DifferentialPrivacySpec
 from pocketfl.queries import Quantiles, QuerySet, label_histogram
 from pocketfl.queries.plans import write_analytics_plan
 from pocketfl_benchmarks.flights.stores import COLLECTION

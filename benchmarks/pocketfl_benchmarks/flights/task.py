@@ -30,13 +30,8 @@ from pocketfl.features.transforms import (
     Transform,
 )
 from pocketfl.plan import EncodingSpec, Plan, build_plan
-from pocketfl.plan.manifest import (
-    RUNTIME_NAMES,
-    AggregationSpec,
-    BudgetSpec,
-    DifferentialPrivacySpec,
-    EligibilitySpec,
-)
+from pocketfl.plan.aggregation import AggregationSpec, BudgetSpec, DifferentialPrivacySpec
+from pocketfl.plan.manifest import RUNTIME_NAMES, EligibilitySpec
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_benchmarks.flights.data import WEATHER_FIELDS
 from pocketfl_benchmarks.flights.statistics import NOISE_MULTIPLIER, Learned

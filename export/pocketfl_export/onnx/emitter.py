@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 from torch import fx
 
-from pocketfl.plan.manifest import TensorSpec
+from pocketfl.plan.models import TensorSpec
 from pocketfl_export.errors import UnsupportedModelError
 from pocketfl_export.onnx.builder import GraphBuilder
 from pocketfl_export.onnx.operators import TRANSLATORS

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from pocketfl.plan.manifest import ModelSpec
+from pocketfl.plan.models import ModelSpec
 from pocketfl_export.problem import TrainingProblem
 
 Function = Callable[[torch.Tensor], torch.Tensor]

@@ -12,17 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from pocketfl.checks import require
+
 Method: TypeAlias = Literal["keep", "weight"]
 OutputScale: TypeAlias = Literal["logit", "probability"]
 
 MAX_CLASSES: Final = 1000
 MAX_WEIGHT: Final = 1000.0
 SMALLEST_KEEP_RATE: Final = 1e-3
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,26 +50,26 @@ class Balancing:
 
     def __post_init__(self) -> None:
         classes = len(self.class_shares)
-        _require(2 <= classes <= MAX_CLASSES, f"balancing is among 2 to {MAX_CLASSES} classes")
-        _require(
+        require(2 <= classes <= MAX_CLASSES, f"balancing is among 2 to {MAX_CLASSES} classes")
+        require(
             len(self.factors) == classes, f"{classes} class shares, but {len(self.factors)} factors"
         )
-        _require(
+        require(
             all(0 <= share <= 1 for share in self.class_shares)
             and math.isclose(sum(self.class_shares), 1.0, abs_tol=1e-6),
             "class shares lie between 0 and 1 and sum to 1",
         )
         if self.method == "keep":
-            _require(
+            require(
                 all(SMALLEST_KEEP_RATE <= factor <= 1 for factor in self.factors),
                 f"keep rates must be {SMALLEST_KEEP_RATE:g} to 1",
             )
         else:
-            _require(
+            require(
                 all(1 / MAX_WEIGHT <= factor <= MAX_WEIGHT for factor in self.factors),
                 f"loss weights must be {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
             )
-        _require(0 < len(self.output) <= 256, "balancing needs the name of the model's output")
+        require(0 < len(self.output) <= 256, "balancing needs the name of the model's output")
 
     @property
     def classes(self) -> int:
@@ -123,9 +120,9 @@ def balance_classes(
     ValueError
         If there are no two classes, or the strength is not between 0 and 1.
     """
-    _require(0 <= strength <= 1, f"strength must be 0 to 1, not {strength}")
-    _require(len(class_shares) >= 2, "balancing needs two classes at least")
-    _require(
+    require(0 <= strength <= 1, f"strength must be 0 to 1, not {strength}")
+    require(len(class_shares) >= 2, "balancing needs two classes at least")
+    require(
         all(map(math.isfinite, class_shares)) and sum(class_shares) > 0,
         "the class shares are unknown: count the classes again with more devices or less noise",
     )

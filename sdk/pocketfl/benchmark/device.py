@@ -23,7 +23,7 @@ from pocketfl.budgets import (
     Meter,
     agreed_budgets,
 )
-from pocketfl.plan.manifest import ModelSpec, TensorSpec
+from pocketfl.plan.models import ModelSpec, TensorSpec
 from pocketfl.reports import report_size
 from pocketfl.runtimes import Batch, PlanContents, Runtime, open_runtime
 

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from pocketfl.plan.manifest import ModelSpec
+from pocketfl.plan.models import ModelSpec
 
 
 def reference_step(model: ModelSpec) -> Callable[[], object]:

@@ -25,7 +25,7 @@ from pocketfl.features.transforms import (
     Tensor,
     Transform,
 )
-from pocketfl.plan.manifest import TensorSpec
+from pocketfl.plan.models import TensorSpec
 
 Readings: TypeAlias = Mapping[Source, Reading]
 Matrix: TypeAlias = NDArray[np.float32]

@@ -22,6 +22,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pocketfl.checks import require
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, FeatureError
 from pocketfl.features.transforms import (
@@ -52,11 +53,6 @@ _LEARNED: Final = (Scale, LogScale, Standardise)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """The release that a bundle was learned from, and what it cost.
@@ -77,9 +73,9 @@ class Evidence:
     delta: float
 
     def __post_init__(self) -> None:
-        _require(bool(_DIGEST.match(self.plan_sha256)), "plan_sha256 is not 64 hex digits")
-        _require(self.reports >= 1, "a release has at least one report")
-        _require(
+        require(bool(_DIGEST.match(self.plan_sha256)), "plan_sha256 is not 64 hex digits")
+        require(self.reports >= 1, "a release has at least one report")
+        require(
             self.epsilon > 0 and math.isfinite(self.epsilon) and 0 < self.delta < 1,
             "epsilon and delta must be above 0, and delta below 1",
         )
@@ -107,13 +103,13 @@ class TransformBundle:
     def __post_init__(self) -> None:
         # The reference checks the two names.
         BundleReference(name=self.name, version=self.version, sha256="0" * 64)
-        _require(
+        require(
             0 < len(self.transforms) <= MAX_TRANSFORMS,
             f"a bundle has 1 to {MAX_TRANSFORMS} transforms",
         )
         places = [(transform.source, transform.field) for transform in self.transforms]
-        _require(len(set(places)) == len(places), "two transforms of a bundle read the same field")
-        _require(len(self.evidence) <= 64, "a bundle names at most 64 releases")
+        require(len(set(places)) == len(places), "two transforms of a bundle read the same field")
+        require(len(self.evidence) <= 64, "a bundle names at most 64 releases")
 
     @property
     def sha256(self) -> str:

@@ -16,7 +16,7 @@ from pocketfl.errors import FeatureError
 from pocketfl.features.assembly import InputAssembler, check_column, check_words, is_numeric
 from pocketfl.features.reading import FieldReader, Reading
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, LabelSpec, ServerTable, Source
-from pocketfl.plan.manifest import ModelSpec, TensorSpec
+from pocketfl.plan.models import ModelSpec, TensorSpec
 from pocketfl.store import Examples, ServerFeatures
 from pocketfl.store.schema import Collection
 

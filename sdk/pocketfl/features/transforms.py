@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pocketfl.balancing.spec import Balancing
+from pocketfl.checks import require
 
 MAX_VOCABULARY: Final = 100_000
 MAX_COLUMNS: Final = 4096
@@ -22,11 +23,6 @@ Source = Literal["device", "server"]
 
 _BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +47,11 @@ class FieldSpec:
     shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _require(0 < len(self.name) <= 128, "a field needs a name of 1 to 128 characters")
-        _require((self.type == "tensor") == (self.shape is not None), "a tensor field has a shape")
+        require(0 < len(self.name) <= 128, "a field needs a name of 1 to 128 characters")
+        require((self.type == "tensor") == (self.shape is not None), "a tensor field has a shape")
         if self.shape is not None:
-            _require(len(self.shape) <= 8 and all(0 < n <= 10**6 for n in self.shape), "bad shape")
-            _require(math.prod(self.shape) <= 10**7, f"field {self.name!r} is too large")
+            require(len(self.shape) <= 8 and all(0 < n <= 10**6 for n in self.shape), "bad shape")
+            require(math.prod(self.shape) <= 10**7, f"field {self.name!r} is too large")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +84,7 @@ class ServerTable:
     max_age: float | None = None
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.max_age is None or (self.max_age > 0 and math.isfinite(self.max_age)),
             f"server table {self.name!r}: max_age must be above 0, in seconds",
         )
@@ -115,7 +111,7 @@ class Scale:
     source: Source = "device"
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.low < self.high and math.isfinite(self.high - self.low),
             f"scale of {self.field!r}: low must be below high, and both finite",
         )
@@ -139,12 +135,12 @@ class Standardise:
 
     def __post_init__(self) -> None:
         what = f"standardise of {self.field!r}"
-        _require(math.isfinite(self.mean), f"{what}: mean must be finite")
-        _require(
+        require(math.isfinite(self.mean), f"{what}: mean must be finite")
+        require(
             self.deviation > 0 and math.isfinite(self.deviation),
             f"{what}: deviation must be above 0, and finite",
         )
-        _require(0 < self.limit <= 100, f"{what}: limit must be above 0, and at most 100")
+        require(0 < self.limit <= 100, f"{what}: limit must be above 0, and at most 100")
         _check_missing(what, self.missing)
 
 
@@ -159,7 +155,7 @@ class LogScale:
     source: Source = "device"
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.high > 0 and math.isfinite(self.high),
             f"log_scale of {self.field!r}: high must be above 0, and finite",
         )
@@ -205,7 +201,7 @@ class Cyclic:
     source: Source = "device"
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.period > 0 and math.isfinite(self.period),
             f"cyclic of {self.field!r}: period must be above 0, and finite",
         )
@@ -225,7 +221,7 @@ class Buckets:
 
     def __post_init__(self) -> None:
         pairs = zip(self.boundaries, self.boundaries[1:], strict=False)
-        _require(
+        require(
             0 < len(self.boundaries) <= 1000
             and all(map(math.isfinite, self.boundaries))
             and all(a < b for a, b in pairs),
@@ -249,11 +245,11 @@ Transform: TypeAlias = (
 
 def _check_missing(what: str, value: float) -> None:
     # The transform's own range, so that no stand-in can outweigh every real value.
-    _require(-1 <= value <= 1, f"{what}: missing must be between -1 and 1")
+    require(-1 <= value <= 1, f"{what}: missing must be between -1 and 1")
 
 
 def _check_vocabulary(field: str, vocabulary: tuple[str | int, ...]) -> None:
-    _require(
+    require(
         0 < len(vocabulary) <= MAX_VOCABULARY and len(set(vocabulary)) == len(vocabulary),
         f"vocabulary of {field!r}: 1 to {MAX_VOCABULARY} different words",
     )
@@ -281,7 +277,7 @@ class LabelSpec:
     balancing: Balancing | None = None
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.above is None or self.vocabulary is None,
             "a label has 'above' or 'vocabulary', not both",
         )
@@ -289,7 +285,7 @@ class LabelSpec:
             _check_vocabulary(self.field, self.vocabulary)
         if self.balancing is not None and (self.vocabulary is not None or self.above is not None):
             classes = 2 if self.vocabulary is None else len(self.vocabulary)
-            _require(
+            require(
                 self.balancing.classes == classes,
                 f"label {self.field!r} has {classes} classes, its balancing "
                 f"{self.balancing.classes}",
@@ -304,9 +300,9 @@ class InputSpec:
     columns: tuple[Transform, ...]
 
     def __post_init__(self) -> None:
-        _require(0 < len(self.columns) <= MAX_COLUMNS, f"input {self.tensor!r} needs columns")
+        require(0 < len(self.columns) <= MAX_COLUMNS, f"input {self.tensor!r} needs columns")
         kinds = {isinstance(column, Index) for column in self.columns}
-        _require(len(kinds) == 1, f"input {self.tensor!r} mixes 'index' with other columns")
+        require(len(kinds) == 1, f"input {self.tensor!r} mixes 'index' with other columns")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,11 +323,11 @@ class BundleReference:
 
     def __post_init__(self) -> None:
         for what, text in (("name", self.name), ("version", self.version)):
-            _require(
+            require(
                 bool(_BUNDLE_NAME.match(text)),
                 f"the {what} of a bundle, {text[:70]!r}, needs 1 to 64 letters, digits, '.', '_', '-'",
             )
-        _require(bool(_HEX_DIGEST.match(self.sha256)), "a bundle's sha256 has 64 hex digits")
+        require(bool(_HEX_DIGEST.match(self.sha256)), "a bundle's sha256 has 64 hex digits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,34 +360,32 @@ class FeatureSpec:
     def __post_init__(self) -> None:
         device = {f.name for f in self.fields}
         server = {f.name for f in self.server_table.fields} if self.server_table else set()
-        _require(len(device) == len(self.fields), "two fields have the same name")
+        require(len(device) == len(self.fields), "two fields have the same name")
         for spec in self.inputs:
             for column in spec.columns:
                 known = device if column.source == "device" else server
-                _require(
+                require(
                     column.field in known,
                     f"input {spec.tensor!r} reads the {column.source} field {column.field!r}, "
                     "which is not declared",
                 )
         if self.label is not None:
-            _require(
-                self.label.field in device, f"label field {self.label.field!r} is not declared"
-            )
+            require(self.label.field in device, f"label field {self.label.field!r} is not declared")
             self._check_balancing(self.label)
         if self.server_table is not None:
-            _require(
+            require(
                 self.server_table.key_field in device,
                 f"key field {self.server_table.key_field!r} is not declared",
             )
         names = self.tensor_names
-        _require(len(set(names)) == len(names), "two inputs make the same tensor")
+        require(len(set(names)) == len(names), "two inputs make the same tensor")
 
     def _check_balancing(self, label: LabelSpec) -> None:
         if label.balancing is None or label.above is not None or label.vocabulary is not None:
             return
         # A field that already is the class: only of these types is it a whole number.
         kind = next(field.type for field in self.fields if field.name == label.field)
-        _require(
+        require(
             kind in ("bool", "int"),
             f"label {label.field!r} is a number, and balancing needs classes: give 'above' or a "
             "vocabulary",

@@ -3,23 +3,18 @@
 from pocketfl.encoding import EncodingSpec
 from pocketfl.plan.acceptance import AcceptanceSpec
 from pocketfl.plan.adaptive_clipping import AdaptiveClippingSpec
+from pocketfl.plan.aggregation import (
+    AggregationSpec,
+    BudgetSpec,
+    DifferentialPrivacySpec,
+    TreeNoiseSpec,
+)
 from pocketfl.plan.archive import Plan, build_plan, write_plan
 from pocketfl.plan.asynchronous import AsynchronousSpec
 from pocketfl.plan.card import ModelCard
 from pocketfl.plan.inference import InferenceSpec
-from pocketfl.plan.manifest import (
-    AggregationSpec,
-    BudgetSpec,
-    DifferentialPrivacySpec,
-    EligibilitySpec,
-    Manifest,
-    ModelSpec,
-    ParameterSpec,
-    PartSpec,
-    RuntimeSpec,
-    TensorSpec,
-    TreeNoiseSpec,
-)
+from pocketfl.plan.manifest import EligibilitySpec, Manifest, PartSpec, RuntimeSpec
+from pocketfl.plan.models import ModelSpec, ParameterSpec, TensorSpec
 from pocketfl.plan.signing import (
     generate_signing_key,
     load_signing_key,

@@ -17,10 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from pocketfl.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +45,13 @@ class AdaptiveClippingSpec:
     count_share: float = 0.02
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 < self.min_clip_norm <= self.max_clip_norm <= 1e6,
             "min_clip_norm must be above 0 and at most max_clip_norm, which is at most 1e6",
         )
-        _require(0 < self.quantile < 1, "quantile must be above 0 and below 1")
-        _require(0 < self.learning_rate <= 10, "learning_rate must be above 0 and at most 10")
-        _require(0.001 <= self.count_share <= 0.5, "count_share must be 0.001 to 0.5")
+        require(0 < self.quantile < 1, "quantile must be above 0 and below 1")
+        require(0 < self.learning_rate <= 10, "learning_rate must be above 0 and at most 10")
+        require(0.001 <= self.count_share <= 0.5, "count_share must be 0.001 to 0.5")
 
     def count_weight(self, norm_bound: int) -> int:
         """Return the size in grid units of the coordinate that says within or not."""

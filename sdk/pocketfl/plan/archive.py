@@ -24,21 +24,18 @@ from numpy.typing import NDArray
 from pocketfl.errors import DecodeError, PlanError, PlanSignatureError
 from pocketfl.features.transforms import FeatureSpec
 from pocketfl.plan.acceptance import AcceptanceSpec
+from pocketfl.plan.aggregation import AggregationSpec, BudgetSpec, DifferentialPrivacySpec
 from pocketfl.plan.manifest import (
     MANIFEST_LIMIT,
     MAX_PARTS,
-    AggregationSpec,
-    BudgetSpec,
-    DifferentialPrivacySpec,
     EligibilitySpec,
     Kind,
     Manifest,
-    ModelSpec,
-    ParameterSpec,
     PartSpec,
     Privacy,
     RuntimeSpec,
 )
+from pocketfl.plan.models import ModelSpec, ParameterSpec
 from pocketfl.plan.schemas import SCHEMA_VERSION
 from pocketfl.plan.signing import (
     PUBLIC_KEY_BYTES,

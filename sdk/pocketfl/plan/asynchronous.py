@@ -15,14 +15,11 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from pocketfl.checks import require
+
 WHOLE_WEIGHT: Final = 256
 """What a report of the round itself is multiplied with; the released grid is as much finer."""
 MAX_STALENESS: Final = 100
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 def staleness_weight(staleness: int) -> int:
@@ -60,10 +57,10 @@ class AsynchronousSpec:
     min_separation: int = 5
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 <= self.max_staleness <= MAX_STALENESS, f"max_staleness must be 0 to {MAX_STALENESS}"
         )
-        _require(
+        require(
             self.max_staleness < self.min_separation <= 1_000_000,
             "min_separation must be above max_staleness: a device has one report under way at most",
         )

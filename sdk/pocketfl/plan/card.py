@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from pocketfl.checks import require
 from pocketfl.decoding import decode, encode_json, parse_json
 from pocketfl.plan.archive import Plan
 
@@ -16,11 +17,6 @@ CARD_LIMIT: Final = 256 * 2**10
 """Largest card in bytes."""
 _LONGEST: Final = 10_000
 _MOST: Final = 1000
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +44,13 @@ class ModelCard:
     licence: str = ""
 
     def __post_init__(self) -> None:
-        _require(bool(self.predicts.strip()), "a model card has to say what the model predicts")
+        require(bool(self.predicts.strip()), "a model card has to say what the model predicts")
         texts = (self.predicts, self.data, self.limits, self.licence, *self.metrics)
-        _require(
+        require(
             all(len(text) <= _LONGEST for text in texts),
             f"a text of a model card has {_LONGEST:,} characters at most",
         )
-        _require(len(self.metrics) <= _MOST, f"a model card has {_MOST:,} metrics at most")
+        require(len(self.metrics) <= _MOST, f"a model card has {_MOST:,} metrics at most")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +73,8 @@ class BatchCost:
     memory_bytes: int
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "batch_size must be at least 1")
-        _require(self.flops >= 0 and self.memory_bytes >= 0, "a cost must be at least 0")
+        require(self.batch_size >= 1, "batch_size must be at least 1")
+        require(self.flops >= 0 and self.memory_bytes >= 0, "a cost must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from pocketfl.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +40,13 @@ class LocalOptimizerSpec:
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.momentum < 1, "momentum must be at least 0 and below 1")
-        _require(0 <= self.weight_decay <= 1, "weight_decay must be 0 to 1")
-        _require(0 <= self.beta1 < 1, "beta1 must be at least 0 and below 1")
-        _require(0 <= self.beta2 < 1, "beta2 must be at least 0 and below 1")
-        _require(0 < self.epsilon <= 1, "epsilon must be above 0 and at most 1")
-        _require(0 <= self.proximal <= 1000, "proximal must be 0 to 1000")
-        _require(
+        require(0 <= self.momentum < 1, "momentum must be at least 0 and below 1")
+        require(0 <= self.weight_decay <= 1, "weight_decay must be 0 to 1")
+        require(0 <= self.beta1 < 1, "beta1 must be at least 0 and below 1")
+        require(0 <= self.beta2 < 1, "beta2 must be at least 0 and below 1")
+        require(0 < self.epsilon <= 1, "epsilon must be above 0 and at most 1")
+        require(0 <= self.proximal <= 1000, "proximal must be 0 to 1000")
+        require(
             self.kind == "sgd" or self.momentum == 0,
             f"momentum is SGD's; {self.kind} has beta1 instead",
         )
@@ -90,12 +87,10 @@ class TrainingSpec:
     optimizer: LocalOptimizerSpec | None = None
 
     def __post_init__(self) -> None:
-        _require(1 <= self.epochs <= 100, "epochs must be 1 to 100")
-        _require(1 <= self.max_examples <= 1_000_000, "max_examples must be 1 to 1,000,000")
-        _require(0 < self.learning_rate <= 1000, "learning_rate must be above 0 and at most 1000")
-        _require(
-            0 < self.max_gradient_norm <= 1e6, "max_gradient_norm must be above 0, 1e6 at most"
-        )
+        require(1 <= self.epochs <= 100, "epochs must be 1 to 100")
+        require(1 <= self.max_examples <= 1_000_000, "max_examples must be 1 to 1,000,000")
+        require(0 < self.learning_rate <= 1000, "learning_rate must be above 0 and at most 1000")
+        require(0 < self.max_gradient_norm <= 1e6, "max_gradient_norm must be above 0, 1e6 at most")
 
     @property
     def minimizer(self) -> LocalOptimizerSpec:

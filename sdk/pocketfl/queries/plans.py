@@ -9,14 +9,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, ServerTable
+from pocketfl.plan.aggregation import AggregationSpec, BudgetSpec, DifferentialPrivacySpec
 from pocketfl.plan.archive import Plan, build_plan, write_plan
-from pocketfl.plan.manifest import (
-    AggregationSpec,
-    BudgetSpec,
-    DifferentialPrivacySpec,
-    EligibilitySpec,
-    RuntimeSpec,
-)
+from pocketfl.plan.manifest import EligibilitySpec, RuntimeSpec
 from pocketfl.queries.query_set import QuerySet
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfl.checks import require
 from pocketfl.features.transforms import FeatureSpec, FieldSpec, LabelSpec, Source
 from pocketfl.queries.spec import (
     MAX_LENGTH,
@@ -27,11 +28,6 @@ MAX_QUERIES: Final = 256
 MAX_DELAY_SECONDS: Final = 86_400.0
 _TOLERANCE: Final = 1e-9
 """Room for the rounding of shares such as ``1 / sqrt(6)``; the integers of a report are exact again."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +53,22 @@ class QuerySet:
     upload_delay_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        _require(0 < len(self.queries) <= MAX_QUERIES, f"a plan has 1 to {MAX_QUERIES} queries")
+        require(0 < len(self.queries) <= MAX_QUERIES, f"a plan has 1 to {MAX_QUERIES} queries")
         names = [query.name for query in self.queries]
-        _require(len(set(names)) == len(names), "two queries have the same name")
+        require(len(set(names)) == len(names), "two queries have the same name")
         total = sum(query.share**2 for query in self.queries)
-        _require(
+        require(
             total <= 1 + _TOLERANCE,
             f"the squares of the shares sum to {total:.6g}, 1 at most: {len(names)} equal shares are "
             f"{1 / math.sqrt(len(names)):.6g} each",
         )
-        _require(
+        require(
             self.length <= MAX_LENGTH, f"{self.length} coordinates in all, {MAX_LENGTH} at most"
         )
-        _require(
+        require(
             1 <= self.max_examples_read <= 1_000_000, "max_examples_read must be 1 to 1,000,000"
         )
-        _require(
+        require(
             0 <= self.upload_delay_seconds <= MAX_DELAY_SECONDS,
             f"upload_delay_seconds must be 0 to {MAX_DELAY_SECONDS:g}",
         )
@@ -154,7 +150,7 @@ class QuerySet:
         for query in self.queries:
             if not isinstance(query, Funnel):
                 for source, name in query.sources:
-                    _require(
+                    require(
                         (source, name) in fields,
                         f"query {query.name!r} reads the {source} field {name!r}, which is not "
                         "declared",
@@ -183,7 +179,7 @@ def label_histogram(label: LabelSpec, *, name: str = "label", share: float = 1.0
     """
     if label.vocabulary is not None:
         return Histogram(name=name, share=share, field=label.field, categories=label.vocabulary)
-    _require(label.above is not None, f"the label {label.field!r} has no classes")
+    require(label.above is not None, f"the label {label.field!r} has no classes")
     # The target is 1 above the threshold, and 0 where the field equals it.
     boundaries = () if label.above is None else (label.above,)
     return Histogram(
@@ -192,7 +188,7 @@ def label_histogram(label: LabelSpec, *, name: str = "label", share: float = 1.0
 
 
 def _check_number(field: FieldSpec, *, what: str) -> None:
-    _require(
+    require(
         field.type in ("float", "int", "bool"),
         f"{what} needs a float, int or bool field; {field.name!r} is {field.type}",
     )
@@ -200,7 +196,7 @@ def _check_number(field: FieldSpec, *, what: str) -> None:
 
 def _check_words(field: FieldSpec, words: tuple[str | int, ...], *, what: str) -> None:
     wanted = {"str": str, "int": int}.get(field.type)
-    _require(
+    require(
         wanted is not None and all(type(word) is wanted for word in words),
         f"{what}: values of {field.name!r} have to be of the field's own type, str or int; it is "
         f"{field.type}",
@@ -224,12 +220,12 @@ def _check_histogram(query: Histogram, field: FieldSpec) -> None:
 
 def _check_score(query: ScoreHistogram, outputs: Mapping[str, int] | None) -> None:
     what = f"query {query.name!r}"
-    _require(outputs is not None, f"{what} needs a model: use a plan of kind 'evaluation'")
+    require(outputs is not None, f"{what} needs a model: use a plan of kind 'evaluation'")
     size = (outputs or {}).get(query.output)
-    _require(
+    require(
         size is not None,
         f"{what}: the model has no output {query.output!r}, only {sorted(outputs or {})}",
     )
-    _require(
+    require(
         query.index < (size or 0), f"{what}: output {query.output!r} has {size} numbers per example"
     )

@@ -21,6 +21,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from pocketfl.checks import require
 from pocketfl.features.transforms import Source
 
 MAX_LENGTH: Final = 65_536
@@ -34,13 +35,8 @@ Unit: TypeAlias = Literal["device", "example"]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def _check_range(what: str, low: float, high: float) -> None:
-    _require(
+    require(
         low < high and math.isfinite(high - low), f"{what}: low must be below high, and both finite"
     )
 
@@ -68,14 +64,14 @@ class Filter:
     def __post_init__(self) -> None:
         what = f"filter on {self.field!r}"
         has_range = self.low is not None or self.high is not None
-        _require(has_range != (self.values is not None), f"{what}: give values, or a range")
-        _require(
+        require(has_range != (self.values is not None), f"{what}: give values, or a range")
+        require(
             self.values is None or 0 < len(self.values) <= MAX_WORDS,
             f"{what}: 1 to {MAX_WORDS} values",
         )
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
-        _require(low <= high, f"{what}: low must not be above high")
+        require(low <= high, f"{what}: low must not be above high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +105,19 @@ class _ExampleQuery:
 
     def __post_init__(self) -> None:
         _check_name_and_share(self.name, self.share)
-        _require(
+        require(
             (self.unit == "example") == (self.max_examples is not None),
             f"query {self.name!r}: max_examples goes with the unit 'example', and only with it",
         )
-        _require(
+        require(
             self.max_examples is None or 1 <= self.max_examples <= MAX_EXAMPLES,
             f"query {self.name!r}: max_examples must be 1 to {MAX_EXAMPLES}",
         )
-        _require(
+        require(
             self.bound is None or (self.bound > 0 and math.isfinite(self.bound)),
             f"query {self.name!r}: bound must be above 0, and finite",
         )
-        _require(
+        require(
             len(self.where) <= MAX_FILTERS, f"query {self.name!r}: {MAX_FILTERS} filters at most"
         )
         _check_length(self.name, self.length)
@@ -205,7 +201,7 @@ class Moments(_FieldQuery):
     order: int = 2
 
     def __post_init__(self) -> None:
-        _require(1 <= self.order <= 4, f"query {self.name!r}: order must be 1 to 4")
+        require(1 <= self.order <= 4, f"query {self.name!r}: order must be 1 to 4")
         super().__post_init__()
         _check_range(f"query {self.name!r}", self.low, self.high)
 
@@ -246,19 +242,19 @@ class Histogram(_FieldQuery):
 
     def __post_init__(self) -> None:
         what = f"query {self.name!r}"
-        _require(
+        require(
             (self.categories is None) != (self.boundaries is None),
             f"{what}: give categories or boundaries",
         )
         if self.categories is not None:
-            _require(
+            require(
                 0 < len(self.categories) <= MAX_WORDS
                 and len(set(self.categories)) == len(self.categories),
                 f"{what}: 1 to {MAX_WORDS} different categories",
             )
         if self.boundaries is not None:
             pairs = zip(self.boundaries, self.boundaries[1:], strict=False)
-            _require(
+            require(
                 0 < len(self.boundaries) <= MAX_WORDS
                 and all(map(math.isfinite, self.boundaries))
                 and all(a < b for a, b in pairs),
@@ -292,8 +288,8 @@ class Quantiles(_FieldQuery):
 
     def __post_init__(self) -> None:
         what = f"query {self.name!r}"
-        _require(2 <= self.branching <= 1024, f"{what}: branching must be 2 to 1024")
-        _require(1 <= self.levels <= 16, f"{what}: levels must be 1 to 16")
+        require(2 <= self.branching <= 1024, f"{what}: branching must be 2 to 1024")
+        require(1 <= self.levels <= 16, f"{what}: levels must be 1 to 16")
         super().__post_init__()
         _check_range(what, self.low, self.high)
 
@@ -352,15 +348,15 @@ class ScoreHistogram(_ExampleQuery):
 
     def __post_init__(self) -> None:
         what = f"query {self.name!r}"
-        _require(2 <= self.bins <= 4096, f"{what}: bins must be 2 to 4096")
-        _require(1 <= self.classes <= 1000, f"{what}: classes must be 1 to 1000")
-        _require(0 <= self.index < 10**6, f"{what}: index must be 0 to 999,999")
+        require(2 <= self.bins <= 4096, f"{what}: bins must be 2 to 4096")
+        require(1 <= self.classes <= 1000, f"{what}: classes must be 1 to 1000")
+        require(0 <= self.index < 10**6, f"{what}: index must be 0 to 999,999")
         if self.log_loss_limit is not None:
-            _require(
+            require(
                 0 < self.log_loss_limit <= 100,
                 f"{what}: log_loss_limit must be above 0 and 100 at most",
             )
-            _require(
+            require(
                 self.classes == 2 and self.low >= 0 and self.high <= 1,
                 f"{what}: log_loss_limit goes with two classes and scores from 0 to 1",
             )
@@ -387,7 +383,7 @@ class FunnelEvent:
 
     def __post_init__(self) -> None:
         for text in (self.phase, self.reason or "none"):
-            _require(bool(_NAME.match(text)), f"{text[:70]!r} is not a phase or reason")
+            require(bool(_NAME.match(text)), f"{text[:70]!r} is not a phase or reason")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,9 +414,9 @@ class Funnel:
     def __post_init__(self) -> None:
         what = f"query {self.name!r}"
         _check_name_and_share(self.name, self.share)
-        _require(0 < len(self.events) <= 1000, f"{what}: 1 to 1000 events")
-        _require(len(set(self.events)) == len(self.events), f"{what}: an event is there twice")
-        _require(
+        require(0 < len(self.events) <= 1000, f"{what}: 1 to 1000 events")
+        require(len(set(self.events)) == len(self.events), f"{what}: an event is there twice")
+        require(
             1 <= self.max_per_event <= self.max_events <= MAX_EXAMPLES,
             f"{what}: max_per_event is 1 to max_events, and that at most {MAX_EXAMPLES}",
         )
@@ -447,13 +443,13 @@ Query: TypeAlias = ExampleQuery | Funnel
 
 
 def _check_name_and_share(name: str, share: float) -> None:
-    _require(
+    require(
         bool(_NAME.match(name)),
         f"a query needs a name of a letter and up to 63 letters, digits, '.', '_', '-', not "
         f"{name[:70]!r}",
     )
-    _require(0 < share <= 1, f"query {name!r}: share must be above 0 and at most 1")
+    require(0 < share <= 1, f"query {name!r}: share must be above 0 and at most 1")
 
 
 def _check_length(name: str, length: int) -> None:
-    _require(length <= MAX_LENGTH, f"query {name!r} has {length} coordinates, {MAX_LENGTH} at most")
+    require(length <= MAX_LENGTH, f"query {name!r} has {length} coordinates, {MAX_LENGTH} at most")

@@ -14,6 +14,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pocketfl.checks import require
 from pocketfl.decoding import decode_json, encode_json
 from pocketfl.errors import DecodeError, PlanSignatureError, RolloutError
 from pocketfl.plan.signing import (
@@ -35,11 +36,6 @@ _MAGIC: Final = b"PFL rollout 1\n"
 _HEADER_BYTES: Final = len(_MAGIC) + PUBLIC_KEY_BYTES + SIGNATURE_BYTES
 _VERSION: Final = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}\Z")
 _SALT: Final = re.compile(r"[A-Za-z0-9._-]{0,64}\Z")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +60,7 @@ class RolloutModel:
     def __post_init__(self) -> None:
         if self.task is not None:
             check_identifier(self.task, what="task")
-        _require(0 <= self.version < 2**31, "a model version counts from 0")
+        require(0 <= self.version < 2**31, "a model version counts from 0")
         check_digest(self.plan_sha256, what="plan_sha256")
         check_digest(self.parameters_sha256, what="parameters_sha256")
 
@@ -89,8 +85,8 @@ class Channel:
 
     def __post_init__(self) -> None:
         check_identifier(self.name, what="channel")
-        _require(self.name != STABLE, f"the channel {STABLE!r} is the document's own 'stable'")
-        _require(0 <= self.share <= 1, f"the share of channel {self.name!r} must be 0 to 1")
+        require(self.name != STABLE, f"the channel {STABLE!r} is the document's own 'stable'")
+        require(0 <= self.share <= 1, f"the share of channel {self.name!r} must be 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,29 +125,27 @@ class Rollout:
 
     def __post_init__(self) -> None:
         check_identifier(self.task, what="task")
-        _require(1 <= self.sequence <= MAX_SEQUENCE, "the sequence of a rollout counts from 1")
-        _require(
+        require(1 <= self.sequence <= MAX_SEQUENCE, "the sequence of a rollout counts from 1")
+        require(
             (self.stable is None) == (self.stopped is not None),
             "a rollout names a stable model, or says why it is stopped",
         )
-        _require(
-            not (self.stopped is not None and self.channels), "a stopped model has no channels"
-        )
-        _require(
+        require(not (self.stopped is not None and self.channels), "a stopped model has no channels")
+        require(
             len(self.channels) <= MAX_CHANNELS, f"a rollout has {MAX_CHANNELS} channels at most"
         )
         names = [channel.name for channel in self.channels]
-        _require(len(set(names)) == len(names), "two channels of a rollout have the same name")
-        _require(
+        require(len(set(names)) == len(names), "two channels of a rollout have the same name")
+        require(
             self.minimum_plan_version is None or bool(_VERSION.match(self.minimum_plan_version)),
             "minimum_plan_version is up to four numbers with dots between them, such as 1.10",
         )
-        _require(
+        require(
             self.stopped is None
             or (0 < len(self.stopped) <= REASON_LIMIT and self.stopped.isprintable()),
             f"the reason of a stop needs 1 to {REASON_LIMIT} printable characters",
         )
-        _require(
+        require(
             bool(_SALT.match(self.salt)), "a salt has letters, digits, '.', '_', '-'; 64 at most"
         )
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfl.plan.manifest import ModelSpec, TensorSpec
+from pocketfl.plan.models import ModelSpec, TensorSpec
 
 Array = NDArray[np.generic]
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from pocketfl.errors import PlanError, PlanUnsupportedError, RuntimeUnavailableError
 from pocketfl.plan.inference import Precision
-from pocketfl.plan.manifest import Manifest, TensorSpec
+from pocketfl.plan.manifest import Manifest
+from pocketfl.plan.models import TensorSpec
 from pocketfl.plan.training import TrainingSpec
 from pocketfl.runtimes.batches import RANDOM, TARGET, WEIGHT, Array, BatchBuffers
 from pocketfl.runtimes.interface import Batch, EvaluationResult, FloatVector, StepResult

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pocketfl.plan.manifest import Privacy
-from pocketfl_server.trusted.messages import BudgetStatement
+from pocketfl_server.trusted.releases import BudgetStatement
 
 
 @dataclass(frozen=True, kw_only=True)

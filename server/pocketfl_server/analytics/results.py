@@ -13,7 +13,7 @@ from pocketfl.plan import Manifest
 from pocketfl_server.analytics.records import QueryResult, ResultSummary, TaskResult
 from pocketfl_server.database import Database, results
 from pocketfl_server.errors import NotFound
-from pocketfl_server.trusted.messages import BudgetStatement, Release
+from pocketfl_server.trusted.releases import BudgetStatement, Release
 
 _STATEMENT_LIMIT: Final = 1 * 2**20
 

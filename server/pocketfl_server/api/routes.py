@@ -24,7 +24,7 @@ from pocketfl.decoding import encode_json
 from pocketfl.errors import DecodeError
 from pocketfl.protocol import Problem
 from pocketfl_server.errors import Refusal, ReleaseRefusedError
-from pocketfl_server.trusted.messages import TrustedTierError
+from pocketfl_server.trusted.refusals import TrustedTierError
 
 logger: Final = logging.getLogger(__name__)
 

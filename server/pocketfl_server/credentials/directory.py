@@ -10,11 +10,8 @@ from typing import Final, TypeVar
 from pocketfl.protocol import TokenKey
 from pocketfl_server.attestations import REFRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS
 from pocketfl_server.trusted.client import TrustedTier
-from pocketfl_server.trusted.messages import (
-    PublishedTokenKeys,
-    TokenKeyDigest,
-    TrustedTierError,
-)
+from pocketfl_server.trusted.messages import PublishedTokenKeys, TokenKeyDigest
+from pocketfl_server.trusted.refusals import TrustedTierError
 
 T = TypeVar("T")
 

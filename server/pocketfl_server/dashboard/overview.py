@@ -24,7 +24,8 @@ from pocketfl_server.records import (
     ScheduleRecord,
     TaskRecord,
 )
-from pocketfl_server.trusted.messages import TaskDescription, TrustedTierError
+from pocketfl_server.trusted.messages import TaskDescription
+from pocketfl_server.trusted.refusals import TrustedTierError
 
 T = TypeVar("T")
 

@@ -17,11 +17,8 @@ from pocketfl.protocol import MESSAGE_LIMIT, AggregatorKey
 from pocketfl_server.flower.places import Place
 from pocketfl_server.operator_client import OperatorClient
 from pocketfl_server.trusted.client import HttpTrustedTier
-from pocketfl_server.trusted.messages import (
-    TrustedTierError,
-    decode_partial_message,
-    encode_sealed_release,
-)
+from pocketfl_server.trusted.messages import decode_partial_message, encode_sealed_release
+from pocketfl_server.trusted.refusals import TrustedTierError
 
 logger = logging.getLogger(__name__)
 

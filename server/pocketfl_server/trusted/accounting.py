@@ -47,7 +47,9 @@ from typing import Final
 from pocketfl.plan.manifest import Manifest
 from pocketfl.tree_noise import squared_sensitivity
 from pocketfl_server.trusted.curves import renyi_curve
-from pocketfl_server.trusted.messages import BudgetStatement, PlanRefused, PrivacyStatement
+from pocketfl_server.trusted.messages import PrivacyStatement
+from pocketfl_server.trusted.refusals import PlanRefused
+from pocketfl_server.trusted.releases import BudgetStatement
 
 SAMPLED_ORDERS: Final = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
 """Orders of the Rényi divergence under sampling, dense where common budgets have their optimum."""

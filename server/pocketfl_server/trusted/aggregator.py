@@ -45,27 +45,26 @@ from pocketfl_server.trusted.ledger import (
     TaskRecord,
 )
 from pocketfl_server.trusted.messages import (
-    BudgetExhausted,
-    Conflict,
-    FloorNotReached,
-    IntegerVector,
     KeyDescription,
-    MalformedRequest,
-    PlanRefused,
     PublishedTokenKeys,
-    Release,
     SealedEntry,
     SealedPartialSum,
     SealedRelease,
     TaskDescription,
     TokenKeyDigest,
-    TrustedTierUnavailable,
-    UnknownTask,
     batches,
-    decode_release,
-    encode_release,
 )
 from pocketfl_server.trusted.observing import Nobody, Observer
+from pocketfl_server.trusted.refusals import (
+    BudgetExhausted,
+    Conflict,
+    FloorNotReached,
+    MalformedRequest,
+    PlanRefused,
+    TrustedTierUnavailable,
+    UnknownTask,
+)
+from pocketfl_server.trusted.releases import IntegerVector, Release, decode_release, encode_release
 from pocketfl_server.trusted.releasing import draw_noise, make_release
 from pocketfl_server.trusted.shards import Sharding, Shards
 from pocketfl_server.trusted.task_state import TaskState

@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pocketfl.plan.manifest import Manifest
 from pocketfl_server.trusted.accounting import affords, budget_statement, progress, spent_privacy
 from pocketfl_server.trusted.ledger import Ledger
-from pocketfl_server.trusted.messages import BudgetExhausted, BudgetStatement, PrivacyStatement
+from pocketfl_server.trusted.messages import PrivacyStatement
+from pocketfl_server.trusted.refusals import BudgetExhausted
+from pocketfl_server.trusted.releases import BudgetStatement
 from pocketfl_server.trusted.task_state import TaskState
 
 

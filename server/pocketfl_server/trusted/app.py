@@ -45,19 +45,21 @@ from pocketfl_server.trusted.messages import (
     BATCH_LIMIT,
     PARTIAL_LIMIT,
     SEALED_LIMIT,
-    MalformedRequest,
-    NotAuthorised,
-    RequestTooLarge,
     TokenKeyDigests,
-    TrustedTierError,
-    TrustedTierUnavailable,
     decode_batch,
     decode_partial_message,
     decode_sealed_release,
     encode_partial_message,
-    encode_release,
     encode_sealed_release,
 )
+from pocketfl_server.trusted.refusals import (
+    MalformedRequest,
+    NotAuthorised,
+    RequestTooLarge,
+    TrustedTierError,
+    TrustedTierUnavailable,
+)
+from pocketfl_server.trusted.releases import encode_release
 
 logger: Final = logging.getLogger(__name__)
 

@@ -23,30 +23,30 @@ from pocketfl.protocol import (
 )
 from pocketfl_server.trusted.messages import (
     PARTIAL_LIMIT,
-    REFUSALS,
-    RELEASE_LIMIT,
     SEALED_LIMIT,
-    Conflict,
     KeyDescription,
-    MalformedRequest,
     PublishedTokenKeys,
-    Release,
     SealedEntry,
     SealedPartialSum,
     SealedRelease,
     TaskDescription,
     TokenKeyDigest,
     TokenKeyDigests,
-    TrustedTierError,
-    TrustedTierUnavailable,
     batches,
     decode_partial_message,
-    decode_release,
     decode_sealed_release,
     encode_batch,
     encode_partial_message,
     encode_sealed_release,
 )
+from pocketfl_server.trusted.refusals import (
+    REFUSALS,
+    Conflict,
+    MalformedRequest,
+    TrustedTierError,
+    TrustedTierUnavailable,
+)
+from pocketfl_server.trusted.releases import RELEASE_LIMIT, Release, decode_release
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ _BY_STATUS: Final = {kind.status: kind for kind in REFUSALS} | {Conflict.status:
 class TrustedTier(Protocol):
     """All that a back end can ask of a trusted tier; every method may be repeated without harm.
 
-    Each raises a subclass of :class:`~pocketfl_server.trusted.messages.TrustedTierError` when it
+    Each raises a subclass of :class:`~pocketfl_server.trusted.refusals.TrustedTierError` when it
     refuses, and then its state is as it was.
     """
 

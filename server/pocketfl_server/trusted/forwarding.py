@@ -18,12 +18,9 @@ from pocketfl_server.trusted.authenticated_sealing import (
     open_between,
     seal_between,
 )
-from pocketfl_server.trusted.messages import (
-    MalformedRequest,
-    Release,
-    SealedRelease,
-    decode_release,
-)
+from pocketfl_server.trusted.messages import SealedRelease
+from pocketfl_server.trusted.refusals import MalformedRequest
+from pocketfl_server.trusted.releases import Release, decode_release
 
 _INFO_LABEL: Final = b"pocketfl release to a shard 1"
 

@@ -26,10 +26,11 @@ import numpy as np
 
 from pocketfl.decoding import encode_json
 from pocketfl.errors import PocketFLError
-from pocketfl.plan.manifest import BudgetSpec
+from pocketfl.plan.aggregation import BudgetSpec
 from pocketfl.protocol import LedgerHead
 from pocketfl_server.trusted import token_keys
-from pocketfl_server.trusted.messages import IntegerVector, TokenKeyDigest
+from pocketfl_server.trusted.messages import TokenKeyDigest
+from pocketfl_server.trusted.releases import IntegerVector
 
 _APPLICATION_ID: Final = 0x504B544C
 """Marks the file as a ledger in SQLite's header ("PKTL")."""

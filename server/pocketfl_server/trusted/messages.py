@@ -1,23 +1,20 @@
-"""What the back end and the trusted tier say to each other, and why the trusted tier may say no.
+"""What the back end and the trusted tier say to each other, releases and refusals apart.
 
-The back end may import this module and :mod:`.client`, nothing else of the trusted tier. Sealed reports
-travel in one bounded binary batch; a release is a small JSON header and the raw sum. A noised sum and
-an unprotected one are two types, so that code that takes one cannot be handed the other.
+The back end may import this module, :mod:`.releases`, :mod:`.refusals` and :mod:`.client`, nothing else
+of the trusted tier. Sealed reports travel in one bounded binary batch.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal, TypeAlias, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
 
 from pocketfl.decoding import decode_json, encode_json
-from pocketfl.errors import DecodeError, PocketFLError
-from pocketfl.plan.manifest import MAX_PARAMETERS, BudgetUnit
+from pocketfl.errors import DecodeError
+from pocketfl.plan.aggregation import BudgetUnit
+from pocketfl.plan.models import MAX_PARAMETERS
 from pocketfl.protocol import (
     REPORT_OVERHEAD,
     AggregatorKey,
@@ -27,8 +24,8 @@ from pocketfl.protocol import (
     check_identifier,
     check_token,
 )
+from pocketfl_server.trusted.releases import HEADER_LIMIT, RELEASE_LIMIT, BudgetStatement
 
-IntegerVector: TypeAlias = NDArray[np.int64]
 T = TypeVar("T")
 
 MAX_SEALED_BYTES: Final = 2 * MAX_PARAMETERS + REPORT_OVERHEAD
@@ -37,13 +34,9 @@ BATCH_LIMIT: Final = 128 * 2**20
 """Largest batch of sealed reports in bytes; one report of the largest model fits."""
 MAX_BATCH_ENTRIES: Final = 4096
 MAX_TOKEN_KEYS: Final = 64
-HEADER_LIMIT: Final = 64 * 2**10
-RELEASE_LIMIT: Final = 8 * MAX_PARAMETERS + HEADER_LIMIT + 8
-"""Largest release in bytes."""
 
 _BATCH_MAGIC: Final = b"PFB1"
 _BATCH_WITH_ORIGINS: Final = b"PFB2"
-_RELEASE_MAGIC: Final = b"PFR1"
 _PARTIAL_MAGIC: Final = b"PFS1"
 _SEALED_RELEASE_MAGIC: Final = b"PFF1"
 PARTIAL_LIMIT: Final = RELEASE_LIMIT + HEADER_LIMIT + 8
@@ -118,34 +111,6 @@ class PrivacyStatement:
     unit: BudgetUnit = "device"
     neighbouring_relation: str
     sampling: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetStatement:
-    """Where an account stands that several tasks share.
-
-    Attributes
-    ----------
-    name : str
-        As the tasks' plans name it.
-    epsilon, delta : float
-        What all of its releases may come to together.
-    unit : {"device", "device-day"}
-        Whose data it protects.
-    spent, spent_against_back_end : float
-        Epsilon of all releases of all its tasks so far, at ``delta``: against someone who sees the
-        released sums, and someone who sees who took part as well.
-    releases : dict of str to int
-        Releases so far of each of its tasks.
-    """
-
-    name: str
-    epsilon: float
-    delta: float
-    unit: BudgetUnit
-    spent: float
-    spent_against_back_end: float
-    releases: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,321 +301,6 @@ class _PartialHeader:
     key: AggregatorKey
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReleaseSummary:
-    """All that a release says besides its values.
-
-    Attributes
-    ----------
-    kind : {"noised", "unprotected"}
-        Which of the two types it is.
-    task, round, model_version, plan_sha256, policy_hash
-        What it is a release of.
-    reports : int
-        Number of reports in the sum.
-    rejected : dict of str to int
-        Number of reports that were not taken, by reason.
-    grid_step : float
-        One integer unit in the model's own units.
-    expected_cohort : float
-        What the sum is to be divided by; fixed by the plan.
-    noise_multiplier : float
-        0 for an unprotected release.
-    epsilon, epsilon_against_back_end, delta : float or None
-        What the task has spent with this release included; ``None`` for an unprotected one, about
-        which nothing can be claimed.
-    budget : BudgetStatement or None
-        The account that the task shares with others, with this release included.
-    clip_norm, next_clip_norm, share_within : float or None
-        Where the plan lets the clip norm adapt: of this round, of the next one, and the noised share of
-        updates that were within it.
-    privacy_event : str or None
-        The event tree of all of the task's releases, this one included; see :mod:`.events`. None of
-        releases of earlier versions.
-    """
-
-    kind: Literal["noised", "unprotected"]
-    task: str
-    round: int
-    model_version: int
-    plan_sha256: str
-    policy_hash: str
-    reports: int
-    rejected: dict[str, int] = field(default_factory=dict)
-    grid_step: float
-    expected_cohort: float
-    noise_multiplier: float
-    epsilon: float | None = None
-    epsilon_against_back_end: float | None = None
-    delta: float | None = None
-    budget: BudgetStatement | None = None
-    clip_norm: float | None = None
-    next_clip_norm: float | None = None
-    share_within: float | None = None
-    privacy_event: str | None = None
-
-    def __post_init__(self) -> None:
-        check_identifier(self.task, what="task")
-        check_digest(self.plan_sha256, what="plan_sha256")
-        check_digest(self.policy_hash, what="policy_hash")
-        protected = self.kind == "noised"
-        claims = (self.epsilon, self.epsilon_against_back_end, self.delta)
-        if protected != (self.noise_multiplier > 0) or any(
-            (claim is not None) != protected for claim in claims
-        ):
-            raise ValueError("noise, epsilon and delta go with a noised release, and only with it")
-        if self.round < 1 or self.model_version < 0 or self.reports < 1:
-            raise ValueError("round and reports count from 1, model_version from 0")
-        adaptive = (self.clip_norm, self.next_clip_norm, self.share_within)
-        if len({value is None for value in adaptive}) != 1:
-            raise ValueError("clip_norm, next_clip_norm and share_within go together")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Release:
-    """Values of a release with their summary."""
-
-    summary: ReleaseSummary
-    values: IntegerVector
-
-    kind: ClassVar[Literal["noised", "unprotected"]]
-
-    def __post_init__(self) -> None:
-        if self.summary.kind != self.kind:
-            raise ValueError(
-                f"a summary of kind {self.summary.kind!r} cannot make a {self.kind} sum"
-            )
-        if self.values.dtype != np.int64 or self.values.ndim != 1:
-            raise ValueError("the values of a release are one int64 vector")
-        self.values.flags.writeable = False
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return self.summary.task
-
-    @property
-    def round(self) -> int:
-        """Round of the task."""
-        return self.summary.round
-
-    @property
-    def model_version(self) -> int:
-        """Version that the round started from."""
-        return self.summary.model_version
-
-    @property
-    def plan_sha256(self) -> str:
-        """The plan's archive."""
-        return self.summary.plan_sha256
-
-    @property
-    def policy_hash(self) -> str:
-        """Hash of the bounds that were enforced."""
-        return self.summary.policy_hash
-
-    @property
-    def reports(self) -> int:
-        """Number of reports in the sum."""
-        return self.summary.reports
-
-    @property
-    def rejected(self) -> dict[str, int]:
-        """Number of reports that were not taken, by reason."""
-        return self.summary.rejected
-
-    @property
-    def grid_step(self) -> float:
-        """One integer unit in the model's own units."""
-        return self.summary.grid_step
-
-    @property
-    def expected_cohort(self) -> float:
-        """What the sum is to be divided by."""
-        return self.summary.expected_cohort
-
-    @property
-    def noise_multiplier(self) -> float:
-        """Standard deviation of the noise over the norm bound."""
-        return self.summary.noise_multiplier
-
-    @property
-    def epsilon(self) -> float | None:
-        """Spent so far against someone who sees the released models only."""
-        return self.summary.epsilon
-
-    @property
-    def epsilon_against_back_end(self) -> float | None:
-        """Spent so far against someone who also sees who took part."""
-        return self.summary.epsilon_against_back_end
-
-    @property
-    def delta(self) -> float | None:
-        """Goes with both epsilons."""
-        return self.summary.delta
-
-    @property
-    def budget(self) -> BudgetStatement | None:
-        """The account that the task shares with others, if any."""
-        return self.summary.budget
-
-    @property
-    def next_clip_norm(self) -> float | None:
-        """The next round's, where the plan lets it adapt."""
-        return self.summary.next_clip_norm
-
-
-class NoisedRelease(_Release):
-    """An exact sum plus discrete Gaussian noise, charged to the task's budget.
-
-    Attributes
-    ----------
-    summary : ReleaseSummary
-        Its fields are also properties of the release.
-    values : ndarray of int64, shape (P,)
-        In grid units; read-only.
-    """
-
-    kind = "noised"
-
-
-class UnprotectedRelease(_Release):
-    """An exact sum without any noise, for a plan that says ``privacy: none``.
-
-    It has no differential privacy: ``epsilon`` and ``delta`` are ``None``, which stands for
-    "unbounded" and not for "unknown", and every model made of it is labelled for life.
-    """
-
-    kind = "unprotected"
-
-
-Release: TypeAlias = NoisedRelease | UnprotectedRelease
-
-
-class TrustedTierError(PocketFLError):
-    """The trusted tier refused; its state is as it was before the request.
-
-    Attributes
-    ----------
-    code : str
-        The machine-readable reason.
-    status : int
-        The HTTP status that goes with it.
-    details : dict
-        Numbers that the message also gives.
-    """
-
-    default_code: ClassVar[str] = "trusted_tier_error"
-    status: ClassVar[int] = 500
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: str | None = None,
-        details: dict[str, str | int | float | bool | None] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code or self.default_code
-        self.details = dict(details or {})
-
-
-class FloorNotReached(TrustedTierError):  # noqa: N818 - named for what happened
-    """Fewer valid reports than the plan's floor: no noise was drawn and nothing was charged."""
-
-    default_code = "floor_not_reached"
-    status = 409
-
-
-class BudgetExhausted(TrustedTierError):  # noqa: N818
-    """One more release would exceed the plan's epsilon, its rounds, or the account that it shares."""
-
-    default_code = "budget_exhausted"
-    status = 403
-
-
-class Conflict(TrustedTierError):  # noqa: N818
-    """The request contradicts what is already on record; the record stays.
-
-    Codes: ``task_has_other_plan``, ``plan_has_other_task``, ``other_report_for_lease``,
-    ``round_released``, ``round_over``, ``round_abandoned``, ``round_full``, ``other_model_version``.
-    """
-
-    default_code = "conflict"
-    status = 409
-
-
-class PlanRefused(TrustedTierError):  # noqa: N818
-    """The plan is unsigned, signed by nobody we trust, damaged, or promises what cannot be kept.
-
-    Codes: ``plan_refused``, ``budget_below_one_release``, ``budget_conflict``.
-    """
-
-    default_code = "plan_refused"
-    status = 422
-
-
-class PeerRefused(TrustedTierError):  # noqa: N818
-    """Nothing vouches for the key of the other trusted tier: no partial sum goes there or counts."""
-
-    default_code = "peer_refused"
-    status = 403
-
-
-class UnknownTask(TrustedTierError):  # noqa: N818
-    """No plan was registered under this task's name."""
-
-    default_code = "unknown_task"
-    status = 404
-
-
-class MalformedRequest(TrustedTierError):  # noqa: N818
-    """The request's bytes are not what the protocol asks for."""
-
-    default_code = "malformed_request"
-    status = 400
-
-
-class RequestTooLarge(TrustedTierError):  # noqa: N818
-    """The request has more bytes than the protocol allows."""
-
-    default_code = "request_too_large"
-    status = 413
-
-
-class NotAuthorised(TrustedTierError):  # noqa: N818
-    """The bearer token is missing or wrong."""
-
-    default_code = "not_authorised"
-    status = 401
-
-
-class TrustedTierUnavailable(TrustedTierError):  # noqa: N818
-    """The trusted tier could not be reached, cannot write its ledger, or answered nonsense.
-
-    The same call may be repeated. Codes: ``unavailable``, ``ledger_failed``, ``bad_answer``,
-    ``witness_failed``, ``worker_died``.
-    """
-
-    default_code = "unavailable"
-    status = 503
-
-
-REFUSALS: Final[tuple[type[TrustedTierError], ...]] = (
-    FloorNotReached,
-    BudgetExhausted,
-    Conflict,
-    PlanRefused,
-    PeerRefused,
-    UnknownTask,
-    MalformedRequest,
-    RequestTooLarge,
-    NotAuthorised,
-    TrustedTierUnavailable,
-)
-"""What an answer over HTTP can turn into, see :class:`.client.HttpTrustedTier`."""
-
-
 def batches(entries: Iterable[SealedEntry]) -> Iterator[list[SealedEntry]]:
     """Split entries into batches that each fit :data:`BATCH_LIMIT` and :data:`MAX_BATCH_ENTRIES`."""
     batch: list[SealedEntry] = []
@@ -731,37 +381,6 @@ def decode_batch(data: bytes) -> tuple[SealedEntry, ...]:
     if at != len(data):
         raise DecodeError(f"batch: {len(data) - at} bytes left over")
     return tuple(entries)
-
-
-def encode_release(release: Release) -> bytes:
-    """Return a release's bytes: magic, length of the header, JSON header, little-endian int64."""
-    header = encode_json(release.summary)
-    values = release.values.astype("<i8", copy=False).tobytes()
-    return b"".join([_RELEASE_MAGIC, struct.pack("<I", len(header)), header, values])
-
-
-def decode_release(data: bytes) -> Release:
-    """Read what :func:`encode_release` made.
-
-    Raises
-    ------
-    DecodeError
-        If it is truncated, not a release, or its header contradicts itself.
-    """
-    if len(data) > RELEASE_LIMIT:
-        raise DecodeError(f"release: {len(data)} bytes, more than the {RELEASE_LIMIT} allowed")
-    if len(data) < 8 or data[:4] != _RELEASE_MAGIC:
-        raise DecodeError("release: not a release of the trusted tier")
-    (size,) = struct.unpack_from("<I", data, 4)
-    body = data[8 + size :]
-    if size > HEADER_LIMIT or len(data) < 8 + size or not body or len(body) % 8:
-        raise DecodeError("release: truncated or out of bounds")
-    summary = decode_json(
-        ReleaseSummary, data[8 : 8 + size], what="release header", limit=HEADER_LIMIT
-    )
-    values = np.frombuffer(body, dtype="<i8").astype(np.int64)
-    kind = NoisedRelease if summary.kind == "noised" else UnprotectedRelease
-    return kind(summary=summary, values=values)
 
 
 def encode_partial_message(partial: SealedPartialSum) -> bytes:

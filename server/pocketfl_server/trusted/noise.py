@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pocketfl_server.trusted.messages import IntegerVector
+from pocketfl_server.trusted.releases import IntegerVector
 
 if TYPE_CHECKING:
     from opendp.mod import Measurement

@@ -25,7 +25,7 @@ from pocketfl_server.trusted.authenticated_sealing import (
     open_between,
     seal_between,
 )
-from pocketfl_server.trusted.messages import HEADER_LIMIT
+from pocketfl_server.trusted.releases import HEADER_LIMIT
 from pocketfl_server.trusted.summing import PartialSum
 
 _INFO_LABEL: Final = b"pocketfl partial sum 1"

@@ -8,16 +8,16 @@ import numpy as np
 
 from pocketfl.encoding import Rotation
 from pocketfl.plan import AggregationSpec, DifferentialPrivacySpec
-from pocketfl_server.trusted.messages import (
+from pocketfl_server.trusted.messages import PrivacyStatement
+from pocketfl_server.trusted.noise import add_noise
+from pocketfl_server.trusted.releases import (
     BudgetStatement,
     IntegerVector,
     NoisedRelease,
-    PrivacyStatement,
     Release,
     ReleaseSummary,
     UnprotectedRelease,
 )
-from pocketfl_server.trusted.noise import add_noise
 from pocketfl_server.trusted.summing import PartialSum
 from pocketfl_server.trusted.task_state import TaskState
 

@@ -19,9 +19,6 @@ from pocketfl.sealing import AggregatorVerifier
 from pocketfl_server.trusted.forwarding import ReleaseContext, open_release, seal_release
 from pocketfl_server.trusted.ledger import Ledger
 from pocketfl_server.trusted.messages import (
-    Conflict,
-    MalformedRequest,
-    PeerRefused,
     SealedPartialSum,
     SealedRelease,
     decode_partial_message,
@@ -34,6 +31,7 @@ from pocketfl_server.trusted.partial_sums import (
     open_partial_sum,
     seal_partial_sum,
 )
+from pocketfl_server.trusted.refusals import Conflict, MalformedRequest, PeerRefused
 from pocketfl_server.trusted.shard_ledger import ShardLedger, ShardTakenError
 from pocketfl_server.trusted.summing import PartialSum, require_room
 from pocketfl_server.trusted.task_state import TaskState

@@ -19,9 +19,9 @@ from pocketfl.encoding.packing import unpack_halves
 from pocketfl.errors import DecodeError
 from pocketfl.reports import decode_vector, packed_coordinates
 from pocketfl.sealing import KEY_BYTES, ReportContext
-from pocketfl_server.trusted.messages import IntegerVector
 from pocketfl_server.trusted.noise import SUM_BOUND
 from pocketfl_server.trusted.opening import Opener
+from pocketfl_server.trusted.releases import IntegerVector
 
 WRONG_LENGTH: Final = "wrong_length"
 """The sealed report has another length than every report of the plan has."""

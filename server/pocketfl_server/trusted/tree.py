@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from pocketfl.tree_noise import nodes_of
-from pocketfl_server.trusted.messages import IntegerVector
+from pocketfl_server.trusted.releases import IntegerVector
 
 
 def advance(

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from pocketfl_server.trusted.messages import TrustedTierUnavailable
+from pocketfl_server.trusted.refusals import TrustedTierUnavailable
 from pocketfl_server.trusted.summing import (
     Page,
     PartialSum,

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pocketfl.plan.manifest import AggregationSpec
+from pocketfl.plan.aggregation import AggregationSpec
 from pocketfl_benchmarks.flights.fleet import FleetRound
 from pocketfl_benchmarks.flights.footprint import Footprint
 from pocketfl_benchmarks.flights.report import render_report, summary_rows, write_report

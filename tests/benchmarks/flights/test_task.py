@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pocketfl.plan.manifest import AggregationSpec
+from pocketfl.plan.aggregation import AggregationSpec
 from pocketfl_benchmarks.flights import task
 from pocketfl_benchmarks.flights.baselines import pool_flights
 from pocketfl_benchmarks.flights.data import DEVICE_FIELDS, SERVER_FIELDS, FlightTable

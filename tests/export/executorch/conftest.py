@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from pocketfl.plan.manifest import TensorSpec
+from pocketfl.plan.models import TensorSpec
 from pocketfl_export.executorch import decomposition_table, run_graph
 from pocketfl_export.problem import DTYPES
 from pocketfl_export.tracing import TracedGraph, trace

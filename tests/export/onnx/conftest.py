@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import vjp
 
-from pocketfl.plan.manifest import TensorSpec
+from pocketfl.plan.models import TensorSpec
 from pocketfl_export.decompositions import onnx_table
 from pocketfl_export.onnx import run_graph
 from pocketfl_export.problem import DTYPES

@@ -25,7 +25,7 @@ from pocketfl.features.transforms import (
     Standardise,
     Tensor,
 )
-from pocketfl.plan.manifest import ModelSpec, ParameterSpec, TensorSpec
+from pocketfl.plan.models import ModelSpec, ParameterSpec, TensorSpec
 from pocketfl.protocol import FeatureRow
 from pocketfl.store import Collection, Examples, ExampleStore, Field
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketfl.plan.manifest import ModelSpec, ParameterSpec, TensorSpec
+from pocketfl.plan.models import ModelSpec, ParameterSpec, TensorSpec
 from pocketfl.runtimes.batches import BatchBuffers
 
 SPEC = ModelSpec(

@@ -26,7 +26,8 @@ from pocketfl.plan import (
     generate_signing_key,
     public_key_hex,
 )
-from pocketfl.plan.manifest import PARAMETERS_PART, TreeNoiseSpec
+from pocketfl.plan.aggregation import TreeNoiseSpec
+from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.reports import encode_vector
 from pocketfl.sealing import ReportContext, seal
 from pocketfl_server.trusted.aggregator import Aggregator

@@ -22,7 +22,7 @@ from pocketfl_server.trusted.accounting import (
     spent_privacy,
 )
 from pocketfl_server.trusted.curves import CHILD_VARIABLE, release_event, renyi_curve
-from pocketfl_server.trusted.messages import PlanRefused
+from pocketfl_server.trusted.refusals import PlanRefused
 
 
 def manifest_of(make_plan, **changes):

@@ -14,7 +14,7 @@ from pocketfl.clipping import clip_to_grid, is_within_bound
 from pocketfl.encoding import EncodingSpec, Rotation
 from pocketfl.errors import PlanError, ReportError
 from pocketfl.plan import AdaptiveClippingSpec, AggregationSpec
-from pocketfl.plan.manifest import TreeNoiseSpec
+from pocketfl.plan.aggregation import TreeNoiseSpec
 from pocketfl.reports import make_report
 from pocketfl.sealing import ReportContext
 from pocketfl_server.trusted.accounting import spent_privacy

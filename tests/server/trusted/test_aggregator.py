@@ -20,17 +20,16 @@ from pocketfl.sealing import ReportContext, key_id, seal
 from pocketfl_server.trusted.accounting import spent_privacy
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.client import TrustedTier
-from pocketfl_server.trusted.messages import (
+from pocketfl_server.trusted.messages import SealedEntry
+from pocketfl_server.trusted.refusals import (
     BudgetExhausted,
     Conflict,
     FloorNotReached,
     MalformedRequest,
-    NoisedRelease,
     PlanRefused,
-    SealedEntry,
     UnknownTask,
-    UnprotectedRelease,
 )
+from pocketfl_server.trusted.releases import NoisedRelease, UnprotectedRelease
 from pocketfl_server.trusted.summing import (
     MALFORMED,
     NORM_ABOVE_BOUND,

@@ -15,21 +15,19 @@ import uvicorn
 
 from pocketfl_server.trusted.app import create_trusted_app
 from pocketfl_server.trusted.client import HttpTrustedTier, TrustedTier
-from pocketfl_server.trusted.messages import (
-    BATCH_LIMIT,
+from pocketfl_server.trusted.messages import BATCH_LIMIT, SealedEntry, encode_batch
+from pocketfl_server.trusted.refusals import (
     BudgetExhausted,
     Conflict,
     FloorNotReached,
     MalformedRequest,
-    NoisedRelease,
     NotAuthorised,
     PlanRefused,
-    SealedEntry,
     TrustedTierError,
     TrustedTierUnavailable,
     UnknownTask,
-    encode_batch,
 )
+from pocketfl_server.trusted.releases import NoisedRelease
 
 TOKEN = "a-token-of-the-back-end"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pocketfl.errors import PlanError
 from pocketfl.plan import AdaptiveClippingSpec, AsynchronousSpec, EncodingSpec
+from pocketfl.plan.aggregation import TreeNoiseSpec
 from pocketfl.plan.asynchronous import WHOLE_WEIGHT, staleness_weight
-from pocketfl.plan.manifest import TreeNoiseSpec
 from pocketfl_server.trusted.accounting import (
     Spending,
     composed_epsilon,
@@ -20,13 +20,8 @@ from pocketfl_server.trusted.accounting import (
     spent_privacy,
 )
 from pocketfl_server.trusted.aggregator import Aggregator
-from pocketfl_server.trusted.messages import (
-    BudgetExhausted,
-    MalformedRequest,
-    SealedEntry,
-    decode_batch,
-    encode_batch,
-)
+from pocketfl_server.trusted.messages import SealedEntry, decode_batch, encode_batch
+from pocketfl_server.trusted.refusals import BudgetExhausted, MalformedRequest
 
 SPEC = AsynchronousSpec(max_staleness=2, min_separation=3)
 

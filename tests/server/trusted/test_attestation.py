@@ -28,7 +28,8 @@ from pocketfl_server.trusted.attesters import (
     ConfidentialSpaceAttester,
     DevelopmentAttester,
 )
-from pocketfl_server.trusted.messages import Conflict, TokenKeyDigest, TrustedTierUnavailable
+from pocketfl_server.trusted.messages import TokenKeyDigest
+from pocketfl_server.trusted.refusals import Conflict, TrustedTierUnavailable
 from pocketfl_server.trusted.witness import FileWitness, WitnessError
 
 

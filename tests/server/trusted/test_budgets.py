@@ -20,7 +20,8 @@ from pocketfl_server.trusted.accounting import (
 )
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.ledger import Ledger
-from pocketfl_server.trusted.messages import BudgetExhausted, PlanRefused, SealedEntry
+from pocketfl_server.trusted.messages import SealedEntry
+from pocketfl_server.trusted.refusals import BudgetExhausted, PlanRefused
 
 # Two releases at sigma 3 come to 2.1, three to 2.7.
 BUDGET = BudgetSpec(name="person", epsilon=2.5, delta=1e-5)

@@ -22,14 +22,9 @@ import pytest
 from pocketfl.credentials.directory import empty_directory
 from pocketfl.plan import AsynchronousSpec
 from pocketfl_server.trusted.aggregator import Aggregator
-from pocketfl_server.trusted.messages import (
-    Conflict,
-    SealedEntry,
-    TokenKeyDigest,
-    decode_batch,
-    encode_batch,
-    encode_release,
-)
+from pocketfl_server.trusted.messages import SealedEntry, TokenKeyDigest, decode_batch, encode_batch
+from pocketfl_server.trusted.refusals import Conflict
+from pocketfl_server.trusted.releases import encode_release
 from pocketfl_server.trusted.witness import FileWitness
 
 REPORTS = 5

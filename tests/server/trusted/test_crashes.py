@@ -15,7 +15,8 @@ from pocketfl_server.trusted import releasing
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.client import HttpTrustedTier
 from pocketfl_server.trusted.ledger import Ledger
-from pocketfl_server.trusted.messages import decode_batch, encode_batch, encode_release
+from pocketfl_server.trusted.messages import decode_batch, encode_batch
+from pocketfl_server.trusted.releases import encode_release
 
 TOKEN = "a-token-of-the-back-end"
 

@@ -11,15 +11,12 @@ from hypothesis import strategies as st
 
 from pocketfl.errors import DecodeError
 from pocketfl_server.trusted import messages
-from pocketfl_server.trusted.messages import (
+from pocketfl_server.trusted.messages import SealedEntry, batches, decode_batch, encode_batch
+from pocketfl_server.trusted.releases import (
     NoisedRelease,
     ReleaseSummary,
-    SealedEntry,
     UnprotectedRelease,
-    batches,
-    decode_batch,
     decode_release,
-    encode_batch,
     encode_release,
 )
 

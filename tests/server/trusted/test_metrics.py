@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pocketfl_server.trusted import accounting
 from pocketfl_server.trusted.aggregator import Aggregator
-from pocketfl_server.trusted.messages import FloorNotReached
 from pocketfl_server.trusted.metrics import Metrics
+from pocketfl_server.trusted.refusals import FloorNotReached
 from pocketfl_server.trusted.summing import CANNOT_OPEN, NORM_ABOVE_BOUND
 
 from .test_shards import Tiers

@@ -21,11 +21,6 @@ from pocketfl.sealing import generate_key_pair, key_id
 from pocketfl_server.trusted.aggregator import Aggregator
 from pocketfl_server.trusted.attesters import DevelopmentAttester
 from pocketfl_server.trusted.messages import (
-    Conflict,
-    FloorNotReached,
-    MalformedRequest,
-    NoisedRelease,
-    PeerRefused,
     SealedPartialSum,
     decode_partial_message,
     decode_sealed_release,
@@ -33,6 +28,13 @@ from pocketfl_server.trusted.messages import (
     encode_sealed_release,
 )
 from pocketfl_server.trusted.partial_sums import decode_partial_sum, encode_partial_sum
+from pocketfl_server.trusted.refusals import (
+    Conflict,
+    FloorNotReached,
+    MalformedRequest,
+    PeerRefused,
+)
+from pocketfl_server.trusted.releases import NoisedRelease
 from pocketfl_server.trusted.shards import Sharding
 from pocketfl_server.trusted.summing import PartialSum
 

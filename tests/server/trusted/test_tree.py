@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from pocketfl.plan.manifest import TreeNoiseSpec
+from pocketfl.plan.aggregation import TreeNoiseSpec
 from pocketfl.tree_noise import nodes_of, squared_sensitivity
 from pocketfl_server.trusted.accounting import spent_privacy
 from pocketfl_server.trusted.aggregator import Aggregator
-from pocketfl_server.trusted.messages import BudgetExhausted
+from pocketfl_server.trusted.refusals import BudgetExhausted
 from pocketfl_server.trusted.tree import advance
 
 ROUNDS = 10

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pocketfl_server.trusted.aggregator import Aggregator
-from pocketfl_server.trusted.messages import TrustedTierUnavailable
+from pocketfl_server.trusted.refusals import TrustedTierUnavailable
 from pocketfl_server.trusted.summing import CANNOT_OPEN, DUPLICATE, NORM_ABOVE_BOUND
 from pocketfl_server.trusted.workers import Workers
 
