@@ -304,10 +304,11 @@ class BackEnd:
             return self._user_features.page(connection, identity.user, table, cursor)
 
     def _prepare(self, notice: RoundNotice) -> None:
-        """Have a new round's key attested before the first devices wait for that."""
+        """Have a new round's key attested and its parameters read before the first devices wait."""
         facts = self._rounds.facts(notice.task, notice.round)
         if facts is not None:
             self._attestations.key(facts)
+            self._blobs.get("parameters", facts.parameters_sha256)
 
     # What operators ask.
 

@@ -275,6 +275,7 @@ def device_router(back_end: BackEnd, group: GroupCommit, fast_routes: FastRoutes
     fast_routes.add("POST", "/v1/tasks/{task}/rounds/{round}/check-in", check_in)
     fast_routes.add("PUT", "/v1/leases/{lease}/report", upload)
     fast_routes.add("GET", "/v1/notices", notices)
+    fast_routes.add("GET", "/v1/features/{table}", features)
     fast_routes.add("GET", "/v1/parameters/{sha256}", parameters)
     fast_routes.add("GET", "/v1/plans/{sha256}", plan)
     return router

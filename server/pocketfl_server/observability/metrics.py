@@ -59,6 +59,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=own,
         )
+        self._counters: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._registry = own
         if os.environ.get(SHARED_FOLDER):
             self._registry = CollectorRegistry()
@@ -73,8 +74,18 @@ class Metrics:
         route : str
             The template of the path, with its parameters in braces: never the path itself.
         """
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        # Routes and statuses are few; to look their counters up by label takes longer than to count.
+        key = (method, route, status)
+        counters = self._counters.get(key)
+        if counters is None:
+            counters = (
+                self._requests.labels(method, route, str(status)),
+                self._seconds.labels(method, route),
+            )
+            self._counters[key] = counters
+        requests, duration = counters
+        requests.inc()
+        duration.observe(seconds)
 
     def text(self) -> bytes:
         """Return everything in Prometheus's text format."""
