@@ -9,9 +9,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,6 +25,17 @@ SCHEMA_VERSION: Final = 2
 _CLEANING: Final = "PRAGMA secure_delete=FAST"
 APPLICATION_ID: Final = 0x504B464C
 """Marks the file as ours in SQLite's header ("PKFL"), so that another app's file is never written."""
+
+# What SQLite says where the file is not what was written. All statements are ours: nothing else breaks
+# a constraint, lacks a column or holds a text that is none. A message with damaged bytes in it cannot
+# even be decoded.
+_DAMAGE: Final = (
+    sqlite3.DatabaseError,
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    UnicodeDecodeError,
+)
+_DAMAGE_MESSAGES: Final = ("no such column", "Could not decode to UTF-8")
 
 # The example's payload is one column, because it is encrypted as a whole; what selection, quotas and
 # expiry need stays outside it. An index on a rowid table ends in the rowid, so `examples_by_collection`
@@ -117,6 +129,29 @@ class Tables:
     steps: tuple[tuple[str, ...], ...]
 
 
+@cache
+def new_tables() -> Mapping[str, frozenset[str]]:
+    """Return the columns of the tables that a new file has, by table."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        names = connection.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+        return {
+            name: frozenset(row[1] for row in connection.execute(f"PRAGMA table_info({name})"))
+            for (name,) in names
+        }
+    finally:
+        connection.close()
+
+
+def quote(name: str) -> str:
+    """Return a table's or a column's name as SQL has it, whatever it consists of."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def damage_mark(path: Path) -> Path:
     """Return the file whose presence says that a query met damage behind a sound header."""
     return path.with_name(path.name + "-damaged")
@@ -165,7 +200,7 @@ class Database:
             raise StoreError(f"cannot open {self.path}: {error}") from error
         try:
             self._prepare()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._connection.close()
             raise self._failure(error) from error
         except BaseException:
@@ -238,20 +273,30 @@ class Database:
                     raise
                 time.sleep(0.005)
 
-    def _failure(self, error: sqlite3.Error) -> StoreError:
+    def _failure(self, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
             return StoreError(f"{self.path} is locked by another process for too long; try again")
         if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
             return StoreError(f"{self.path} has been closed")
-        if type(error) is sqlite3.DatabaseError:
+        if type(error) in _DAMAGE or str(error).startswith(_DAMAGE_MESSAGES):
             if self._opened:
-                # Whoever opens the file next looks closely, as only few queries meet the damage.
-                damage_mark(self.path).touch()
+                return self.report_damage(str(error))
             return StoreDamagedError(
                 f"{self.path} is damaged or no database ({error}); nothing was changed: "
                 "move the file away to start with an empty one"
             )
         return StoreError(f"{self.path}: {error}")
+
+    def report_damage(self, reason: str) -> StoreDamagedError:
+        """Return the error for a file that does not hold what was written, and mark the file.
+
+        Whoever opens it next looks closely, as only few queries meet the damage.
+        """
+        damage_mark(self.path).touch()
+        return StoreDamagedError(
+            f"{self.path} is damaged ({reason}): close the store and open it again, which sets the "
+            "file aside and saves what can be read"
+        )
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Hold the lock and one state of the file: several queries of the block agree.
@@ -306,7 +351,7 @@ class Database:
             if self._depth == 0:
                 self._made.clear()
             self._lock.release()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, (sqlite3.Error, UnicodeDecodeError)):
             raise self._failure(error) from error
 
     def _end(self, *, commits: bool) -> None:
@@ -374,7 +419,22 @@ class Database:
         with self._lock:
             try:
                 return self._connection.execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                raise self._failure(error) from error
+
+    def read_through(self, sql: str) -> None:
+        """Run one reading statement to its end and keep nothing, to see that it can be read.
+
+        Raises
+        ------
+        StoreError
+            If SQLite refuses.
+        """
+        with self._lock:
+            try:
+                for _ in self._connection.execute(sql):
+                    pass
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise self._failure(error) from error
 
     def stamp(self, version: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pocketfl.database import Database
 from pocketfl.errors import StoreDamagedError, StoreError
+from pocketfl.store.declarations import keep_copy, read_copy, read_declaration
 from pocketfl.store.encryption import KEY_BYTES, RowCipher
 from pocketfl.store.rows import RowCodec
 from pocketfl.store.schema import (
@@ -86,6 +87,18 @@ class CatalogEntry:
                 column.extend(part.get(name, nothing))
         return columns
 
+    def damaged(
+        self, ids: Sequence[int], times: Sequence[float], sealed: Sequence[bytes]
+    ) -> list[int]:
+        """Return the ids of the rows that :meth:`decode` refuses."""
+        found: list[int] = []
+        for row, time, data in zip(ids, times, sealed, strict=True):
+            try:
+                self.decode([row], [time], [data])
+            except StoreDamagedError:
+                found.append(row)
+        return found
+
 
 class Catalog:
     """Looks collections up and remembers them, until they change.
@@ -105,7 +118,10 @@ class Catalog:
 
     def names(self) -> list[str]:
         """Return the names of all collections, sorted."""
-        return [n for (n,) in self._database.query("SELECT name FROM collections ORDER BY name")]
+        names = [n for (n,) in self._database.query("SELECT name FROM collections ORDER BY name")]
+        if not all(isinstance(name, str) for name in names):
+            raise self._database.report_damage("the name of a collection is gone")
+        return names
 
     def has(self, name: str) -> bool:
         """Return whether there is a collection of that name."""
@@ -145,6 +161,8 @@ class Catalog:
         if not rows:
             return None
         number, revision, examples, size = rows[0]
+        if not isinstance(examples, int) or not isinstance(size, int):
+            raise self._database.report_damage(f"the totals of collection {name!r} are gone")
         entry = self._entries.get(name)
         if entry is None or (entry.number, entry.revision) != (number, revision):
             entry = self._load(name)
@@ -156,31 +174,28 @@ class Catalog:
 
     def _load(self, name: str) -> CatalogEntry:
         with self._database.snapshot():
-            rows = self._database.query(
-                "SELECT id, revision, retention, wrapped_key FROM collections WHERE name = ?",
-                (name,),
-            )
-            if not rows:
+            declaration = read_declaration(self._database, name)
+            if declaration is None:
                 raise self.missing(name)
-            number, revision, retention, wrapped_key = rows[0]
-            layouts = self._database.query(
-                "SELECT first_id, schema FROM collection_layouts WHERE collection = ? "
-                "ORDER BY first_id",
-                (number,),
+            copy = read_copy(self._database, name)
+        garbled = f"collection {name!r} is not what was declared"
+        if not declaration.is_typed():
+            raise self._database.report_damage(garbled)
+        layouts = declaration.layouts
+        try:
+            entry = CatalogEntry(
+                number=declaration.number,
+                revision=declaration.revision,
+                collection=_decode_collection(name, layouts[-1][1], declaration.retention),
+                layouts=tuple((first, _codec(name, schema)) for first, schema in layouts),
+                wrapped_key=declaration.wrapped_key,
+                vault=self._vault,
             )
-        blobs = [retention, *(schema for _, schema in layouts), wrapped_key or b""]
-        if not layouts or not all(isinstance(blob, bytes) for blob in blobs):
-            raise StoreDamagedError(
-                f"collection {name!r} has lost its schema: revoke() it to start afresh"
-            )
-        entry = CatalogEntry(
-            number=number,
-            revision=revision,
-            collection=_decode_collection(name, layouts[-1][1], retention),
-            layouts=tuple((first, _codec(name, schema)) for first, schema in layouts),
-            wrapped_key=wrapped_key,
-            vault=self._vault,
-        )
+        except StoreError as error:
+            raise self._database.report_damage(str(error)) from None
+        # What was made by an older version has no copy until it is declared again.
+        if copy not in (None, declaration.encode()):
+            raise self._database.report_damage(garbled)
         self._entries[name] = entry
         return entry
 
@@ -205,6 +220,8 @@ class Catalog:
             if not connection.execute(
                 "SELECT 1 FROM collections WHERE name = ?", (name,)
             ).fetchone():
+                if read_copy(self._database, name) is not None:
+                    raise self._database.report_damage(f"collection {name!r} is gone")
                 number = connection.execute(
                     "INSERT INTO collections(name, retention) VALUES(?, ?)",
                     (name, encode_retention(collection.retention)),
@@ -213,10 +230,13 @@ class Catalog:
                     "INSERT INTO collection_layouts(collection, first_id, schema) VALUES(?, 0, ?)",
                     (number, encode_schema(collection)),
                 )
+                keep_copy(self._database, name)
                 return
             entry, _, _ = self.current(name)
             changed = evolve(entry.collection, collection)
             if changed is None:
+                if read_copy(self._database, name) is None:
+                    keep_copy(self._database, name)
                 return
             if changed.fields != entry.collection.fields:
                 # A second change before the next example takes the place of the first.
@@ -234,6 +254,7 @@ class Catalog:
                 "UPDATE collections SET retention = ?, revision = revision + 1 WHERE id = ?",
                 (encode_retention(changed.retention), entry.number),
             )
+            keep_copy(self._database, name)
         self.forget(name)
 
     def with_key(self, entry: CatalogEntry) -> CatalogEntry:
@@ -249,6 +270,7 @@ class Catalog:
                 "UPDATE collections SET wrapped_key = ?, revision = revision + 1 WHERE id = ?",
                 (wrapped, entry.number),
             )
+            keep_copy(self._database, name)
             entry = self._load(name)
         # The caller's transaction may still fail, and another process make another key of the same
         # revision: what was made here is used here, and looked up again the next time.

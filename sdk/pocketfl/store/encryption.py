@@ -77,15 +77,3 @@ class RowCipher:
             raise StoreDamagedError(
                 "a stored example is damaged: it is not what was appended"
             ) from None
-
-    def damaged(
-        self, sealed: Sequence[bytes], *, ids: Sequence[int], times: Sequence[float]
-    ) -> list[int]:
-        """Return the ids of the rows that :meth:`open` refuses."""
-        found: list[int] = []
-        for data, row, time in zip(sealed, ids, times, strict=True):
-            try:
-                self.open([data], ids=[row], times=[time])
-            except StoreDamagedError:
-                found.append(row)
-        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pocketfl.database import Database
@@ -47,7 +48,7 @@ def evict(
         if gone >= surplus and freed >= excess:
             break
         gone += 1
-        freed += length
+        freed += total_size(database, [length])
     if gone:
         with database.transaction() as connection:
             connection.execute(
@@ -67,7 +68,20 @@ def expire(database: Database, entry: CatalogEntry, *, now: float, at_most: int)
     if rows:
         with database.transaction() as connection:
             connection.executemany("DELETE FROM examples WHERE id = ?", [(row,) for row, _ in rows])
-    return len(rows), sum(size for _, size in rows)
+    return len(rows), total_size(database, [size for _, size in rows])
+
+
+def total_size(database: Database, sizes: Sequence[int]) -> int:
+    """Return the sum of what the file says of examples.
+
+    Raises
+    ------
+    StoreDamagedError
+        If one of them is no size.
+    """
+    if not all(isinstance(size, int) for size in sizes):
+        raise database.report_damage("the size of an example is gone")
+    return sum(sizes)
 
 
 def has_expired(database: Database, entry: CatalogEntry, *, now: float) -> bool:

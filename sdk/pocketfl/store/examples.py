@@ -20,7 +20,14 @@ from pocketfl.protocol import FeatureRow
 from pocketfl.store import server_features
 from pocketfl.store.catalog import Catalog, CatalogEntry, next_example_id
 from pocketfl.store.encryption import OVERHEAD_BYTES
-from pocketfl.store.eviction import EVICTION_STEP, change_totals, evict, expire, has_expired
+from pocketfl.store.eviction import (
+    EVICTION_STEP,
+    change_totals,
+    evict,
+    expire,
+    has_expired,
+    total_size,
+)
 from pocketfl.store.quarantine import open_database
 from pocketfl.store.reading import read_selection
 from pocketfl.store.revocation import Erasure, Sessions, erase_collection, finish_revocations
@@ -293,19 +300,22 @@ class ExampleStore:
         """
         if limit < 0 or seed < 0:
             raise StoreError(f"select from {name!r}: limit and seed cannot be negative")
-        self._expire(name)
-        with self.database.snapshot():
-            entry, count, _ = self._catalog.current(name)
-            rows = read_selection(
-                self.database, entry.number, count, limit=limit, seed=seed, up_to=up_to
+        while True:
+            self._expire(name)
+            with self.database.snapshot():
+                entry, count, _ = self._catalog.current(name)
+                rows = read_selection(
+                    self.database, entry.number, count, limit=limit, seed=seed, up_to=up_to
+                )
+            ids, times, sealed = zip(*rows, strict=True) if rows else ((), (), ())
+            try:
+                columns = entry.decode(ids, times, sealed)
+            except StoreDamagedError:
+                self._drop_damaged(entry, ids, times, sealed)
+                continue
+            return Examples(
+                np.array(ids, dtype=np.int64), np.array(times, dtype=np.float64), columns
             )
-        ids, times, sealed = zip(*rows, strict=True) if rows else ((), (), ())
-        try:
-            columns = entry.decode(ids, times, sealed)
-        except StoreDamagedError:
-            self._drop_damaged(entry, ids, times, sealed)
-            return self.select(name, limit=limit, seed=seed, up_to=up_to)
-        return Examples(np.array(ids, dtype=np.int64), np.array(times, dtype=np.float64), columns)
 
     def _drop_damaged(
         self,
@@ -321,7 +331,7 @@ class ExampleStore:
         StoreDamagedError
             If that is all of several: then something else is wrong than a row, such as the key.
         """
-        damaged = entry.cipher.damaged(sealed, ids=ids, times=times)
+        damaged = entry.damaged(ids, times, sealed)
         name = entry.collection.name
         if len(damaged) == len(ids) > 1:
             raise StoreDamagedError(
@@ -330,6 +340,8 @@ class ExampleStore:
             )
         with self.database.transaction() as connection:
             deleted = self.delete(name, ids=damaged)
+            if deleted < len(damaged):
+                raise self.database.report_damage("an index does not know what a table has")
             connection.execute(
                 "UPDATE collections SET damaged = damaged + ? WHERE id = ?", (deleted, entry.number)
             )
@@ -385,7 +397,7 @@ class ExampleStore:
                 for (length,) in self.database.query(
                     "SELECT size FROM examples WHERE collection = ? AND id = ?", row
                 ):
-                    gone, freed = gone + 1, freed + length
+                    gone, freed = gone + 1, freed + total_size(self.database, [length])
                     connection.execute("DELETE FROM examples WHERE collection = ? AND id = ?", row)
             change_totals(self.database, entry, examples=-gone, size=-freed)
             return gone

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pocketfl.database import Database, damage_mark
+from pocketfl.database import Database, damage_mark, quote
 from pocketfl.errors import StoreDamagedError
 from pocketfl.file_lock import locked_file
+from pocketfl.store.declarations import settle_declarations
+from pocketfl.store.soundness import UNSOUND_ROWS, find_fault
 
 QUARANTINE_STATE: Final = "store.quarantined_at"
 """State that holds, as text, the Unix time of the last quarantine."""
@@ -94,10 +96,9 @@ def lost_tables(database: Database) -> frozenset[str]:
 def _find_damage(path: Path, *, durable: bool) -> str | None:
     try:
         with Database(path, durable=durable) as database:
-            found = str(database.query("PRAGMA integrity_check(1)")[0][0])
+            return find_fault(database)
     except StoreDamagedError as error:
         return str(error)
-    return None if found == "ok" else found
 
 
 def _salvage(source: Path, database: Database) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -105,13 +106,17 @@ def _salvage(source: Path, database: Database) -> tuple[dict[str, int], tuple[st
     saved: dict[str, int] = {}
     lost: list[str] = []
     damaged = sqlite3.connect(source, isolation_level=None)
+    # A text that is none cannot be written again, so its row alone is left out.
+    damaged.text_factory = lambda text: text.decode(errors="surrogateescape")
     try:
         try:
+            # Only what it says of one table may be unreadable: that hides no other table then.
+            damaged.execute("PRAGMA writable_schema=ON")
             schema = damaged.execute(
                 "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND "
                 "type IN ('table', 'index') ORDER BY type = 'index', name"
             ).fetchall()
-        except sqlite3.Error:
+        except _UNREADABLE:
             return {}, ("everything",)
         with database.transaction() as connection:
             known = {n for (n,) in database.query("SELECT name FROM sqlite_schema")}
@@ -119,7 +124,11 @@ def _salvage(source: Path, database: Database) -> tuple[dict[str, int], tuple[st
                 if name.startswith("sqlite_"):
                     continue
                 if name not in known:
-                    connection.execute(sql)
+                    try:
+                        connection.execute(sql)
+                    except _UNREADABLE:
+                        lost.append(name)
+                        continue
                 if sql.lstrip().upper().startswith("CREATE TABLE"):
                     saved[name], whole = _copy_table(damaged, connection, name)
                     if not whole:
@@ -130,6 +139,7 @@ def _salvage(source: Path, database: Database) -> tuple[dict[str, int], tuple[st
                 lost += [name for name in dropped if name not in lost]
             if not _copy_sequences(damaged, connection):
                 lost.append("sqlite_sequence")
+            settle_declarations(database)
             for statement in _TIDY:
                 connection.execute(statement)
         return saved, tuple(lost)
@@ -137,11 +147,14 @@ def _salvage(source: Path, database: Database) -> tuple[dict[str, int], tuple[st
         damaged.close()
 
 
+# A damaged file makes SQLite say things that are no text, too.
+_UNREADABLE: Final = (sqlite3.Error, UnicodeError)
+
 _TIDY: Final = (
-    # A collection without its fields, and examples without their collection, cannot be read.
-    "DELETE FROM collections WHERE id NOT IN (SELECT collection FROM collection_layouts)",
+    # Examples without their collection, or without its key, cannot be read.
     "DELETE FROM collection_layouts WHERE collection NOT IN (SELECT id FROM collections)",
-    "DELETE FROM examples WHERE collection NOT IN (SELECT id FROM collections)",
+    "DELETE FROM examples WHERE collection NOT IN "
+    "(SELECT id FROM collections WHERE wrapped_key IS NOT NULL)",
     "UPDATE collections SET "
     "examples = (SELECT count(*) FROM examples WHERE collection = collections.id), "
     "bytes = (SELECT coalesce(sum(size), 0) FROM examples WHERE collection = collections.id)",
@@ -152,28 +165,36 @@ def _copy_table(
     damaged: sqlite3.Connection, connection: sqlite3.Connection, name: str
 ) -> tuple[int, bool]:
     """Copy a table from its start, and where that ends in damage, from its end, too."""
-    quoted = '"' + name.replace('"', '""') + '"'
+    quoted = quote(name)
     before = connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]  # noqa: S608
-    whole = False
+    columns = [row[1] for row in connection.execute(f"PRAGMA table_info({quoted})")]
+    reached = skipped = False
     for order in ("", " ORDER BY rowid DESC"):
         try:
             cursor = damaged.execute(f"SELECT * FROM {quoted}{order}")  # noqa: S608
-            names = ",".join(
-                '"' + column[0].replace('"', '""') + '"' for column in cursor.description
+            # A column whose name is garbled is told by its place.
+            found = [column[0] for column in cursor.description]
+            names = columns if len(found) == len(columns) else found
+            listed = ",".join(map(quote, names))
+            insert = (
+                f"INSERT OR IGNORE INTO {quoted}({listed}) VALUES({','.join('?' * len(names))})"
             )
-            marks = ",".join("?" * len(cursor.description))
             for row in cursor:
-                connection.execute(
-                    f"INSERT OR IGNORE INTO {quoted}({names}) VALUES({marks})",
-                    row,
-                )
-            whole = whole or not order
-        except (sqlite3.Error, UnicodeDecodeError):
+                try:
+                    skipped |= not connection.execute(insert, row).rowcount and not order
+                except UnicodeEncodeError:
+                    skipped = True
+            reached = reached or not order
+        except _UNREADABLE:
             continue
-        if whole:
+        if reached:
             break
+    condition = UNSOUND_ROWS.get(name)
+    if condition is not None:
+        deleted = connection.execute(f"DELETE FROM {quoted} WHERE {condition}").rowcount  # noqa: S608
+        skipped = skipped or deleted > 0
     after = connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]  # noqa: S608
-    return after - before, whole
+    return after - before, reached and not skipped
 
 
 def _drop_modules(connection: sqlite3.Connection, names: list[str]) -> list[str]:
@@ -181,7 +202,7 @@ def _drop_modules(connection: sqlite3.Connection, names: list[str]) -> list[str]
     connection.execute("DELETE FROM table_versions")
     dropped = [name for name in names if name != "table_versions"]
     for name in dropped:
-        connection.execute('DROP TABLE "' + name.replace('"', '""') + '"')
+        connection.execute(f"DROP TABLE {quote(name)}")
     return dropped
 
 
@@ -189,7 +210,7 @@ def _copy_sequences(damaged: sqlite3.Connection, connection: sqlite3.Connection)
     """Carry on with the numbers of the damaged file: no id may come to mean another example."""
     try:
         sequences = dict(damaged.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
-    except sqlite3.Error:
+    except _UNREADABLE:
         sequences = {}
     whole = True
     for name in ("collections", "examples"):

@@ -39,15 +39,18 @@ def read_selection(
     Raises
     ------
     StoreDamagedError
-        If there are fewer rows than counted.
+        If there are not as many rows as counted.
     """
     query = database.query
     if limit >= count:
         # All that there are, or all up to that one.
-        return query(
+        rows = query(
             "SELECT id, time, payload FROM examples WHERE collection = ? AND id <= ? ORDER BY id",
             (collection, _LAST if up_to is None else up_to),
         )
+        if up_to is None and len(rows) != count:
+            raise _miscounted(database)
+        return rows
     # Two look-ups in the index; min and max of one SELECT would walk it instead.
     ((first, last),) = query(
         "SELECT (SELECT min(id) FROM examples WHERE collection = ?1), "
@@ -71,11 +74,11 @@ def read_selection(
     elif count <= _PAGE:
         known = query("SELECT id FROM examples WHERE collection = ? ORDER BY id", (collection,))
         if len(known) < count:
-            raise _fewer(database)
+            raise _miscounted(database)
         ids = [known[place][0] for place in places.tolist()]
     else:
         ids = _ids_at(database, collection, places.tolist())
-    rows: list[tuple[Any, ...]] = []
+    rows = []
     for start in range(0, len(ids), _CHUNK):
         chunk = ids[start : start + _CHUNK]
         marks = ",".join("?" * len(chunk))
@@ -83,6 +86,8 @@ def read_selection(
             f"SELECT id, time, payload FROM examples WHERE id IN ({marks}) ORDER BY id",  # noqa: S608
             chunk,
         )
+    if len(rows) != len(ids):
+        raise _miscounted(database)
     return rows
 
 
@@ -96,11 +101,11 @@ def _ids_at(database: Database, collection: int, places: Sequence[int]) -> list[
             (collection, after, place - passed - 1),
         )
         if not rows:
-            raise _fewer(database)
+            raise _miscounted(database)
         after, passed = rows[0][0], place
         found.append(after)
     return found
 
 
-def _fewer(database: Database) -> StoreDamagedError:
-    return StoreDamagedError(f"{database.path}: fewer examples than counted; the store is damaged")
+def _miscounted(database: Database) -> StoreDamagedError:
+    return database.report_damage("it has not as many examples as were counted")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pocketfl.database import Database
+from pocketfl.store.declarations import drop_copy
 
 DERIVED_TABLES: Final = ("sessions", "checkpoints")
 """Sessions hold pending reports; both are tables of ``pocketfl.training``, made when first needed."""
@@ -62,6 +63,7 @@ def erase_collection(database: Database, collection: str) -> tuple[int, int]:
             connection.execute("DELETE FROM collections WHERE id = ?", (number,))
             connection.execute("DELETE FROM collection_layouts WHERE collection = ?", (number,))
             connection.execute("INSERT INTO revoked_collections VALUES(?)", (number,))
+        drop_copy(database, collection)
         return sum(count for _, count in rows), erase_derived_state(database, collection)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pocketfl.errors import StoreError
+from pocketfl.errors import StoreDamagedError, StoreError
 from pocketfl.store.schema import MAX_ROW_BYTES, MAX_TEXT_BYTES, Collection, Field, value_checker
 
 _SLOTS: Final = {"float": "d", "int": "q", "bool": "B", "str": "I", "tensor": ""}
@@ -135,7 +135,7 @@ class RowCodec:
 
         Raises
         ------
-        StoreError
+        StoreDamagedError
             If a payload is not exactly what :meth:`encode` makes.
         """
         if not payloads:
@@ -242,9 +242,9 @@ class RowCodec:
                 return row
         return None
 
-    def _damaged(self, row: int | None, reason: str) -> StoreError:
+    def _damaged(self, row: int | None, reason: str) -> StoreDamagedError:
         which = "a stored row" if row is None else f"stored row {row} of those read"
-        return StoreError(f"collection {self._name!r}: {which} is damaged: it {reason}")
+        return StoreDamagedError(f"collection {self._name!r}: {which} is damaged: it {reason}")
 
     def _error(self, row: int, field: str, reason: str) -> StoreError:
         return StoreError(f"collection {self._name!r}, field {field!r}, row {row}: {reason}")

@@ -59,13 +59,6 @@ def test_other_types_are_damage(hostile):
         cipher.open(cipher.seal([b"row"], ids=[1], times=[1.0]), ids=[1], times=[hostile])
 
 
-def test_only_damaged_rows_are_named():
-    """Of several rows, those that fail are told apart."""
-    cipher = RowCipher(b"k" * 32, collection=1)
-    sealed = cipher.seal([b"a", b"b", b"c"], ids=[1, 2, 3], times=[0.0] * 3)
-    assert cipher.damaged([sealed[0], sealed[0], sealed[2]], ids=[1, 2, 3], times=[0.0] * 3) == [2]
-
-
 def test_files_hold_no_example_in_the_clear(tmp_path):
     """Neither the file nor its log has a text of an example, nor a key that opens it."""
     with ExampleStore(tmp_path / "a.db") as store:
