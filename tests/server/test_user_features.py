@@ -180,7 +180,10 @@ VALUES = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=25,
+)
 @given(
     st.dictionaries(st.text(min_size=1, max_size=10), VALUES, max_size=6), st.floats(-1e12, 1e12)
 )
