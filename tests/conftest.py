@@ -3,8 +3,8 @@
 from hypothesis import HealthCheck, settings
 
 # A machine that others use too takes its time over an example; that says nothing about the code. And
-# examples drawn anew in every run would find something some day, where the change under test has no part
-# in it: `pytest --hypothesis-profile=explore` looks for such.
+# examples drawn anew in every run would find something some day, and blame a change that has no part in
+# it: `pytest --hypothesis-profile=explore` looks for such.
 settings.register_profile(
     "explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )

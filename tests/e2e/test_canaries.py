@@ -34,7 +34,6 @@ def all_files(directory: Path) -> bytes:
     return b"\n".join(path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())
 
 
-@pytest.mark.timeout(240)
 def test_no_feature_label_or_update_of_a_device_reaches_the_back_end(
     tmp_path: Path,
     exported: Plan,

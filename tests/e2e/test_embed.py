@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,14 +32,21 @@ def site(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "example-site" / "site.json").exists():
+        deadline = time.monotonic() + 240
+        while not is_written(tmp_path / "example-site" / "site.json"):
             assert process.poll() is None, process.stdout and process.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        time.sleep(0.2)
         yield process
         process.terminate()
+
+
+def is_written(path: Path) -> bool:
+    """Whether the file is there and whole."""
+    try:
+        return bool(json.loads(path.read_text()))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
 
 
 def run(command: list[str], cwd: Path) -> str:
@@ -48,7 +56,7 @@ def run(command: list[str], cwd: Path) -> str:
 
 
 def finish(site: subprocess.Popen[str]) -> str:
-    output, _ = site.communicate(timeout=60)
+    output, _ = site.communicate(timeout=200)
     assert site.returncode == 0, output
     return output
 

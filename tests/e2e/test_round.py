@@ -199,7 +199,7 @@ class HeldBack(SessionHooks):
 
 
 def wait_for(what: Callable[[], bool]) -> None:
-    for _ in range(600):
+    for _ in range(4800):
         if what():
             return
         time.sleep(0.05)

@@ -33,7 +33,7 @@ from pocketfl_benchmarks.digits.build import build_app
 from pocketfl_benchmarks.digits.data import Digits
 
 WRITERS = 4
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 180.0
 _NOW = [0.0]
 
 

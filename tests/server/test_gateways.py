@@ -68,7 +68,7 @@ def report_through(running: LocalDeployment, plan, index: int) -> bool:
 
 def until_finished(running: LocalDeployment) -> tuple[np.ndarray, Funnel]:
     """Wait for the round's own end, told by a gateway that lives; its model and its counts."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     with OperatorClient(running.url, running.operator_key) as operator:
         while operator.round("clicks", 1).state != "finished":
             assert time.monotonic() < deadline
@@ -149,7 +149,7 @@ def test_a_started_task_goes_on_while_gateways_are_killed(
         running.operator.start("clicks", Schedule(round_seconds=2, rounds=5))
 
         def until(number: int, *, ended: bool = False) -> None:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while True:
                 with OperatorClient(running.url, running.operator_key) as operator:
                     rounds = operator.rounds("clicks")
@@ -182,7 +182,7 @@ def leader_of(database_url: str, *, other_than: int = os.getpid()) -> int:
         "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "
         "WHERE locktype = 'advisory' AND granted AND application_name LIKE 'pocketfl gateway %'"
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     try:
         while time.monotonic() < deadline:
             with engine.connect() as connection:

@@ -414,7 +414,7 @@ def test_a_closed_round_is_gone(scene: Scene) -> None:
 def test_an_oversize_upload_is_cut_off_early(scene: Scene) -> None:
     """A body that claims a gigabyte is refused before it is sent."""
     host = urlsplit(scene.call.url)
-    with socket.create_connection((host.hostname, host.port), timeout=10) as connection:
+    with socket.create_connection((host.hostname, host.port), timeout=120) as connection:
         connection.sendall(
             f"PUT /v1/leases/{scene.lease}/report HTTP/1.1\r\nHost: x\r\n"
             f"Content-Type: {BYTES}\r\nContent-Length: 1073741824\r\n\r\n".encode()
@@ -428,7 +428,7 @@ def test_a_body_that_trickles_in_is_given_up(scene: Scene, monkeypatch) -> None:
     monkeypatch.setattr("pocketfl_server.api.requests.BODY_SECONDS", 0.3)
     before = everything_in(scene.call.back_end)
     host = urlsplit(scene.call.url)
-    with socket.create_connection((host.hostname, host.port), timeout=10) as connection:
+    with socket.create_connection((host.hostname, host.port), timeout=120) as connection:
         connection.sendall(
             f"PUT /v1/leases/{scene.lease}/report HTTP/1.1\r\nHost: x\r\nContent-Type: {BYTES}\r\n"
             f"Content-Length: {len(scene.sealed)}\r\n\r\n".encode()
@@ -444,7 +444,7 @@ def test_an_upload_that_breaks_off_is_not_kept(scene: Scene) -> None:
     """Half a report leaves no trace, and the whole one is taken afterwards."""
     before = everything_in(scene.call.back_end)
     host = urlsplit(scene.call.url)
-    with socket.create_connection((host.hostname, host.port), timeout=10) as connection:
+    with socket.create_connection((host.hostname, host.port), timeout=120) as connection:
         connection.sendall(
             f"PUT /v1/leases/{scene.lease}/report HTTP/1.1\r\nHost: x\r\nContent-Type: {BYTES}\r\n"
             f"Content-Length: {len(scene.sealed)}\r\n\r\n".encode()

@@ -73,7 +73,7 @@ def test_a_deadline_ends_a_round_without_anybody_asking(tmp_path, make_plan, pla
         deployment.operator.create_task("clicks", plan.data, optimizer=AVERAGING)
         deployment.operator.open_round("clicks", seconds=2)
         report(deployment, plan, ["a", "b"], update=np.full(5, 0.4))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while deployment.operator.round("clicks", 1).state != "finished":
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -101,7 +101,7 @@ def test_the_trusted_tier_loads_nothing_of_the_back_end() -> None:
         "and not m.startswith('pocketfl_server.trusted')])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=200
     )
     assert sorted(eval(result.stdout)) == [
         "pocketfl_server",
@@ -137,7 +137,7 @@ def test_a_killed_driver_leaves_no_server_behind(tmp_path, plan_keys) -> None:
         assert len(pids) == 2
         assert all(map(is_running, pids))
         driver.kill()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(map(is_running, pids)):
         assert time.monotonic() < deadline
         time.sleep(0.05)

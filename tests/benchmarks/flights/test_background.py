@@ -17,9 +17,9 @@ def test_nothing_is_done_before_the_word():
         future = background.submit(os.getpid)
         assert wait([future], timeout=0.5).not_done
         background.begin()
-        worker = future.result(timeout=60)
+        worker = future.result(timeout=200)
         assert worker != os.getpid()
-        assert background.submit(os.sched_getscheduler, 0).result(timeout=60) == os.SCHED_IDLE
+        assert background.submit(os.sched_getscheduler, 0).result(timeout=200) == os.SCHED_IDLE
 
 
 def test_progress_is_shown_to_the_last():
@@ -43,4 +43,4 @@ def test_a_failure_ends_the_work():
         raise RuntimeError("the arm failed")
     for future in (running, *waiting):
         with pytest.raises((BrokenProcessPool, CancelledError)):
-            future.result(timeout=60)
+            future.result(timeout=200)

@@ -70,7 +70,7 @@ def test_killed_processes_never_overspend(tmp_path):
         first = process.stdout.read(1)
         time.sleep(rng.uniform(0.0, 0.02))
         process.kill()
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = process.communicate(timeout=200)
         assert process.returncode in (-9, 3, 4), errors.decode()
         used += len(first) + len(rest)
         with Database(path) as database:

@@ -89,7 +89,7 @@ def keep_screenshot(driver, name: str) -> None:
     (Path(folder) / f"{name}.png").write_bytes(b64decode(shot["data"]))
 
 
-def wait_for(condition, *, seconds: float = 30.0) -> None:
+def wait_for(condition, *, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the page did not come to show it"

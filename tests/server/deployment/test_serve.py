@@ -51,7 +51,7 @@ def said_until(process: subprocess.Popen[str], wanted: str) -> str:
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -72,7 +72,7 @@ def test_sigterm_stops_everything_in_order(settings: Path) -> None:
             pids = children_of(process.pid)
             assert len(pids) == 2
             process.send_signal(signal.SIGTERM)
-            rest, _ = process.communicate(timeout=30)
+            rest, _ = process.communicate(timeout=200)
         assert process.returncode == 0
         assert rest == ""
         wait_until_gone(pids)
@@ -84,7 +84,7 @@ def test_a_process_that_dies_is_not_restarted_silently(settings: Path) -> None:
         said_until(process, "back end on")
         pids = children_of(process.pid)
         os.kill(pids[0], signal.SIGKILL)
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "the process 'trusted' has ended with status -9" in rest
     assert "Traceback" not in rest
@@ -95,7 +95,7 @@ def test_what_keeps_a_process_from_starting_is_said(settings: Path) -> None:
     """The cause is in the output, and nothing keeps running."""
     settings.write_text(settings.read_text().replace('database = "sqlite', 'database = "nosuch'))
     with serving(settings) as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "nosuch is not supported; use sqlite or postgresql+psycopg" in output
     assert "the process 'gateway' ended (1) at its start" in output
@@ -108,7 +108,7 @@ def test_the_trusted_tier_answers_prometheus_where_the_settings_say(settings: Pa
         port = taken.getsockname()[1]
         settings.write_text(settings.read_text() + f"metrics = {{port = {port}}}\n")
         with serving(settings) as process:
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=200)
         assert f"port {port}, for metrics: Address already in use" in output
         assert "Traceback" not in output
     with serving(settings) as process:
@@ -116,5 +116,5 @@ def test_the_trusted_tier_answers_prometheus_where_the_settings_say(settings: Pa
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert b"pocketfl_trusted_worker_restarts_total 0.0" in answer.read()
         process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=200)
     assert (process.returncode, rest) == (0, "")

@@ -203,7 +203,7 @@ def test_bodies_without_a_length_are_bounded(url, aggregator, make_plan, monkeyp
 def test_a_stated_length_above_the_limit_is_refused_unread(url, aggregator, make_plan):
     """The answer comes although not one byte of the body was sent."""
     aggregator.register("clicks", make_plan(privacy="none").data)
-    connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=200)
     connection.putrequest("POST", "/v1/tasks/clicks/rounds/1/reports?model_version=0")
     for name, value in {**AUTHORISED, "Content-Length": str(BATCH_LIMIT + 1)}.items():
         connection.putheader(name, value)

@@ -177,7 +177,7 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, make_plan, plan_keys, s
         assert encode_release(again) == encode_release(release)
         # Told to stop, it stops cleanly and has said nothing but its address.
         process.popen.terminate()
-        out, err = process.popen.communicate(timeout=30)
+        out, err = process.popen.communicate(timeout=200)
         assert (out, err) == ("", "")
         assert process.popen.returncode in {0, -signal.SIGTERM}
     with Aggregator(tmp_path / "ledger", plan_keys=plan_keys) as tier:
