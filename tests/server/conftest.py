@@ -21,25 +21,19 @@ import numpy as np
 import pytest
 import urllib3
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
+from tests.server.tiny_plan import tiny_plan
 
-from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, Tensor
 from pocketfl.plan import (
     AggregationSpec,
     DifferentialPrivacySpec,
-    ModelSpec,
-    ParameterSpec,
     Plan,
-    RuntimeSpec,
-    TensorSpec,
-    TrainingSpec,
-    build_plan,
     generate_signing_key,
     public_key_hex,
 )
-from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.protocol import Assignment, CheckIn, EnrolmentRequest
 from pocketfl.reports import SealedReport, make_report
 from pocketfl.sealing import ReportContext
@@ -68,7 +62,7 @@ def build(
     epsilon: float = 900.0,
     name: str = "tiny",
     initial: np.ndarray | None = None,
-    signing_key: object = SIGNING_KEY,
+    signing_key: Ed25519PrivateKey = SIGNING_KEY,
     **aggregation: object,
 ) -> Plan:
     """A signed plan of a model with so many parameters; keywords go to its AggregationSpec."""
@@ -81,41 +75,17 @@ def build(
         "max_participations": 8,
         **aggregation,
     }
-    runtime = {kind: f"onnxruntime/{kind}.onnx" for kind in ("train", "evaluate", "predict")}
-    weights = np.zeros(parameters) if initial is None else initial
-    return build_plan(
+    return tiny_plan(
+        parameters=parameters,
         name=name,
-        version="1",
-        privacy=privacy,
-        model=ModelSpec(
-            parameters=(ParameterSpec(name="weight", shape=(parameters,), offset=0),),
-            inputs=(TensorSpec(name="x", dtype="float32", shape=(2,)),),
-            target=TensorSpec(name="target", dtype="float32"),
-            outputs=(TensorSpec(name="output", dtype="float32", shape=(1,)),),
-            batch_size=4,
-        ),
-        training=TrainingSpec(),
-        features=FeatureSpec(
-            collection="examples",
-            fields=(
-                FieldSpec(name="x", type="tensor", shape=(2,)),
-                FieldSpec(name="y", type="float"),
-            ),
-            inputs=(InputSpec(tensor="x", columns=(Tensor(field="x"),)),),
-            label=LabelSpec(field="y"),
-        ),
+        signing_key=signing_key,
         aggregation=AggregationSpec(**spec),
         dp=None
         if privacy == "none"
         else DifferentialPrivacySpec(
             noise_multiplier=noise_multiplier, epsilon=epsilon, delta=1e-5
         ),
-        runtimes={"onnxruntime": RuntimeSpec(**runtime, minimum_version="1.22.0", opset=17)},
-        parts={
-            PARAMETERS_PART: weights.astype("<f4").tobytes(),
-            **{part: part.encode() for part in runtime.values()},
-        },
-        signing_key=signing_key,
+        initial=initial,
     )
 
 

@@ -10,24 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.server.tiny_plan import tiny_plan
 
-from pocketfl.features.transforms import FeatureSpec, FieldSpec, InputSpec, LabelSpec, Tensor
 from pocketfl.plan import (
     AggregationSpec,
     BudgetSpec,
     DifferentialPrivacySpec,
-    ModelSpec,
-    ParameterSpec,
     Plan,
-    RuntimeSpec,
-    TensorSpec,
-    TrainingSpec,
-    build_plan,
     generate_signing_key,
     public_key_hex,
 )
 from pocketfl.plan.aggregation import TreeNoiseSpec
-from pocketfl.plan.manifest import PARAMETERS_PART
 from pocketfl.reports import encode_vector
 from pocketfl.sealing import ReportContext, seal
 from pocketfl_server.trusted.aggregator import Aggregator
@@ -45,7 +39,7 @@ def build(
     delta: float = 1e-5,
     tree: TreeNoiseSpec | None = None,
     name: str = "tiny",
-    signing_key: object = SIGNING_KEY,
+    signing_key: Ed25519PrivateKey = SIGNING_KEY,
     budget: BudgetSpec | None = None,
     **aggregation: object,
 ) -> Plan:
@@ -59,28 +53,10 @@ def build(
         "max_participations": 10,
         **aggregation,
     }
-    runtime = {kind: f"onnxruntime/{kind}.onnx" for kind in ("train", "evaluate", "predict")}
-    return build_plan(
+    return tiny_plan(
+        parameters=parameters,
         name=name,
-        version="1",
-        privacy=privacy,
-        model=ModelSpec(
-            parameters=(ParameterSpec(name="weight", shape=(parameters,), offset=0),),
-            inputs=(TensorSpec(name="x", dtype="float32", shape=(2,)),),
-            target=TensorSpec(name="target", dtype="float32"),
-            outputs=(TensorSpec(name="output", dtype="float32", shape=(1,)),),
-            batch_size=4,
-        ),
-        training=TrainingSpec(),
-        features=FeatureSpec(
-            collection="examples",
-            fields=(
-                FieldSpec(name="x", type="tensor", shape=(2,)),
-                FieldSpec(name="y", type="float"),
-            ),
-            inputs=(InputSpec(tensor="x", columns=(Tensor(field="x"),)),),
-            label=LabelSpec(field="y"),
-        ),
+        signing_key=signing_key,
         aggregation=AggregationSpec(**spec),
         dp=None
         if privacy == "none"
@@ -88,12 +64,6 @@ def build(
             noise_multiplier=noise_multiplier, epsilon=epsilon, delta=delta, tree=tree
         ),
         budget=budget,
-        runtimes={"onnxruntime": RuntimeSpec(**runtime, minimum_version="1.22.0", opset=17)},
-        parts={
-            PARAMETERS_PART: np.zeros(parameters, dtype="<f4").tobytes(),
-            **{part: part.encode() for part in runtime.values()},
-        },
-        signing_key=signing_key,
     )
 
 
