@@ -27,6 +27,14 @@ def threshold_backward(grad_output: Tensor, x: Tensor, threshold: float) -> Tens
     return grad_output * positive(x if threshold == 0 else x - threshold)
 
 
+def hardtanh_backward(grad_output: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """Gradient of ReLU6 and its like: ``grad`` where ``low < x < high``, 0 elsewhere as in torch."""
+    if x.dtype != torch.float32:
+        return torch.where((x <= low) | (x >= high), 0.0, grad_output)
+    above = x if low == 0 else x - low
+    return grad_output * positive(torch.minimum(above, high - x))
+
+
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """GELU by its approximation with tanh (Hendrycks and Gimpel, arXiv 1606.08415, section 2).
 

@@ -23,6 +23,7 @@ def decomposition_table() -> Table:
             aten.avg_pool2d_backward.default: pooling.avg_pool2d_backward,
             aten.constant_pad_nd.default: padding.constant_pad_nd,
             aten.gelu.default: activations.gelu,
+            aten.hardtanh_backward.default: activations.hardtanh_backward,
             aten.threshold_backward.default: activations.threshold_backward,
         }
     )

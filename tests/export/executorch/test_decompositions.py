@@ -134,6 +134,19 @@ def test_the_gradient_of_a_threshold(dtype: str, threshold: float) -> None:
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bounds"), itertools.product(["float32", "float64"], [(0.0, 6.0), (-1.0, 0.3)])
+)
+def test_the_gradient_of_a_hard_tanh(dtype: str, bounds: tuple[float, float]) -> None:
+    """Equal to torch's own: between the bounds, outside and on them."""
+    inside = torch.tensor([-torch.inf, -2.0, -0.5, 0.0, 0.2, 1.0, 7.0, torch.inf])
+    x = torch.cat([inside, torch.tensor(bounds)]).to(getattr(torch, dtype))
+    grad = torch.arange(1.0, 1.0 + len(x), dtype=x.dtype)
+    expected = aten.hardtanh_backward(grad, x, *bounds)
+    found = activations.hardtanh_backward(grad, x, *bounds)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
 def test_the_two_forms_of_gelu() -> None:
     """XNNPACK knows only the exact one, so the other is written out."""
     x = torch.linspace(-4, 4, 101, dtype=torch.double)
