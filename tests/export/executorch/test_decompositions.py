@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from pocketfl_export.executorch import activations, convolution, pooling
+from pocketfl_export.executorch import activations, convolution, normalization, pooling
 
 aten = torch.ops.aten
 
@@ -113,6 +113,28 @@ def test_windows_that_do_not_tile_are_left_to_the_general_form(
     x = torch.randn(1, 1, *size)
     assert pooling.max_pool2d_with_indices(x, [2], stride, padding) is NotImplemented
     assert pooling.avg_pool2d(x, [2], stride, padding) is NotImplemented
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("spatial", "groups"), [((5, 3), 2), ((7,), 3), ((4, 4), 6), ((2, 3), 1)])
+def test_group_normalisation(spatial: tuple[int, ...], groups: int, affine: bool) -> None:
+    """Output, statistics and gradients equal torch's, of images and series far from zero."""
+    torch.manual_seed(0)
+    x = 50 + torch.randn(3, 6, *spatial, dtype=torch.double)
+    weight, bias = torch.randn(2, 6, dtype=torch.double) if affine else (None, None)
+    sizes = (3, 6, x[0, 0].numel(), groups)
+    expected = aten.native_group_norm(x, weight, bias, *sizes, 1e-5)
+    found = normalization.native_group_norm(x, weight, bias, *sizes, 1e-5)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
+    grad = torch.randn_like(x)
+    given = (grad, x, *expected[1:], weight, *sizes, [True, affine, affine])
+    for ours, theirs in zip(
+        normalization.native_group_norm_backward(*given),
+        aten.native_group_norm_backward(*given),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
 
 
 def test_the_mask_of_a_relu_is_exact() -> None:
