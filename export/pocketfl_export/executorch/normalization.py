@@ -105,4 +105,4 @@ def _group_means(sums: Tensor, groups: int, positions: int) -> Tensor:
 def _of_groups(values: Tensor, groups: int) -> Tensor:
     """Return ``[N, G]`` from what all channels of a group have in common."""
     rows = int(values.shape[0])
-    return values.reshape(rows, groups, -1)[:, :, 0]
+    return values.reshape(rows, groups, -1)[:, :, :1].reshape(rows, groups)
