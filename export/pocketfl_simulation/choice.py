@@ -9,17 +9,26 @@ from typing import Final, Literal
 
 import torch
 
-from pocketfl_simulation.engines import DenseEngine, EagerEngine, Engine, OnnxEngine, TorchEngine
+from pocketfl_simulation.engines import (
+    CompiledEngine,
+    DenseEngine,
+    EagerEngine,
+    Engine,
+    OnnxEngine,
+    TorchEngine,
+)
 from pocketfl_simulation.errors import SimulationError
 from pocketfl_simulation.packing import PackedSteps
 from pocketfl_simulation.tasks import SimulationTask
 
-EngineName = Literal["onnxruntime", "torch", "dense", "eager"]
+EngineName = Literal["onnxruntime", "torch", "dense", "eager", "compiled"]
 EngineChoice = Literal["auto", EngineName]
 
 _REPEATS: Final = 3
 _LONG: Final = 1.0
 """Seconds from which on one try is enough."""
+_WORTH_COMPILING: Final = 0.5
+"""Seconds of the best engine so far from which on it is worth it to compile another."""
 
 
 def make_engine(
@@ -35,7 +44,7 @@ def make_engine(
     ----------
     task : SimulationTask
         What is trained.
-    choice : {"auto", "onnxruntime", "torch", "dense", "eager"}
+    choice : {"auto", "onnxruntime", "torch", "dense", "eager", "compiled"}
         Which engine.
     sample : PackedSteps
         Of the devices that ``auto`` is measured on.
@@ -58,7 +67,9 @@ def make_engine(
             )
         return engine
     best: tuple[float, Engine] | None = None
-    for make in _MAKERS.values():
+    for name, make in _MAKERS.items():
+        if name == "compiled" and best is not None and best[0] < _WORTH_COMPILING:
+            continue
         engine = make(task)
         if engine is None:
             continue
@@ -75,10 +86,15 @@ _MAKERS: Final[dict[EngineName, Callable[[SimulationTask], Engine | None]]] = {
     "torch": lambda task: TorchEngine(task.problem),
     "dense": lambda task: DenseEngine.of(task.problem),
     "eager": lambda task: EagerEngine.of(task.problem),
+    "compiled": lambda task: CompiledEngine.of(task.problem),
 }
 _LIMITS: Final = {
     "dense": "chains of torch.nn.Linear with ReLU, tanh or sigmoid, plain SGD, and clipping by batch",
     "eager": "models without dropout, and clipping by batch",
+    "compiled": (
+        "models with a 3 x 3 convolution, ReLU and 2 x 2 pooling, without dropout, and clipping by "
+        "batch"
+    ),
 }
 
 

@@ -33,7 +33,7 @@ Devices = Annotated[
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; fewer if the plan's budget ends before.")]
 Holdout = Annotated[float, typer.Option(help="Share of devices that only judge models.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of coins, batches and rounding; never of noise.")]
-Engine = Annotated[str, typer.Option(help="auto, onnxruntime, torch, dense or eager.")]
+Engine = Annotated[str, typer.Option(help="auto, onnxruntime, torch, dense, eager or compiled.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="That train; one a core by default.")]
 
 

@@ -46,7 +46,7 @@ class SimulationSettings:
     ----------
     seed : int
         Of coins, batches, dropout and rounding. The noise is the trusted tier's and is never seeded.
-    engine : {"auto", "onnxruntime", "torch", "dense", "eager"}
+    engine : {"auto", "onnxruntime", "torch", "dense", "eager", "compiled"}
         ``auto`` measures all that train the model on the first cohort and takes the fastest.
     threads : int
         That train; one for each core by default.

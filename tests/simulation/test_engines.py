@@ -10,8 +10,16 @@ import torch
 from torch import nn
 
 from pocketfl.plan import TrainingSpec
+from pocketfl.plan.training import LocalOptimizerSpec
 from pocketfl_export.problem import TrainingProblem, make_problem
-from pocketfl_simulation.engines import DenseEngine, EagerEngine, Engine, TorchEngine
+from pocketfl_simulation.engines import (
+    CompiledEngine,
+    DenseEngine,
+    EagerEngine,
+    Engine,
+    TorchEngine,
+)
+from pocketfl_simulation.engines.blocks import PooledConvolution, fuse_blocks
 from pocketfl_simulation.engines.eager import is_plain_mean
 from pocketfl_simulation.packing import PackedSteps
 
@@ -66,6 +74,36 @@ def convolution() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
     )
+
+
+def blocks(*, padding: int = 1) -> nn.Module:
+    """One channel, then several; odd sides, of which pooling drops a row and a column."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=padding),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 3, 3, padding=1, bias=False),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(3 * 2 * 2, 3),
+    )
+
+
+class Functional(nn.Module):
+    """A block in functions, and a convolution that is none: its values go to two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 3, 3, padding=1)
+        self.out = nn.Linear(3 * 2 * 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.max_pool2d(torch.relu(self.first(x)), 2)
+        x = self.second(x)
+        x = nn.functional.max_pool2d(x.relu(), kernel_size=2) - nn.functional.avg_pool2d(x, 2)
+        return self.out(x.flatten(1))
 
 
 WEIGHTED = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0]))
@@ -124,6 +162,16 @@ CASES: dict[str, tuple[type[DenseEngine | EagerEngine], Callable[[], TrainingPro
         EagerEngine,
         lambda: problem(convolution(), (1, 6, 6), loss=nn.functional.cross_entropy),
     ),
+    "compiled, blocks": (
+        CompiledEngine,
+        lambda: problem(blocks(), (1, 9, 11), loss=nn.functional.cross_entropy),
+    ),
+    "compiled, functions, momentum": (
+        CompiledEngine,
+        lambda: problem(
+            Functional(), (1, 9, 9), loss=WEIGHTED, optimizer=LocalOptimizerSpec(momentum=0.9)
+        ),
+    ),
 }
 
 
@@ -175,3 +223,56 @@ def test_a_loss_is_taken_as_a_mean_only_where_it_is_one() -> None:
     line = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
     assert is_plain_mean(problem(line, (4,), loss=BINARY))
     assert not is_plain_mean(problem(line, (4,), loss=nn.BCEWithLogitsLoss(reduction="sum")))
+
+
+def test_blocks_are_found_and_keep_their_parameters_names() -> None:
+    """In modules and functions, ReLU before or after the pool; each is one module then."""
+    fused = fuse_blocks(blocks())
+    assert fused is not None
+    assert [name for name, _ in fused.named_parameters()] == [
+        name for name, _ in blocks().named_parameters()
+    ]
+    calls = [node.target for node in fused.graph.nodes if node.op == "call_module"]
+    assert calls == ["0", "3", "6", "7"]
+    assert all(isinstance(fused.get_submodule(name), PooledConvolution) for name in ("0", "3"))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_gradients_of_a_block_are_torch_s(padding: int) -> None:
+    """Of weights, bias and input, with zeros around it or without; equal outputs have one winner."""
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(4, 3, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
+    for parameter in layers.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    fused = fuse_blocks(layers)
+    assert fused is not None
+    x = torch.randn(2, 4, 7, 9, generator=generator)
+    x[0, :, 2:] = 0  # Where all four places of a pool are equal.
+    found = []
+    for model in (layers, fused):
+        values = x.clone().requires_grad_()
+        out = model(values)
+        weights = torch.arange(out.numel()).view(out.shape) / out.numel()
+        (out * weights).sum().backward()
+        found.append([out, values.grad, *(p.grad.clone() for p in model.parameters())])
+        model.zero_grad()
+    for expected, mine in zip(*found, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AvgPool2d(2)),
+        (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(3)),
+        (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
+        (nn.Conv2d(1, 4, 3), nn.Tanh(), nn.MaxPool2d(2)),
+        (nn.Conv2d(1, 4, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        (nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2)),
+        (nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.MaxPool2d(2)),
+    ],
+    ids=["average", "pool of 3", "ceiling", "tanh", "5 x 5", "stride", "circular"],
+)
+def test_what_is_no_block_is_left_to_others(layers: tuple[nn.Module, ...]) -> None:
+    """A block that computes something else would train another model."""
+    assert fuse_blocks(nn.Sequential(*layers)) is None

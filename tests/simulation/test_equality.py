@@ -154,9 +154,9 @@ CASES = {
 }
 
 UNABLE = {
-    "sgd, noise": (),
-    "adam, example clipping, 4 bits, no noise": ("dense", "eager"),
-    "momentum, fedprox": ("dense",),
+    "sgd, noise": ("compiled",),
+    "adam, example clipping, 4 bits, no noise": ("dense", "eager", "compiled"),
+    "momentum, fedprox": ("dense", "compiled"),
 }
 
 

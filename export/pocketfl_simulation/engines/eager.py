@@ -15,7 +15,7 @@ from pocketfl.runtimes.graphs import LEARNING_RATE, PARAMETERS
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl.runtimes.optimizers import ANCHOR, BIAS_CORRECTION, updated_arrays
 from pocketfl_export import optimizers
-from pocketfl_export.problem import TrainingProblem, trainable_parameters
+from pocketfl_export.problem import TrainingProblem
 from pocketfl_export.steps import clip_factor, per_example_losses, weighted_mean
 from pocketfl_simulation.engines.interface import finite
 from pocketfl_simulation.packing import PackedSteps
@@ -31,14 +31,19 @@ class EagerEngine:
     ----------
     problem : TrainingProblem
         What was exported; clips the batch's gradient, and draws nothing at random.
+    model : torch.nn.Module, optional
+        With parameters of the same names; the problem's own by default.
     """
 
     name = "eager"
     device = "cpu"
     at_once = 16
+    memory_format: torch.memory_format | None = torch.channels_last
+    """Of the model; torch's own convolutions and pooling are fastest with channels last."""
 
-    def __init__(self, problem: TrainingProblem) -> None:
+    def __init__(self, problem: TrainingProblem, model: torch.nn.Module | None = None) -> None:
         self._problem = problem
+        self._trained = problem.model if model is None else model
         self._minimizer = problem.training.minimizer
         self._carried = updated_arrays(self._minimizer)
         self._clip_norm = torch.tensor(problem.training.max_gradient_norm)
@@ -57,10 +62,11 @@ class EagerEngine:
         found: tuple[torch.nn.Module, list[torch.nn.Parameter]] | None
         found = getattr(self._of_thread, "model", None)
         if found is None:
-            # Convolutions and pooling are fastest with channels last.
-            model = copy.deepcopy(self._problem.model)
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            found = model, [parameter for _, parameter in trainable_parameters(model)]
+            model = copy.deepcopy(self._trained)
+            if self.memory_format is not None:
+                model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+            named = dict(model.named_parameters())
+            found = model, [named[parameter.name] for parameter in self._problem.spec.parameters]
             self._of_thread.model = found
         return found
 
@@ -79,11 +85,18 @@ class EagerEngine:
         model, tensors = self._model()
         vector = start.clone()
         pieces = torch.split(vector, [tensor.numel() for tensor in tensors])
+        copied = []
+        for tensor, piece in zip(tensors, pieces, strict=True):
+            shaped = piece.view(tensor.shape)
+            if shaped.stride() == tensor.stride():
+                tensor.data = shaped  # It moves with the vector.
+            else:
+                copied.append((tensor, shaped))
         memory = {name: torch.zeros_like(start) for name in self._carried}
         for place in places:
             with torch.no_grad():
-                for tensor, piece in zip(tensors, pieces, strict=True):
-                    tensor.copy_(piece.view(tensor.shape))
+                for tensor, shaped in copied:
+                    tensor.copy_(shaped)
             # Without the rows that fill a batch up: here no two devices share a shape.
             used = steps.weight[place] > 0
             rows = steps.rows[place][used]
@@ -98,7 +111,7 @@ class EagerEngine:
                 if steps.bias_correction is not None:
                     given[BIAS_CORRECTION] = torch.from_numpy(steps.bias_correction[place])
                 gradient = optimizers.add_proximal(self._minimizer, given, gradient)
-                scale = clip_factor((gradient * gradient).sum().sqrt(), self._clip_norm)
+                scale = clip_factor(torch.linalg.vector_norm(gradient), self._clip_norm)
                 moved, *kept = optimizers.update(self._minimizer, given, gradient, scale)
                 vector.copy_(moved)
                 memory = dict(zip(self._carried, kept, strict=True))

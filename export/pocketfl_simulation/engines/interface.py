@@ -11,7 +11,7 @@ from pocketfl.errors import ReportError
 from pocketfl.runtimes.interface import FloatVector
 from pocketfl_simulation.packing import PackedSteps
 
-ENGINES: Final = ("onnxruntime", "torch", "dense", "eager")
+ENGINES: Final = ("onnxruntime", "torch", "dense", "eager", "compiled")
 
 
 class Engine(Protocol):
