@@ -61,7 +61,7 @@ def _harm(content: bytearray, kind: str, generator: random.Random) -> bytearray:
         pages = max(1, size // PAGE_BYTES)
         chosen = generator.sample(range(pages), min(pages, 1 if kind == "page" else 4))
         for page in chosen:
-            start = page * PAGE_BYTES + generator.randrange(PAGE_BYTES // 2)
+            start = page * PAGE_BYTES + generator.randrange(PAGE_BYTES)
             end = min(size, start + generator.randrange(16, PAGE_BYTES // 2))
             content[start:end] = generator.randbytes(max(0, end - start))
     return content

@@ -47,6 +47,7 @@ from tests.chaos.faults import BYTE_MEASURES, Budget, ClockJump, DiskFull, Fault
 from pocketfl.budgets import DEFAULT_BUDGETS, Budgets, Limits
 from pocketfl.conditions import ScriptedSignals, Signals, Thermal
 from pocketfl.device import Device, DeviceLimits
+from pocketfl.device.account import SessionAccount
 from pocketfl.device.attempt import Attempt
 from pocketfl.device.sessions import Sessions
 from pocketfl.errors import StoreDamagedError, StoreError
@@ -91,6 +92,8 @@ class Orders:
         Least time between two checkpoints.
     budget : Budget or None
         What the app allows.
+    patient : bool
+        Whether the network is sound, so that an answer that takes its time is worth waiting for.
     faults : Faults
         What happens to it, as far as its own process is the place.
     """
@@ -107,6 +110,7 @@ class Orders:
     batch_seconds: float = 0.0
     checkpoint_seconds: float = 1.0
     budget: Budget | None = None
+    patient: bool = True
     faults: Faults = field(default_factory=Faults)
 
 
@@ -213,6 +217,18 @@ def watch(places: Places, teller: Teller, *, batch_seconds: float, busy: bool) -
 
     onnx_runtime.OnnxRuntime.train_step = watched_step  # type: ignore[method-assign]
 
+    open_account = SessionAccount.open
+
+    @functools.wraps(open_account)
+    def watched_open(self: Any, *arguments: Any, **options: Any) -> Any:
+        refusal = open_account(self, *arguments, **options)
+        if not refusal:
+            # What came before is no part of what a budget limits.
+            teller.tell(account=(self._meter._began, self._meter._cpu_began))
+        return refusal
+
+    SessionAccount.open = watched_open  # type: ignore[method-assign]
+
     make = checkpoints.Checkpointer.__init__
 
     @functools.wraps(make)
@@ -296,7 +312,10 @@ def live(orders: Orders, places: Places, teller: Teller) -> None:
             store,
             server=HttpTransport(
                 orders.url,
-                timeouts=Timeouts(connect=1.0, read=1.0, answer=5.0),
+                # On a busy machine servers that are well take a while, too.
+                timeouts=Timeouts(connect=20.0, read=20.0, answer=60.0)
+                if orders.patient
+                else Timeouts(connect=1.0, read=1.0, answer=5.0),
                 retries=RetryPolicy(attempts=3, first_wait=0.02, longest_wait=0.05),
             ),
             plan_keys=[orders.plan_key],

@@ -23,6 +23,8 @@ from tests.chaos.faults import NetworkFault, RequestName, WireMoment
 
 PATIENCE_SECONDS: Final = 2.0
 """How long a broken message is waited for."""
+ANSWER_SECONDS: Final = 60.0
+"""How long a whole one: servers of a busy machine take a while."""
 DRIP_SECONDS: Final = 0.3
 """How long a slowed message takes."""
 
@@ -163,7 +165,7 @@ class FaultyProxy:
         """Give a request, or what is left of it, to the back end and return its answer."""
         name = fault.kind if fault is not None else ""
         if fault is None:
-            return self._ask(request)
+            return self._ask(request, patience=ANSWER_SECONDS)
         if name == "refused":
             _reset(client)
             raise BrokenOffError
@@ -219,14 +221,14 @@ class FaultyProxy:
             bit = 1 << self._random.randrange(8)
         return message[:place] + bytes([message[place] ^ bit]) + message[place + 1 :]
 
-    def _ask(self, request: bytes) -> bytes:
-        with self._connect() as server:
+    def _ask(self, request: bytes, *, patience: float = PATIENCE_SECONDS) -> bytes:
+        with self._connect(patience) as server:
             server.sendall(request)
             return _read_message(server)
 
-    def _connect(self) -> socket.socket:
-        server = socket.create_connection(self._target, timeout=PATIENCE_SECONDS)
-        server.settimeout(PATIENCE_SECONDS)
+    def _connect(self, patience: float = PATIENCE_SECONDS) -> socket.socket:
+        server = socket.create_connection(self._target, timeout=patience)
+        server.settimeout(patience)
         return server
 
 

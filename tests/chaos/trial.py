@@ -254,8 +254,15 @@ class Trial:
             batch_seconds=self._scenario.batch_seconds,
             checkpoint_seconds=self._scenario.checkpoint_seconds,
             budget=self._scenario.budget,
+            patient=faults.network is None and self._servers_are_up,
             faults=faults,
         )
+
+    @property
+    def _servers_are_up(self) -> bool:
+        """Whether no server is killed in the session that comes next."""
+        kill = self._scenario.server
+        return kill is None or kill.at is None or bool(self._sessions)
 
     # The questions.
 

@@ -32,7 +32,7 @@ PROTECTED_TASK: Final = "protected"
 ROUND_SECONDS: Final = 20 * 86_400.0
 NEIGHBOURS: Final = 2
 EXAMPLES_PER_NEIGHBOUR: Final = 6
-PATIENCE_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 120.0
 """A gateway leaves a trusted tier that did not answer alone for half of this."""
 VICTIM_SLOTS: Final = SLOTS - NEIGHBOURS * EXAMPLES_PER_NEIGHBOUR
 """The victim's examples have the slots below this one."""

@@ -144,7 +144,7 @@ def test_flower_carries_what_it_cannot_read(mode, tmp_path, make_plan, plan_keys
         )
         where = (
             f'root="{tmp_path / "root.toml"}" shards="{tmp_path / "shards"}" '
-            "rounds=2 round-seconds=20.0 timeout=60.0"
+            "rounds=2 round-seconds=30.0 timeout=90.0"
         )
         subprocess.run(
             [programs / "flwr", "run", ROOT / "examples/flower", "here", "--run-config", where],

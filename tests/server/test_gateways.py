@@ -119,7 +119,7 @@ def test_a_gateway_killed_while_it_ends_a_round_is_replaced(
 ) -> None:
     """One gateway has the lock and waits for the trusted tier; when it dies, another goes on."""
     plan = make_plan(privacy="none", parameters=DEVICES, population=DEVICES, cohort_floor=1)
-    with deploy(tmp_path, database_url, plan_keys, plan, seconds=4) as running:
+    with deploy(tmp_path, database_url, plan_keys, plan, seconds=15) as running:
         for index in range(6):
             assert report_through(running, plan, index)
         trusted = running.processes["trusted"]
@@ -162,9 +162,12 @@ def test_a_started_task_goes_on_while_gateways_are_killed(
             until(number)
             running.stop_process(name, kill=True)
         until(5, ended=True)
-        time.sleep(2.5)  # a sixth would have opened
+        deadline = time.monotonic() + 120
         with OperatorClient(running.url, running.operator_key) as operator:
-            record = operator.schedule("clicks")
+            while (record := operator.schedule("clicks")).state != "ended":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            time.sleep(2.5)  # a sixth would have opened
             rounds = operator.rounds("clicks")
         assert (record.state, record.reason) == ("ended", "all_rounds_opened")
         assert record.opened == 5

@@ -71,7 +71,7 @@ def test_a_deadline_ends_a_round_without_anybody_asking(tmp_path, make_plan, pla
     plan = make_plan(privacy="none")
     with LocalDeployment(tmp_path, plan_keys=plan_keys) as deployment:
         deployment.operator.create_task("clicks", plan.data, optimizer=AVERAGING)
-        deployment.operator.open_round("clicks", seconds=2)
+        deployment.operator.open_round("clicks", seconds=6)
         report(deployment, plan, ["a", "b"], update=np.full(5, 0.4))
         deadline = time.monotonic() + 120
         while deployment.operator.round("clicks", 1).state != "finished":

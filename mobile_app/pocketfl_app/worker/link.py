@@ -27,7 +27,7 @@ from pocketfl_app.worker.messages import (
 )
 from pocketfl_app.worker.program import WorkerArgument
 
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 90.0
 DIED: Final = "worker_died"
 """Reason of the failure that the app makes of a worker's death."""
 
