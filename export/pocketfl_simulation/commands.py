@@ -122,7 +122,9 @@ def simulate(
             "epsilon": simulation.epsilon,
             "delta": None if (dp := scenario.task.plan.manifest.dp) is None else dp.delta,
             "seconds": seconds,
-            "peak_rss_mb": None if (peak := highest_resident_bytes()) is None else peak / 1e6,
+            "peak_rss_mb": None
+            if (peak := highest_resident_bytes(of_program=True)) is None
+            else peak / 1e6,
             "fleet": None if fleet is None else fleet.figures(),
         }
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -79,6 +80,18 @@ def test_a_new_highest_peak_is_found_without_looking_meanwhile():
     block = np.ones((room + 40_000_000) // 8)
     del block
     assert meter.read(thorough=True).peak_memory_bytes >= 30_000_000
+
+
+@pytest.mark.skipif(resident_bytes() is None, reason="the platform has no procfs")
+def test_a_program_is_not_charged_with_who_started_it():
+    """The highest mark of a large process is not that of the small one that it starts."""
+    block = np.ones(25_000_000)
+    script = (
+        "from pocketfl.budgets.meter import highest_resident_bytes\n"
+        "print(highest_resident_bytes(of_program=True))"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert 0 < int(told.stdout) < 150_000_000 < block.nbytes
 
 
 def test_memory_and_battery_are_looked_at_only_so_often():
