@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketfl.database import APPLICATION_ID
-from pocketfl.errors import DecodeError, StoreError
+from pocketfl.database import APPLICATION_ID, damage_mark
+from pocketfl.errors import DecodeError, StoreDamagedError, StoreError
 from pocketfl.receipts.receipt import Overhead, Receipt
 from pocketfl.receipts.tables import TABLES, Query, read_overhead, read_receipts
 
@@ -79,7 +79,9 @@ def read_audit(path: str | Path) -> Audit:
     Raises
     ------
     StoreError
-        If there is no such file, it is no device's file, is damaged, or is of a newer version.
+        If there is no such file, it is no device's file, or is of a newer version.
+    StoreDamagedError
+        If it is damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,7 +93,15 @@ def read_audit(path: str | Path) -> Audit:
             # One moment's state: a report that is being sent meanwhile is in all of it or in none.
             connection.execute("BEGIN")
             return _read(connection, path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CORRUPT:
+            # This may be all that ever meets the damage; the app sees to it when it opens the file.
+            with suppress(OSError):
+                damage_mark(path).touch()
+            raise StoreDamagedError(
+                f"{path} is damaged and cannot be read ({error}): the app saves what can be read "
+                "when it opens its store the next time"
+            ) from None
         raise StoreError(f"{path} cannot be read ({error})") from None
     except DecodeError as error:
         raise StoreError(f"{path} is damaged: {error}") from None

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from pocketfl.commands.root import build_app
 from pocketfl.database import Database
-from pocketfl.errors import StoreError
+from pocketfl.errors import StoreDamagedError, StoreError
 from pocketfl.receipts import read_audit
 from pocketfl.receipts.page import to_html
+from pocketfl.store import ExampleStore
 
 from .conftest import CONTRIBUTION, contribution
 
@@ -163,3 +164,19 @@ def test_a_clock_that_was_never_set_does_not_stop_an_audit(filled) -> None:
         connection.execute("UPDATE receipts SET prepared_at = 1e18")
     connection.close()
     assert "1e+18 s" in to_html(read_audit(path))
+
+
+def test_damage_that_only_an_audit_meets_is_put_right_by_the_app(filled) -> None:
+    """The audit says so and leaves a mark; the app's next opening saves what can be read."""
+    book, path = filled
+    ((page,),) = book._database.query("SELECT rootpage FROM sqlite_schema WHERE name = 'receipts'")
+    book._database.close()
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * 4096 : page * 4096] = b"\xaa" * 4096
+    path.write_bytes(content)
+    with pytest.raises(StoreDamagedError, match="the next time"):
+        read_audit(path)
+    with ExampleStore(path) as store:
+        assert store.quarantine is not None
+        assert "receipts" in store.quarantine.lost
+    assert read_audit(path).receipts == ()
