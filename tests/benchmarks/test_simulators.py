@@ -92,20 +92,24 @@ def test_programs_that_fail_or_never_end_are_errors() -> None:
         run_program(waits, name="with_pfl", seconds=0.2)
 
 
-def test_a_peer_has_the_threads_that_suit_it() -> None:
-    """The faster of two runs counts; one that never ends is the slower."""
+def test_a_peer_runs_in_the_way_that_suits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest of threads and processes counts; one that never ends is slower."""
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    tried: list[tuple[int, int]] = []
     limits: list[float] = []
 
-    def run(threads: int, limit: float) -> Pace:
+    def run(threads: int, processes: int, limit: float) -> Pace:
+        tried.append((threads, processes))
         limits.append(limit)
-        return pace(10, 4.0 / threads)
+        return pace(10, 4.0 / (threads + 2 * processes))
 
-    assert best_of(run, seconds=70).devices_per_second >= 2.5
+    assert best_of(run, seconds=70).devices_per_second == pytest.approx(22.5)
+    assert tried == [(1, 1), (4, 1), (1, 4)]
     assert limits[0] == 70
     assert all(limit < 20 for limit in limits[1:])
 
-    def run_into_the_limit(threads: int, limit: float) -> Pace:
-        if threads > 1:
+    def run_into_the_limit(threads: int, processes: int, limit: float) -> Pace:
+        if threads * processes > 1:
             raise SlowProgramError("pfl took too long")
         return pace(10, 4.0)
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ _SOURCES: Final = Path(pocketfl_benchmarks.__file__).parents[1]
 _GRACE: Final = 10.0
 """Seconds that a second run's start may take longer than the first's."""
 _PACKAGE: Final = "pocketfl_benchmarks.simulators"
+FLOWER_COHORT: Final = 100
+"""Devices in Flower's round: it starts a task for each, so its pace hardly depends on how many."""
 
 
 class SlowProgramError(PeerError):
@@ -123,38 +125,62 @@ def compare(
         progress(f"{settings.kind}: {settings.cohort} devices a round")
         write_work(path, settings)
 
-        def run(name: str, python: Path, *arguments: object, limit: float = seconds) -> Pace:
-            progress(f"{settings.kind}: {name} {' '.join(map(str, arguments))}".rstrip())
-            command = [python, "-m", f"{_PACKAGE}.with_{name}", path, *arguments]
-            return run_program(command, name=name, seconds=limit)
+        def run(
+            name: str,
+            python: Path,
+            *arguments: object,
+            processes: int = 1,
+            limit: float = seconds,
+        ) -> Pace:
+            shared = f"in {processes} processes" if processes > 1 else ""
+            words = (f"{settings.kind}:", name, *map(str, arguments), shared)
+            progress(" ".join(filter(None, words)))
+            start = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+            command = [python, *(start if processes > 1 else ()), "-m", f"{_PACKAGE}.with_{name}"]
+            return run_program([*command, path, *arguments], name=name, seconds=limit)
 
         ours = run("pocketfl", Path(sys.executable))
         if not with_peers:
             return figures_of(settings, {"pocketfl": ours})
         pfl = best_of(
-            lambda threads, limit: run("pfl", PFL.python(), threads, limit=limit), seconds=seconds
+            lambda threads, processes, limit: run(
+                "pfl", PFL.python(), threads, processes=processes, limit=limit
+            ),
+            seconds=seconds,
         )
+        # Once more, so that what else a machine does meanwhile meets both.
+        ours = faster(ours, run("pocketfl", Path(sys.executable)))
+        threads, processes = int(pfl.details["threads"]), int(pfl.details["processes"])
+        pfl = faster(pfl, run("pfl", PFL.python(), threads, processes=processes))
+        write_work(path, replace(settings, cohort=min(settings.cohort, FLOWER_COHORT)))
         flower = run("flower", FLOWER.python())
     return figures_of(settings, {"pocketfl": ours, "pfl": pfl, "flower": flower})
 
 
-def best_of(run: Callable[[int, float], Pace], *, seconds: float) -> Pace:
-    """Return a peer's pace with the number of threads within an operator that suits it better.
+def faster(one: Pace, other: Pace) -> Pace:
+    """Return the better of two runs."""
+    return max(one, other, key=lambda pace: pace.devices_per_second)
+
+
+def best_of(run: Callable[[int, int, float], Pace], *, seconds: float) -> Pace:
+    """Return a peer's pace in the way that suits it best on this machine.
 
     Parameters
     ----------
     run : callable
-        Takes the number of threads and the most seconds.
+        Takes the number of threads within an operator, of processes, and the most seconds. Tried are
+        one of both, a thread for each core, and a process for each core.
     seconds : float
         That the first run may take. One that takes half as long again as the first is no better, and is
         not waited for: on a busy machine, threads that wait for each other hardly get anywhere.
     """
     began = time.monotonic()
-    best = run(1, seconds)
+    best = run(1, 1, seconds)
     limit = 1.5 * (time.monotonic() - began) + _GRACE
     if (cores := os.cpu_count() or 1) > 1:
-        with contextlib.suppress(SlowProgramError):
-            best = max(best, run(cores, limit), key=lambda pace: pace.devices_per_second)
+        for threads, processes in ((cores, 1), (1, cores)):
+            with contextlib.suppress(SlowProgramError):
+                best = faster(best, run(threads, processes, limit))
     return best
 
 
