@@ -7,21 +7,19 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from pocketfl.plan import Plan
 from pocketfl.plan.manifest import RuntimeName
-from pocketfl_benchmarks.flights.background import Advance
+from pocketfl_benchmarks.flights.background import Advance, Talk
 from pocketfl_benchmarks.flights.data import FlightTable
 from pocketfl_benchmarks.flights.fleet import Fleet, InProcessLine, Line, raise_file_limit
 from pocketfl_benchmarks.flights.results import Arm
 from pocketfl_benchmarks.flights.stores import FRESH_FROM, copy_stores, server_rows
 from pocketfl_benchmarks.flights.task import OPTIMIZER
 from pocketfl_server.back_end import BackEnd
-from pocketfl_server.records import TaskRecord
 from pocketfl_server.trusted.aggregator import Aggregator
 
 THREADS: Final = 1
@@ -52,20 +50,16 @@ class ArmSettings:
     seed: int
 
 
-FleetFor: TypeAlias = Callable[[TaskRecord], AbstractContextManager[Fleet]]
-"""Returns the devices that take part in a task."""
-
-
 def open_fleet(
     copies: Path,
     aircraft: Sequence[str],
     settings: ArmSettings,
     *,
     line: Line,
-    task: TaskRecord,
     allow_unprotected: bool,
+    progress: Advance | None = None,
 ) -> Fleet:
-    """Open the devices that take part in a task, and in later ones of the same trusted tier.
+    """Open the devices that take part in tasks of one back end.
 
     Parameters
     ----------
@@ -77,20 +71,20 @@ def open_fleet(
         What all arms share.
     line : Line
         How they reach the back end.
-    task : TaskRecord
-        Names the trusted tier's key.
     allow_unprotected : bool
         Whether they take part without differential privacy.
+    progress : callable, optional
+        Told how many more devices are open.
     """
     return Fleet(
         copies,
         aircraft,
         line=line,
         plan_key=settings.plan_key,
-        aggregator=line.aggregator(task.aggregator.public_key),
         runtime=settings.runtime,
         allow_unprotected=allow_unprotected,
         seed=settings.seed,
+        progress=progress,
     )
 
 
@@ -99,7 +93,7 @@ def train_arm(
     settings: ArmSettings,
     *,
     line: Line,
-    fleet_for: FleetFor,
+    fleet: Fleet,
     advance: Advance,
     quiet_rounds: int | None = None,
     company: Callable[[], None] | None = None,
@@ -114,8 +108,8 @@ def train_arm(
         What all arms share.
     line : Line
         How devices reach the back end.
-    fleet_for : callable
-        Returns who trains, as a context manager, given the task.
+    fleet : Fleet
+        Who trains; enrolled.
     advance : callable
         Told how many more devices have had their turn.
     quiet_rounds : int, optional
@@ -131,13 +125,12 @@ def train_arm(
     began = time.perf_counter()
     quiet = settings.rounds if quiet_rounds is None else quiet_rounds
     task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
-    with fleet_for(task) as fleet:
-        fleet.enrol(threads=ENROLMENT_THREADS)
-        rounds = []
-        for number in range(settings.rounds):
-            if number == quiet and company is not None:
-                company()
-            rounds.append(fleet.run_round(task.name, threads=THREADS, progress=advance))
+    line.believe(task)
+    rounds = []
+    for number in range(settings.rounds):
+        if number == quiet and company is not None:
+            company()
+        rounds.append(fleet.run_round(task.name, threads=THREADS, progress=advance))
     versions = [
         line.operator.model_parameters(task.name, model.version)
         for model in line.operator.models(task.name)
@@ -155,29 +148,28 @@ def train_arm(
 
 
 def train_in_process(
-    advance: Advance,
+    talk: Talk,
     table: FlightTable,
     aircraft: Sequence[str],
     settings: ArmSettings,
     *,
-    plan: bytes,
     stores: Path,
     folder: Path,
 ) -> Arm:
     """Train one arm with devices, back end and trusted tier in this process.
 
+    Everything is made ready before the plan comes.
+
     Parameters
     ----------
-    advance : callable
-        Told how many more devices have had their turn.
+    talk : Talk
+        Brings the plan, and is told how many more devices have had their turn.
     table : FlightTable
         All flights.
     aircraft : sequence of str
         Who trains.
     settings : ArmSettings
         What all arms share.
-    plan : bytes
-        What the devices train under.
     stores : Path
         Folder of all stores; copied.
     folder : Path
@@ -191,18 +183,13 @@ def train_in_process(
     raise_file_limit(len(aircraft))
     folder.mkdir()
     copies = folder / "devices"
-    copy_stores(stores, copies)
+    copy_stores(stores, copies, aircraft)
     with _in_process(folder, plan_key=settings.plan_key) as line:
         line.put_features(server_rows(table, since=FRESH_FROM))
-        arm = train_arm(
-            Plan.load(plan, trusted_keys=[settings.plan_key]),
-            settings,
-            line=line,
-            fleet_for=lambda task: open_fleet(
-                copies, aircraft, settings, line=line, task=task, allow_unprotected=True
-            ),
-            advance=advance,
-        )
+        with open_fleet(copies, aircraft, settings, line=line, allow_unprotected=True) as fleet:
+            fleet.enrol(threads=ENROLMENT_THREADS)
+            plan = Plan.load(talk.receive(), trusted_keys=[settings.plan_key])
+            arm = train_arm(plan, settings, line=line, fleet=fleet, advance=talk.advance)
     shutil.rmtree(copies)
     return arm
 

@@ -96,12 +96,8 @@ def _columns(*, server_only: bool) -> slice:
     return slice(DEVICE_WIDTH if server_only else 0, DEVICE_WIDTH + SERVER_WIDTH)
 
 
-def train_baselines(
-    table: FlightTable, aircraft: Iterable[str], *, seed: int, spec: FeatureSpec = FEATURES
-) -> tuple[CentralModel, CentralModel]:
-    """Return the server-only and the server-trained model of some aircraft's flights."""
-    torch.set_num_threads(1)
-    pooled = pool_flights(table, aircraft, spec=spec)
+def train_baselines(pooled: PooledFlights, *, seed: int) -> tuple[CentralModel, CentralModel]:
+    """Return the server-only and the server-trained model of the training aircraft's flights."""
     server_only = train_central(pooled, server_only=True, seed=seed)
     return server_only, train_central(pooled, server_only=False, seed=seed)
 

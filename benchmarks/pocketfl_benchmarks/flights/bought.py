@@ -20,7 +20,7 @@ from pocketfl_benchmarks.balancing.simulation import (
     Rounds,
     train_privately,
 )
-from pocketfl_benchmarks.flights.baselines import pool_flights
+from pocketfl_benchmarks.flights.baselines import PooledFlights, pool_flights
 from pocketfl_benchmarks.flights.data import FlightTable
 from pocketfl_benchmarks.flights.statistics import NOISE_MULTIPLIER, Learned
 from pocketfl_benchmarks.flights.task import FEATURES, INITIAL_BIAS, Schedule
@@ -49,11 +49,28 @@ def simulate_arms(
     training: Sequence[str],
     held_out: Sequence[str],
     *,
+    pooled: PooledFlights,
     schedule: Schedule,
     learned: Learned,
     seed: int,
 ) -> list[SimulatedArm]:
-    """Train with public ranges, with the learned ones, and with balancing as well."""
+    """Train with public ranges, with the learned ones, and with balancing as well.
+
+    Parameters
+    ----------
+    table : FlightTable
+        All flights.
+    training, held_out : sequence of str
+        Who trains, and whose flights judge.
+    pooled : PooledFlights
+        The flights of who trains, under the learned ranges.
+    schedule : Schedule
+        Rounds and cohort.
+    learned : Learned
+        From the fleet's own statistics.
+    seed : int
+        Of everything random.
+    """
     ranges = Learned(bundle=learned.bundle, balancing=None)
     rounds = Rounds(
         count=schedule.rounds,
@@ -61,19 +78,22 @@ def simulate_arms(
         noise_multiplier=schedule.privacy(beside=NOISE_MULTIPLIER).noise_multiplier,
     )
     arms = []
-    for name, preparation in (
-        ("public ranges", Learned(bundle=None, balancing=None)),
-        ("private ranges", ranges),
-        ("private ranges, balanced", learned),
+    # Balancing weighs the loss; it changes nothing of the flights.
+    public = (
+        pool_flights(table, training, spec=FEATURES),
+        pool_flights(table, held_out, spec=FEATURES),
+    )
+    private = (pooled, pool_flights(table, held_out, spec=learned.apply(FEATURES)))
+    for name, preparation, (flights, judged) in (
+        ("public ranges", Learned(bundle=None, balancing=None), public),
+        ("private ranges", ranges, private),
+        ("private ranges, balanced", learned, private),
     ):
-        spec = preparation.apply(FEATURES)
-        pooled = pool_flights(table, training, spec=spec)
-        judged = pool_flights(table, held_out, spec=spec)
         ends = np.cumsum([table.spans[a].stop - table.spans[a].start for a in training])[:-1]
         devices = [
             DeviceFlights(features, target)
             for features, target in zip(
-                np.split(pooled.features, ends), np.split(pooled.target, ends), strict=True
+                np.split(flights.features, ends), np.split(flights.target, ends), strict=True
             )
         ]
         bias = preparation.starting_logit

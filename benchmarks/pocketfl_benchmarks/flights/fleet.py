@@ -20,7 +20,7 @@ from pocketfl.budgets import Budgets, Meter
 from pocketfl.conditions import ScriptedSignals, Signals, Thermal
 from pocketfl.device import Device, DeviceLimits, PlanCache, RoundOutcome
 from pocketfl.errors import PocketFLError
-from pocketfl.protocol import FeatureRow, Notices, RoundNotice
+from pocketfl.protocol import AggregatorKey, FeatureRow, Notices, RoundNotice
 from pocketfl.runtimes import FloatVector
 from pocketfl.sealing import AggregatorVerifier, PinnedAggregator
 from pocketfl.store import ExampleStore
@@ -97,12 +97,13 @@ class Line(Protocol):
     name: str
     operator: Operator
     enrolment_key: str
+    aggregator: AggregatorVerifier
 
     def connect(self) -> Transport:
         """Return a new device's transport."""
 
-    def aggregator(self, public_key: str) -> AggregatorVerifier:
-        """Return what devices check a task's trusted tier with."""
+    def believe(self, task: TaskRecord) -> None:
+        """Have devices believe the trusted tier of a task that the driver made."""
 
     def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
         """Give the back end its server-side features."""
@@ -127,16 +128,16 @@ class HttpLine:
         # Notices change only when the driver opens or closes a round, and it says so.
         self._cache = DownloadCache(notices_seconds=float("inf"))
         self._first = HttpTransport(deployment.url, cache=self._cache)
-        self._attested = AttestedAggregator.development(deployment.attestation_key)
+        self.aggregator: AggregatorVerifier = AttestedAggregator.development(
+            deployment.attestation_key
+        )
 
     def connect(self) -> Transport:
         """Return a new device's transport."""
         return self._first.for_another_device()
 
-    def aggregator(self, public_key: str) -> AggregatorVerifier:
-        """Believe what a token of the deployment's development attester vouches for."""
-        del public_key
-        return self._attested
+    def believe(self, task: TaskRecord) -> None:
+        """Do nothing: a token of the deployment's development attester vouches for its tasks."""
 
     def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
         """Give the back end its server-side features."""
@@ -165,6 +166,24 @@ class _NeighbourTransport(InProcessTransport):
         return self._line.notices
 
 
+class _PinnedOnceMade:
+    """Believes the keys of tasks that the driver made; devices are opened before there is one."""
+
+    evidence: Final = PinnedAggregator.evidence
+
+    def __init__(self) -> None:
+        self._keys: list[str] = []
+
+    def pin(self, public_key: str) -> None:
+        """Believe one more key."""
+        self._keys.append(public_key)
+
+    def verify(self, key: AggregatorKey, *, policy_hash: str, plan_sha256: str) -> bytes:
+        """Return the raw public key if it is one of them."""
+        pinned = PinnedAggregator(*self._keys)
+        return pinned.verify(key, policy_hash=policy_hash, plan_sha256=plan_sha256)
+
+
 class InProcessLine:
     """To a back end in this process. Bytes of notices are counted for one device only."""
 
@@ -174,15 +193,17 @@ class InProcessLine:
         self.operator: Operator = back_end
         self.enrolment_key = enrolment_key
         self.notices: Notices | None = None
+        self._pinned = _PinnedOnceMade()
+        self.aggregator: AggregatorVerifier = self._pinned
         self._back_end = back_end
 
     def connect(self) -> Transport:
         """Return a new device's transport."""
         return _NeighbourTransport(self, self._back_end)
 
-    def aggregator(self, public_key: str) -> AggregatorVerifier:
-        """Believe the one key: this trusted tier is in the same process."""
-        return PinnedAggregator(public_key)
+    def believe(self, task: TaskRecord) -> None:
+        """Pin the task's key: this trusted tier is in the same process."""
+        self._pinned.pin(task.aggregator.public_key)
 
     def put_features(self, rows_of_users: Mapping[str, Iterable[FeatureRow]]) -> None:
         """Give the back end its server-side features."""
@@ -243,14 +264,14 @@ class Fleet:
         How they reach the back end.
     plan_key : str
         The modeller's public key, built into the app.
-    aggregator : AggregatorVerifier
-        Which trusted tier the app believes.
     runtime : str
         Which mobile runtime they train with.
     allow_unprotected : bool
         Whether the app takes part in tasks without differential privacy.
     seed : int
         Of the choice and order of training examples; coins and noise are never seeded.
+    progress : callable, optional
+        Told how many more devices are open.
     """
 
     def __init__(
@@ -260,10 +281,10 @@ class Fleet:
         *,
         line: Line,
         plan_key: str,
-        aggregator: AggregatorVerifier,
         runtime: str,
         allow_unprotected: bool = False,
         seed: int,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self._line = line
         self._plans = PlanCache()
@@ -282,7 +303,7 @@ class Fleet:
                     store,
                     server=line.connect(),
                     plan_keys=[plan_key],
-                    aggregator=aggregator,
+                    aggregator=line.aggregator,
                     enrolment_key=line.enrolment_key,
                     user=name,
                     runtime=runtime,
@@ -297,6 +318,8 @@ class Fleet:
                     seed=seed,
                 )
                 self._devices.append(device)
+                if progress is not None:
+                    progress(1)
         except BaseException:
             self.close()
             raise

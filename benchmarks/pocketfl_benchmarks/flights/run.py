@@ -6,8 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -19,21 +18,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pocketfl.errors import PocketFLError
 from pocketfl.plan import EncodingSpec, Plan, generate_signing_key, public_key_hex
-from pocketfl.plan.manifest import RuntimeName
+from pocketfl.plan.manifest import RUNTIME_NAMES, RuntimeName
 from pocketfl_benchmarks.flights.arms import (
     ENROLMENT_THREADS,
     THREADS,
     ArmSettings,
-    FleetFor,
     open_fleet,
     train_arm,
-    train_in_process,
 )
-from pocketfl_benchmarks.flights.background import Advance, Background
-from pocketfl_benchmarks.flights.baselines import train_baselines
-from pocketfl_benchmarks.flights.bought import SimulatedArm, simulate_arms
+from pocketfl_benchmarks.flights.background import Advance
+from pocketfl_benchmarks.flights.beside import Beside
 from pocketfl_benchmarks.flights.data import FlightTable, is_held_out
-from pocketfl_benchmarks.flights.evaluation import HeldOutDevices, prepare_held_out
+from pocketfl_benchmarks.flights.evaluation import HeldOutDevices
 from pocketfl_benchmarks.flights.fleet import (
     ROUND_SECONDS,
     Fleet,
@@ -59,15 +55,15 @@ from pocketfl_benchmarks.flights.task import (
     OPTIMIZER,
     ROUNDS,
     Schedule,
-    export_task,
     for_one_device,
+    with_learned,
     without_privacy,
 )
 from pocketfl_server.local import LocalDeployment
-from pocketfl_server.records import TaskRecord
 
 _UNPROTECTED_ROUNDS: Final = f"Federated rounds, {NO_PRIVACY}"
-_BACKGROUND_WORKERS: Final = 2
+_QUIET_PART: Final = 4
+"""One round in so many has the machine for itself: the first ones."""
 
 
 class DemoError(PocketFLError):
@@ -165,12 +161,6 @@ def run_demo(
         contextlib.ExitStack() as stack,
     ):
         key = generate_signing_key()
-        with stages.stage("Start back end and trusted tier"):
-            deployment = stack.enter_context(
-                LocalDeployment(Path(folder, "deployment"), plan_keys=[public_key_hex(key)])
-            )
-            http = stack.enter_context(contextlib.closing(HttpLine(deployment)))
-            http.put_features(server_rows(table, since=FRESH_FROM))
         place = _Place(
             folder=Path(folder), stores=stores, plan_key=public_key_hex(key), stages=stages
         )
@@ -180,124 +170,108 @@ def run_demo(
             rounds=settings.rounds,
             seed=settings.seed,
         )
-        aboard = stack.enter_context(contextlib.ExitStack())
-        fleet_for = _once(
-            aboard,
-            partial(
-                open_fleet,
-                place.copy_stores("devices"),
+        beside = stack.enter_context(
+            Beside(
+                table,
                 training,
-                arms,
-                line=http,
-                allow_unprotected=not settings.private,
-            ),
+                held_out,
+                schedule=schedule,
+                arms=arms,
+                stores=stores,
+                folder=place.folder,
+                compares=settings.private and settings.unprotected,
+            )
         )
+        beside.export(
+            signing_key=key.private_bytes_raw(),
+            encoding=settings.encoding,
+            runtimes=RUNTIME_NAMES,
+            asks=settings.private,
+        )
+        with (
+            stages.stage("Start back end and trusted tier"),
+            ThreadPoolExecutor(1) as copying,
+        ):
+            copied = copying.submit(copy_stores, stores, place.folder / "devices", training)
+            deployment = stack.enter_context(
+                LocalDeployment(place.folder / "deployment", plan_keys=[place.plan_key])
+            )
+            http = stack.enter_context(contextlib.closing(HttpLine(deployment)))
+            http.put_features(server_rows(table, since=FRESH_FROM))
+            copied.result()
+        aboard = stack.enter_context(contextlib.ExitStack())
+        with stages.stage("Open the devices", len(training)) as advance:
+            fleet = aboard.enter_context(
+                open_fleet(
+                    place.folder / "devices",
+                    training,
+                    arms,
+                    line=http,
+                    allow_unprotected=not settings.private,
+                    progress=advance,
+                )
+            )
+        with stages.stage("Enrol the devices", len(training)) as advance:
+            fleet.enrol(threads=ENROLMENT_THREADS, progress=advance)
         learned: Learned | None = None
         if settings.private:
-            learned = _ask(fleet_for, len(training), line=http, place=place, key=key)
+            learned = _ask(fleet, len(training), line=http, place=place, key=key)
         with stages.stage("Export the model and check parity"):
-            plan = export_task(
-                Path(folder, "flights.plan"),
-                schedule=schedule,
-                signing_key=key,
-                seed=settings.seed,
-                encoding=settings.encoding,
-                learned=learned,
-            )
+            plan = beside.plan()
+            if learned is not None:
+                plan = with_learned(plan, learned, signing_key=key)
             unprotected = without_privacy(plan, signing_key=key)
         with stages.stage("Measure one device alone"):
             alone = for_one_device(plan, signing_key=key)
             footprint = _measure(deployment, alone, place, aircraft=_busiest(table, training))
-        other: Arm | None = None
-        bought: list[SimulatedArm] = []
-        with Background(_BACKGROUND_WORKERS) as background:
-            beside: Future[Arm] | None = None
-            if settings.private and settings.unprotected:
-                beside = background.submit_shown(
-                    train_in_process,
-                    table,
-                    training,
-                    arms,
-                    plan=unprotected.data,
-                    stores=stores,
-                    folder=place.folder / "in-process",
-                )
-            baselines = background.submit(
-                train_baselines,
-                table,
-                training,
-                seed=settings.seed,
-                spec=plan.manifest.features,
+        turns = settings.rounds * len(training)
+        label = "Private federated rounds" if settings.private else _UNPROTECTED_ROUNDS
+        with stages.stage(label, turns) as advance:
+            main = train_arm(
+                plan if settings.private else unprotected,
+                arms,
+                line=http,
+                fleet=fleet,
+                advance=advance,
+                # Device times are to be those of a machine that does nothing else.
+                quiet_rounds=-(-settings.rounds // _QUIET_PART),
+                company=partial(beside.begin, unprotected, learned),
             )
-            simulated: Future[list[SimulatedArm]] | None = None
-            if beside is not None and learned is not None:
-                simulated = background.submit(
-                    simulate_arms,
-                    table,
-                    training,
-                    held_out,
-                    schedule=schedule,
-                    learned=learned,
-                    seed=settings.seed,
-                )
-            turns = settings.rounds * len(training)
-            label = "Private federated rounds" if settings.private else _UNPROTECTED_ROUNDS
-            with stages.stage(label, turns) as advance:
-                main = train_arm(
-                    plan if settings.private else unprotected,
-                    arms,
-                    line=http,
-                    fleet_for=fleet_for,
-                    advance=advance,
-                    # Device times are to be those of a machine that does nothing else.
-                    quiet_rounds=(settings.rounds + 1) // 2,
-                    company=background.begin,
-                )
-            aboard.close()
-            shutil.rmtree(place.folder / "devices")
-            background.begin()
-            # Not before: these devices ask the back end that the private arm's devices wait for.
-            copies = place.copy_stores("held-out")
-            prepared = background.submit(
-                prepare_held_out,
-                copies,
-                held_out,
-                plan=plan.data,
-                plan_key=place.plan_key,
-                url=deployment.url,
-                enrolment_key=deployment.enrolment_key,
-            )
-            if beside is not None:
-                with stages.stage(_UNPROTECTED_ROUNDS, turns) as advance:
-                    other = background.result(beside, advance)
-            if simulated is not None:
-                with stages.stage("Train without what was learned, simulated"):
-                    bought = simulated.result()
-            with stages.stage("Train the centralised models"):
-                server_only, server_trained = baselines.result()
-            with stages.stage("Prepare the held-out devices"):
-                evaluation = HeldOutDevices(prepared.result(), plan=plan)
-        shutil.rmtree(copies)
-    private, federated = (main, other) if settings.private else (None, main)
-    with stages.stage("Score the held-out devices"):
+        beside.go_on_alone(plan, unprotected, learned, deployment=deployment)
+        aboard.close()
+        shutil.rmtree(place.folder / "devices")
+        with stages.stage("Prepare the held-out devices"):
+            evaluation = beside.held_out(plan)
+        with stages.stage("Score the models of these rounds"):
+            judged = _judge(main, evaluation, settings)
+        other: JudgedArm | None = None
+        if settings.private and settings.unprotected:
+            with stages.stage(_UNPROTECTED_ROUNDS, turns) as advance:
+                arm = beside.arm(advance)
+            with stages.stage("Score the models without noise"):
+                other = _judge(arm, evaluation, settings)
+        with stages.stage("Train the centralised and the simulated models"):
+            central = beside.central()
+    private, federated = (judged, other) if settings.private else (None, judged)
+    with stages.stage("Score the centralised models"):
         return DemoResult(
             runtime=settings.runtime,
             seed=settings.seed,
             training_devices=len(training),
             held_out_devices=evaluation.devices,
-            training_flights=server_trained.flights,
+            training_flights=central.server_trained.flights,
             held_out_flights=evaluation.flights,
             late_share=table.late_share,
             aggregation=plan.manifest.aggregation,
-            private=_judge(private, evaluation, settings),
-            federated=_judge(federated, evaluation, settings),
-            server_only=evaluation.auc_of(server_only.score),
-            server_trained=evaluation.auc_of(server_trained.score),
+            private=private,
+            federated=federated,
+            server_only=evaluation.auc_of(central.server_only.score),
+            server_trained=evaluation.auc_of(central.server_trained.score),
             footprint=footprint,
             parameters=plan.manifest.required_model.parameter_count,
             plan_bytes=len(plan.data),
             learned=learned,
-            bought=bought,
+            bought=central.bought,
             wall_seconds=time.perf_counter() - began,
         )
 
@@ -311,12 +285,6 @@ class _Place:
     plan_key: str
     stages: Stages
 
-    def copy_stores(self, name: str) -> Path:
-        """Return a fresh copy of all stores."""
-        copies = self.folder / name
-        copy_stores(self.stores, copies)
-        return copies
-
 
 def _busiest(table: FlightTable, aircraft: list[str]) -> str:
     spans = table.spans
@@ -325,8 +293,8 @@ def _busiest(table: FlightTable, aircraft: list[str]) -> str:
 
 def _measure(deployment: LocalDeployment, plan: Plan, place: _Place, *, aircraft: str) -> Footprint:
     """Return the memory of the device with most examples, in a round of its own."""
-    task = deployment.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
-    notice = deployment.operator.open_round(task.name, seconds=ROUND_SECONDS)
+    made = deployment.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
+    notice = deployment.operator.open_round(made.name, seconds=ROUND_SECONDS)
     store = place.folder / "alone.sqlite"
     shutil.copyfile(store_path(place.stores, aircraft), store)
     # This device is alone, with its key where every app has it: beside the store.
@@ -338,26 +306,14 @@ def _measure(deployment: LocalDeployment, plan: Plan, place: _Place, *, aircraft
         attestation_key=deployment.attestation_key,
         enrolment_key=deployment.enrolment_key,
         user=aircraft,
-        task=task.name,
+        task=made.name,
     )
-    deployment.operator.close_round(task.name, notice.round)
+    deployment.operator.close_round(made.name, notice.round)
     return footprint
 
 
-def _once(stack: contextlib.ExitStack, open_for: Callable[..., Fleet]) -> FleetFor:
-    """Open a fleet for the first task that asks; whoever asks later has the same, as on phones."""
-    opened: list[Fleet] = []
-
-    def fleet_for(task: TaskRecord) -> AbstractContextManager[Fleet]:
-        if not opened:
-            opened.append(stack.enter_context(open_for(task=task)))
-        return contextlib.nullcontext(opened[0])
-
-    return fleet_for
-
-
 def _ask(
-    fleet_for: FleetFor, population: int, *, line: Line, place: _Place, key: Ed25519PrivateKey
+    fleet: Fleet, population: int, *, line: Line, place: _Place, key: Ed25519PrivateKey
 ) -> Learned:
     """Ask the training devices for ranges and classes, in one private release."""
     plan = export_statistics(
@@ -367,13 +323,10 @@ def _ask(
         budget=BUDGET,
         signing_key=key,
     )
-    task = line.operator.create_task(plan.manifest.name, plan.data)
-    with (
-        place.stages.stage("Ask the devices for ranges and classes", population) as advance,
-        fleet_for(task) as fleet,
-    ):
-        fleet.enrol(threads=ENROLMENT_THREADS)
-        return learn(fleet.ask(task.name, threads=THREADS, progress=advance), features=FEATURES)
+    made = line.operator.create_task(plan.manifest.name, plan.data)
+    line.believe(made)
+    with place.stages.stage("Ask the devices for ranges and classes", population) as advance:
+        return learn(fleet.ask(made.name, threads=THREADS, progress=advance), features=FEATURES)
 
 
 def _judge(arm: Arm | None, evaluation: HeldOutDevices, settings: DemoSettings) -> JudgedArm | None:

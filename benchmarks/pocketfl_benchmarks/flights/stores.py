@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import sha256
@@ -163,9 +163,12 @@ def _build_chunk(template: Path, folder: Path, fleet: list[_Contents]) -> int:
     return len(fleet)
 
 
-def copy_stores(folder: Path, destination: Path) -> None:
-    """Copy all stores into a new folder that a run may write to."""
-    shutil.copytree(folder, destination, copy_function=shutil.copyfile)
+def copy_stores(folder: Path, destination: Path, aircraft: Iterable[str]) -> None:
+    """Copy the stores of some aircraft, and their key, into a new folder that a run may write to."""
+    destination.mkdir()
+    shutil.copyfile(fleet_vault(folder).path, fleet_vault(destination).path)
+    for name in aircraft:
+        shutil.copyfile(store_path(folder, name), store_path(destination, name))
 
 
 def server_rows(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,8 @@ from pocketfl.features.transforms import (
 )
 from pocketfl.plan import EncodingSpec, Plan, build_plan
 from pocketfl.plan.aggregation import AggregationSpec, BudgetSpec, DifferentialPrivacySpec
-from pocketfl.plan.manifest import RUNTIME_NAMES, EligibilitySpec
+from pocketfl.plan.manifest import EligibilitySpec, RuntimeName
+from pocketfl.plan.storage import encode_parameters
 from pocketfl.plan.training import TrainingSpec
 from pocketfl_benchmarks.flights.data import WEATHER_FIELDS
 from pocketfl_benchmarks.flights.statistics import NOISE_MULTIPLIER, Learned
@@ -133,6 +135,7 @@ SERVER_WIDTH: Final = sum(map(column_width, SERVER_COLUMNS))
 
 HIDDEN_UNITS: Final = 32
 BATCH_SIZE: Final = 16
+OUTPUT_BIAS: Final = "output.bias"
 # Where the output starts: about one flight in six arrives this late, as the Department of
 # Transportation publishes every month. Starting at one half spends the first rounds on learning that.
 INITIAL_BIAS: Final = -1.7
@@ -289,12 +292,15 @@ def export_task(
     path: Path,
     *,
     schedule: Schedule,
-    signing_key: Ed25519PrivateKey,
+    signing_key: bytes,
     seed: int,
-    encoding: EncodingSpec | None = None,
-    learned: Learned | None = None,
-) -> Plan:
-    """Export the model into the signed plan of the private run, for both runtimes.
+    encoding: EncodingSpec | None,
+    runtimes: Sequence[RuntimeName],
+    asks: bool,
+) -> bytes:
+    """Export the model into the signed plan of the private run, with public ranges.
+
+    Takes and returns what can be sent to another process and back.
 
     Parameters
     ----------
@@ -302,28 +308,30 @@ def export_task(
         Where to write it.
     schedule : Schedule
         Rounds and cohort; they decide sampling, floor, cap and noise.
-    signing_key : Ed25519PrivateKey
-        The modeller's.
+    signing_key : bytes
+        The modeller's raw private key.
     seed : int
         Of the initial parameters.
-    encoding : EncodingSpec, optional
+    encoding : EncodingSpec or None
         Of reports.
-    learned : Learned, optional
-        Ranges and balancing from the fleet's own statistics, which share the budget; public ranges and
-        no balancing without.
+    runtimes : sequence of str
+        What to export for.
+    asks : bool
+        Whether the fleet's own statistics share the budget.
 
     Returns
     -------
-    Plan
-        Parity-checked on both runtimes.
+    bytes
+        The plan, parity-checked on every runtime.
     """
+    # Beside the rounds, torch is to keep to one core.
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
-    starting = None if learned is None else learned.starting_logit
-    model = LatenessModel(bias=INITIAL_BIAS if starting is None else starting)
+    model = LatenessModel()
     generator = torch.Generator().manual_seed(seed)
     example = torch.rand((BATCH_SIZE, DEVICE_WIDTH + SERVER_WIDTH), generator=generator)
     target = (torch.rand(BATCH_SIZE, generator=generator) < 0.5).float()
-    return export_plan(
+    plan = export_plan(
         model,
         lateness_loss,
         (example,),
@@ -331,15 +339,47 @@ def export_task(
         path,
         name="flights",
         version="1",
-        signing_key=signing_key,
+        signing_key=Ed25519PrivateKey.from_private_bytes(signing_key),
         aggregation=schedule.aggregation(),
         encoding=encoding,
-        dp=schedule.privacy(beside=None if learned is None else NOISE_MULTIPLIER),
-        budget=None if learned is None else BUDGET,
+        dp=schedule.privacy(beside=NOISE_MULTIPLIER if asks else None),
+        budget=BUDGET if asks else None,
         training=TRAINING,
-        features=FEATURES if learned is None else learned.apply(FEATURES),
+        features=FEATURES,
         eligibility=EligibilitySpec(min_examples=MIN_FLIGHTS),
-        runtimes=RUNTIME_NAMES,
+        runtimes=runtimes,
+    )
+    return plan.data
+
+
+def with_learned(plan: Plan, learned: Learned, *, signing_key: Ed25519PrivateKey) -> Plan:
+    """Sign the task again with the ranges, the balancing and the starting point that were learned.
+
+    The graphs stay: they take ranges in as inputs that are already scaled, and parameters as they come.
+    """
+    manifest = plan.manifest
+    model = manifest.required_model
+    parts = {part.name: plan.part(part.name) for part in manifest.parts}
+    start = learned.starting_logit
+    if start is not None:
+        parameters = plan.initial_parameters().copy()
+        bias = next(spec for spec in model.parameters if spec.name == OUTPUT_BIAS)
+        parameters[bias.offset] = start
+        parts[model.parameters_part] = encode_parameters(parameters, model.stored_as)
+    return build_plan(
+        name=manifest.name,
+        version=manifest.version,
+        privacy=manifest.privacy,
+        model=model,
+        training=manifest.training,
+        features=learned.apply(manifest.features),
+        aggregation=manifest.aggregation,
+        dp=manifest.dp,
+        budget=manifest.budget,
+        eligibility=manifest.eligibility,
+        runtimes=manifest.runtimes,
+        parts=parts,
+        signing_key=signing_key,
     )
 
 

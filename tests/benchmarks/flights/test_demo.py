@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pocketfl_benchmarks.flights import command, task
+from pocketfl_benchmarks.flights import command, run
 from pocketfl_benchmarks.flights.data import is_held_out
 from pocketfl_benchmarks.flights.run import DemoError, DemoSettings, run_demo
 
@@ -24,7 +24,7 @@ class SilentStages:
 @pytest.fixture
 def one_runtime(monkeypatch):
     """Export for ONNX Runtime alone: the other one has its own tests, and takes its time."""
-    monkeypatch.setattr(task, "RUNTIME_NAMES", ("onnxruntime",))
+    monkeypatch.setattr(run, "RUNTIME_NAMES", ("onnxruntime",))
 
 
 def test_a_small_fleet_from_archive_to_figures(archive, tmp_path, one_runtime, monkeypatch):
@@ -37,8 +37,8 @@ def test_a_small_fleet_from_archive_to_figures(archive, tmp_path, one_runtime, m
     app.command()(command.demo)
     arguments = ["--rounds", "2", "--cohort", "20", "--data", archive.path, "--cache", tmp_path]
     outputs = ["--json", tmp_path / "figures.json", "--report", tmp_path / "report.html"]
-    run = CliRunner().invoke(app, [str(a) for a in (*arguments, *outputs, "--no-open")])
-    assert run.exit_code == 0, run.output
+    ended = CliRunner().invoke(app, [str(a) for a in (*arguments, *outputs, "--no-open")])
+    assert ended.exit_code == 0, ended.output
     figures = json.loads((tmp_path / "figures.json").read_text())
     aircraft = archive.read().aircraft
     assert figures["devices"] == sum(not is_held_out(name) for name in aircraft)
@@ -60,7 +60,7 @@ def test_a_small_fleet_from_archive_to_figures(archive, tmp_path, one_runtime, m
     assert figures["device_seconds_per_round"] > 0
     assert 0 < figures["peak_memory_mb"] < 500
     for shown in ("FL-DP", "no differential privacy", "epsilon"):
-        assert shown in run.output
+        assert shown in ended.output
         assert shown in (tmp_path / "report.html").read_text()
 
 

@@ -77,7 +77,7 @@ def test_runs_write_to_copies(archive, built, tmp_path):
     """What a device writes stays out of the cache."""
     aircraft = archive.read().aircraft[0]
     before = store_path(built, aircraft).read_bytes()
-    copy_stores(built, tmp_path / "run")
+    copy_stores(built, tmp_path / "run", [aircraft])
     with ExampleStore(store_path(tmp_path / "run", aircraft)) as store:
         store.database.write_state("participation.secret", b"x" * 32)
     assert store_path(built, aircraft).read_bytes() == before
