@@ -20,6 +20,7 @@ from pocketfl_benchmarks.flights.results import Arm
 from pocketfl_benchmarks.flights.stores import FRESH_FROM, copy_stores, server_rows
 from pocketfl_benchmarks.flights.task import OPTIMIZER
 from pocketfl_server.back_end import BackEnd
+from pocketfl_server.records import TaskRecord
 from pocketfl_server.trusted.aggregator import Aggregator
 
 THREADS: Final = 1
@@ -88,8 +89,15 @@ def open_fleet(
     )
 
 
+def make_task(plan: Plan, *, line: Line) -> TaskRecord:
+    """Make the task of an arm, whose devices believe its trusted tier."""
+    task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
+    line.believe(task)
+    return task
+
+
 def train_arm(
-    plan: Plan,
+    task: TaskRecord,
     settings: ArmSettings,
     *,
     line: Line,
@@ -102,8 +110,8 @@ def train_arm(
 
     Parameters
     ----------
-    plan : Plan
-        What the devices train under.
+    task : TaskRecord
+        What to run the rounds of.
     settings : ArmSettings
         What all arms share.
     line : Line
@@ -124,8 +132,6 @@ def train_arm(
     """
     began = time.perf_counter()
     quiet = settings.rounds if quiet_rounds is None else quiet_rounds
-    task = line.operator.create_task(plan.manifest.name, plan.data, optimizer=OPTIMIZER)
-    line.believe(task)
     rounds = []
     for number in range(settings.rounds):
         if number == quiet and company is not None:
@@ -189,7 +195,8 @@ def train_in_process(
         with open_fleet(copies, aircraft, settings, line=line, allow_unprotected=True) as fleet:
             fleet.enrol(threads=ENROLMENT_THREADS)
             plan = Plan.load(talk.receive(), trusted_keys=[settings.plan_key])
-            arm = train_arm(plan, settings, line=line, fleet=fleet, advance=talk.advance)
+            task = make_task(plan, line=line)
+            arm = train_arm(task, settings, line=line, fleet=fleet, advance=talk.advance)
     shutil.rmtree(copies)
     return arm
 

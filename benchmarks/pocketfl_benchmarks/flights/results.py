@@ -41,7 +41,7 @@ class Arm:
     transport : str
         How devices reached the back end.
     wall_seconds : float
-        From making the task to the last model.
+        Of all rounds.
     quiet_rounds : int
         How many rounds, from the first on, had the machine for themselves. Times are theirs alone.
     """

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pocketfl_benchmarks.flights.arms import (
     ENROLMENT_THREADS,
     THREADS,
     ArmSettings,
+    make_task,
     open_fleet,
     train_arm,
 )
@@ -60,6 +62,7 @@ from pocketfl_benchmarks.flights.task import (
     without_privacy,
 )
 from pocketfl_server.local import LocalDeployment
+from pocketfl_server.records import TaskRecord
 
 _UNPROTECTED_ROUNDS: Final = f"Federated rounds, {NO_PRIVACY}"
 _QUIET_PART: Final = 4
@@ -221,14 +224,15 @@ def run_demo(
             if learned is not None:
                 plan = with_learned(plan, learned, signing_key=key)
             unprotected = without_privacy(plan, signing_key=key)
-        with stages.stage("Measure one device alone"):
+        made = make_task(plan if settings.private else unprotected, line=http)
+        with stages.stage("Measure one device alone"), _pricing(http, made):
             alone = for_one_device(plan, signing_key=key)
             footprint = _measure(deployment, alone, place, aircraft=_busiest(table, training))
         turns = settings.rounds * len(training)
         label = "Private federated rounds" if settings.private else _UNPROTECTED_ROUNDS
         with stages.stage(label, turns) as advance:
             main = train_arm(
-                plan if settings.private else unprotected,
+                made,
                 arms,
                 line=http,
                 fleet=fleet,
@@ -325,8 +329,20 @@ def _ask(
     )
     made = line.operator.create_task(plan.manifest.name, plan.data)
     line.believe(made)
-    with place.stages.stage("Ask the devices for ranges and classes", population) as advance:
+    with (
+        place.stages.stage("Ask the devices for ranges and classes", population) as advance,
+        _pricing(line, made),
+    ):
         return learn(fleet.ask(made.name, threads=THREADS, progress=advance), features=FEATURES)
+
+
+@contextlib.contextmanager
+def _pricing(line: Line, made: TaskRecord) -> Iterator[None]:
+    """Ask beside the block what a release of a task spends, which the first one would wait for."""
+    with ThreadPoolExecutor(1) as asking:
+        asked = asking.submit(line.operator.privacy, made.name)
+        yield
+        asked.result()
 
 
 def _judge(arm: Arm | None, evaluation: HeldOutDevices, settings: DemoSettings) -> JudgedArm | None:

@@ -5,11 +5,18 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
 
+from pocketfl.balancing import balance_classes
+from pocketfl.features.bundle import TransformBundle
+from pocketfl.features.transforms import Scale
+from pocketfl.plan import Plan, generate_signing_key, public_key_hex
 from pocketfl.plan.aggregation import AggregationSpec
 from pocketfl_benchmarks.flights import task
 from pocketfl_benchmarks.flights.baselines import pool_flights
 from pocketfl_benchmarks.flights.data import DEVICE_FIELDS, SERVER_FIELDS, FlightTable
+from pocketfl_benchmarks.flights.statistics import Learned
 from pocketfl_benchmarks.flights.stores import COLLECTION, FRESH_FROM, server_rows
 from pocketfl_benchmarks.flights.task import DELTA, EPSILON, Schedule
 from pocketfl_server.trusted.accounting import SAMPLED_ORDERS
@@ -146,3 +153,40 @@ def test_schedules_are_values():
     """A schedule cannot be changed after it was checked."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Schedule(population=10, cohort=5).rounds = 3
+
+
+def test_what_was_learned_changes_features_and_start_alone(tmp_path):
+    """The plan is exported while the devices are asked: graphs, noise and budget were right before."""
+    key = generate_signing_key()
+    data = task.export_task(
+        tmp_path / "flights.plan",
+        schedule=Schedule(rounds=2, cohort=60, population=3196),
+        signing_key=key.private_bytes_raw(),
+        seed=3,
+        encoding=None,
+        runtimes=("onnxruntime",),
+        asks=True,
+    )
+    before = Plan.load(data, trusted_keys=[public_key_hex(key)])
+    bundle = TransformBundle(
+        name="flights", version="1", transforms=(Scale(field="seats", low=20, high=300),)
+    )
+    policy = balance_classes([0.85, 0.15], method="weight", strength=0.5)
+    learned = Learned(bundle=bundle, balancing=policy)
+    made = task.with_learned(before, learned, signing_key=key)
+    after = Plan.load(made.data, trusted_keys=[public_key_hex(key)])
+    assert after.manifest.features == learned.apply(task.FEATURES)
+    assert before.manifest.features == task.FEATURES
+    torch.manual_seed(3)
+    model = task.LatenessModel(bias=learned.starting_logit)
+    fresh = parameters_to_vector(model.parameters()).detach().numpy()
+    assert np.array_equal(after.initial_parameters(), fresh)
+    unchanged = dataclasses.replace(
+        after.manifest, features=task.FEATURES, parts=before.manifest.parts
+    )
+    assert unchanged == before.manifest
+    start = before.manifest.required_model.parameters_part
+    for part in before.manifest.parts:
+        assert part.name == start or after.part(part.name) == before.part(part.name)
+    nothing = Learned(bundle=None, balancing=None)
+    assert task.with_learned(before, nothing, signing_key=key).manifest == before.manifest
