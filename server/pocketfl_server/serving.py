@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -110,6 +111,9 @@ def serve(
             ssl_keyfile=None if certificate is None else certificate[1],
         )
         config.load()  # reads the certificate
+        # What is there by now stays: looking through it for garbage would keep devices waiting.
+        gc.collect()
+        gc.freeze()
         if ready is not None:
             ready()
         uvicorn.Server(config).run(sockets=[listener])
