@@ -13,34 +13,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from pocketfl_export.executorch import depthwise
+from pocketfl_export.executorch.windows import Window, output_size, pad_spatial, tap_views
+
 aten = torch.ops.aten
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a kernel moves over an image; one entry per spatial dimension.
-
-    ``turned`` lays the kernel on the image back to front, as the gradient of the image needs it.
-    """
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    turned: bool = False
-
-    @property
-    def taps(self) -> list[tuple[int, ...]]:
-        """Where in its window each entry of the kernel lies, entries in row-major order."""
-        taps = list(itertools.product(*map(range, self.kernel)))
-        return taps[::-1] if self.turned else taps
 
 
 def convolution(
@@ -152,14 +135,17 @@ def _correlate(
     image: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
 ) -> Tensor:
     """Slide the kernel over a channels-last image: what deep learning calls a convolution."""
-    size = _output_size(image, window)
+    size = output_size(image, window)
     out = int(weight.shape[0])
     if groups == 1:
         columns = _patches(image, window, size)
         matrix = _taps_first(weight).permute(0, 2, 1).reshape(-1, out)
         product = columns @ matrix if bias is None else torch.addmm(bias, columns, matrix)
         return product.reshape(image.shape[0], *size, out)
-    result = _grouped(image, weight, window, size, groups)
+    if not window.turned and depthwise.suits(weight, window, size, groups):
+        result = depthwise.correlate(image, weight, window, size)
+    else:
+        result = _grouped(image, weight, window, size, groups)
     return result if bias is None else result + bias
 
 
@@ -171,7 +157,7 @@ def _grouped(
         # Depthwise: one multiplication per tap and element, nothing to sum over channels.
         kernels = _rows(_taps_first(weight).reshape(-1, out))
         total: Tensor | None = None
-        for kernel, view in zip(kernels, _tap_views(image, window, size), strict=True):
+        for kernel, view in zip(kernels, tap_views(image, window, size), strict=True):
             total = view * kernel if total is None else total + view * kernel
         assert total is not None  # noqa: S101 - a kernel has at least one tap
         return total
@@ -193,6 +179,8 @@ def _weight_gradient(
         columns = _patches(image, window, size)
         product = (grads.t() @ columns).reshape(out, -1, channels)
         return product.permute(0, 2, 1).reshape(weight.shape)
+    if depthwise.suits(weight, window, size, groups):
+        return depthwise.weight_gradient(image, grad, weight, window)
     if channels == 1 and out == groups:
         seen = _patches(image, window, size).reshape(-1, math.prod(window.kernel), out)
         products = (seen * grads.unsqueeze(1)).reshape(grads.shape[0], -1)
@@ -209,15 +197,17 @@ def _image_gradient(
 ) -> Tensor:
     """Return the channels-last gradient with respect to the image of :func:`_correlate`."""
     channels = int(weight.shape[1])
-    turned = _swap_channels(weight, groups)
     if all(s == 1 for s in window.stride):
+        size = tuple(int(n) for n in grad.shape[1:-1])
+        if depthwise.suits(weight, window, size, groups):
+            return depthwise.image_gradient(grad, weight, window, image_size)
         # The gradient is itself a convolution: of the padded gradient, with the kernel turned round.
         reach = tuple(
             d * (k - 1) - p
             for k, p, d in zip(window.kernel, window.padding, window.dilation, strict=True)
         )
         backward = replace(window, padding=reach, turned=True)
-        return _correlate(grad, turned, None, backward, groups)
+        return _correlate(grad, _swap_channels(weight, groups), None, backward, groups)
     # Each tap's share goes back to the positions that the tap saw. Images are kept apart by the
     # position's remainder modulo the stride, so that shares are shifted and never spread out.
     shares = _tap_shares(grad, weight, window, groups)
@@ -233,7 +223,7 @@ def _image_gradient(
             (o // s, b - int(n) - o // s)
             for o, s, b, n in zip(offsets, window.stride, blocks, grad.shape[1:-1], strict=True)
         ]
-        shifted = _pad_spatial(share, amounts)
+        shifted = pad_spatial(share, amounts)
         phases[phase] = shifted if phase not in phases else phases[phase] + shifted
     zeros = torch.zeros(grad.shape[0], *blocks, channels * groups, dtype=grad.dtype)
     every = [phases.get(p, zeros) for p in itertools.product(*map(range, window.stride))]
@@ -251,7 +241,7 @@ def _image_gradient(
         (-p, -(b * s - n - p))
         for p, b, s, n in zip(window.padding, blocks, window.stride, image_size, strict=True)
     ]
-    return _pad_spatial(padded, crops)
+    return pad_spatial(padded, crops)
 
 
 def _tap_shares(grad: Tensor, weight: Tensor, window: Window, groups: int) -> list[Tensor]:
@@ -276,20 +266,6 @@ def _tap_shares(grad: Tensor, weight: Tensor, window: Window, groups: int) -> li
         product[:, tap * width : (tap + 1) * width].reshape(*grad.shape[:-1], width)
         for tap in range(taps)
     ]
-
-
-def _output_size(image: Tensor, window: Window) -> tuple[int, ...]:
-    return tuple(
-        (int(n) + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(
-            image.shape[1:-1],
-            window.kernel,
-            window.stride,
-            window.padding,
-            window.dilation,
-            strict=True,
-        )
-    )
 
 
 def _taps_first(weight: Tensor) -> Tensor:
@@ -342,7 +318,7 @@ def _axis_patches(image: Tensor, axis: int, window: Window, size: int) -> Tensor
         dilation=(window.dilation[0], 1),
         turned=window.turned,
     )
-    views = _tap_views(flat, whole, (size, after))
+    views = tap_views(flat, whole, (size, after))
     joined = views[0] if kernel == 1 else torch.cat(views, -1)
     return joined.reshape(*shape[:axis], size, *shape[axis + 1 : -1], kernel * channels)
 
@@ -353,69 +329,3 @@ def _grouped_patches(image: Tensor, window: Window, size: tuple[int, ...], group
     taps, per_group = math.prod(window.kernel), int(image.shape[-1]) // groups
     split = columns.reshape(-1, taps, groups, per_group).permute(2, 0, 1, 3)
     return split.reshape(groups, -1, taps * per_group)
-
-
-def _tap_views(image: Tensor, window: Window, size: tuple[int, ...]) -> list[Tensor]:
-    """Return for each tap the image as that tap sees it, ``[N, *output, C]``.
-
-    A strided image is first split by the position's remainder modulo the stride, which leaves slices
-    without gaps: the only ones that XNNPACK takes.
-    """
-    dims = len(window.kernel)
-    reach = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
-    needed = [
-        -(-((n - 1) * s + r) // s) * s for n, s, r in zip(size, window.stride, reach, strict=True)
-    ]
-    amounts = [
-        (p, total - int(n) - p)
-        for n, p, total in zip(image.shape[1:-1], window.padding, needed, strict=True)
-    ]
-    padded = _pad_spatial(image, amounts)
-    views = []
-    if all(s == 1 for s in window.stride):
-        for tap in window.taps:
-            starts = [t * d for t, d in zip(tap, window.dilation, strict=True)]
-            views.append(_cut(padded, 1, starts, size))
-        return views
-    rows, channels = int(image.shape[0]), int(image.shape[-1])
-    split_shape = itertools.chain(
-        *((total // s, s) for total, s in zip(needed, window.stride, strict=True))
-    )
-    split = padded.reshape(rows, *split_shape, channels)
-    order = [0, *range(2, 2 * dims + 1, 2), *range(1, 2 * dims, 2), 2 * dims + 1]
-    split = split.permute(order)
-    phases: dict[tuple[int, ...], Tensor] = {}
-    for tap in window.taps:
-        offsets = [t * d for t, d in zip(tap, window.dilation, strict=True)]
-        phase = tuple(o % s for o, s in zip(offsets, window.stride, strict=True))
-        if phase not in phases:
-            part = _cut(split, 1, phase, (1,) * dims)
-            phases[phase] = part.reshape(
-                rows, *(t // s for t, s in zip(needed, window.stride, strict=True)), channels
-            )
-        starts = [o // s for o, s in zip(offsets, window.stride, strict=True)]
-        views.append(_cut(phases[phase], 1, starts, size))
-    return views
-
-
-def _cut(x: Tensor, first: int, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
-    for d, (start, size) in enumerate(zip(starts, sizes, strict=True), first):
-        if start or size != int(x.shape[d]):
-            x = aten.slice.Tensor(x, d, start, start + size)
-    return x
-
-
-def _pad_spatial(x: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
-    """Pad the spatial axes of a channels-last tensor with zeros; negative amounts cut off."""
-    starts = [max(0, -before) for before, _ in amounts]
-    sizes = [
-        int(n) - max(0, -before) - max(0, -after)
-        for n, (before, after) in zip(x.shape[1:-1], amounts, strict=True)
-    ]
-    x = _cut(x, 1, starts, sizes)
-    pads = [0, 0]
-    for before, after in reversed(amounts):
-        pads += [max(0, before), max(0, after)]
-    if any(pads):
-        x = aten.constant_pad_nd.default(x, pads, 0.0)
-    return x

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from pocketfl_export.executorch import activations, convolution, normalization, pooling
+from pocketfl_export.executorch import (
+    activations,
+    convolution,
+    depthwise,
+    normalization,
+    pooling,
+)
 
 aten = torch.ops.aten
 
@@ -57,6 +63,23 @@ def test_convolutions_and_their_gradients(window: tuple, dims: int) -> None:
         gradients, torch.autograd.grad(expected, (x, weight, bias), grad), strict=True
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_convolutions_of_long_and_of_short_lines(stride: int) -> None:
+    """Lines too long for a band matrix go another way; both equal torch's."""
+    torch.manual_seed(0)
+    for length in (depthwise.LONGEST_LINE // 2, 2 * depthwise.LONGEST_LINE * stride):
+        x = torch.randn(2, 3, 4, length, dtype=torch.double, requires_grad=True)
+        weight = torch.randn(3, 1, 3, 5, dtype=torch.double, requires_grad=True)
+        rest = ([1, stride], [1, 3], [1, 2], False, [0, 0], 3)
+        expected = aten.convolution(x, weight, None, *rest)
+        grad = torch.randn_like(expected)
+        found = convolution.convolution(x, weight, None, *rest)
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+        ours = convolution.convolution_backward(grad, x, weight, None, *rest, [True, True, False])
+        theirs = torch.autograd.grad(expected, (x, weight), grad)
+        torch.testing.assert_close(ours[:2], theirs, atol=1e-12, rtol=0)
 
 
 def test_only_the_gradients_asked_for_are_computed() -> None:
