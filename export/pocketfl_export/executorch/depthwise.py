@@ -106,7 +106,8 @@ def _with_gaps(lines: Tensor, window: Window) -> Tensor:
         return lines
     reach = (window.kernel[-1] - 1) * (gap + 1) + 1
     spread = aten.constant_pad_nd.default(lines.unsqueeze(-1), [0, gap], 0.0)
-    return spread.reshape(*lines.shape[:-1], -1)[..., :reach]
+    joined: Tensor = spread.reshape(*lines.shape[:-1], -1)[..., :reach]
+    return joined
 
 
 def _without_gaps(lines: Tensor, window: Window) -> Tensor:
@@ -115,7 +116,8 @@ def _without_gaps(lines: Tensor, window: Window) -> Tensor:
     if gap == 0 or window.kernel[-1] == 1:
         return lines
     padded = aten.constant_pad_nd.default(lines, [0, gap], 0.0)
-    return padded.reshape(*lines.shape[:-1], -1, gap + 1)[..., :1]
+    firsts: Tensor = padded.reshape(*lines.shape[:-1], -1, gap + 1)[..., :1]
+    return firsts
 
 
 def _lines(image: Tensor, window: Window, size: tuple[int, ...]) -> Tensor:
