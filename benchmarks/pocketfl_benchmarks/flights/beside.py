@@ -68,7 +68,7 @@ class Beside:
         self._arms = arms
         self._stores = stores
         self._folder = folder
-        self._compares = compares
+        self.compares = compares
         self._stack = contextlib.ExitStack()
         self._early = self._stack.enter_context(Background())
         self._late = self._stack.enter_context(Background())
@@ -102,7 +102,7 @@ class Beside:
         )
         # The plan is waited for, and what follows is not: it gets what others leave over.
         self._early.step_back()
-        if self._compares:
+        if self.compares:
             self._arm = self._early.submit_talking(
                 train_in_process,
                 self._table,
@@ -118,7 +118,7 @@ class Beside:
 
     def begin(self, unprotected: Plan, learned: Learned | None) -> None:
         """Begin the arm without noise, or else the central models."""
-        if not self._compares:
+        if not self.compares:
             self._train_centrally(learned)
         elif not (letter := self._folder / "unprotected.plan").exists():
             letter.write_bytes(unprotected.data)
@@ -153,7 +153,7 @@ class Beside:
                 self._held_out,
                 schedule=self._schedule,
                 learned=learned,
-                simulate=self._compares,
+                simulate=self.compares,
                 seed=self._arms.seed,
             )
 

@@ -254,7 +254,8 @@ def run_demo(
                 arm = beside.arm(advance)
             with stages.stage("Score the models without noise"):
                 other = _judge(arm, evaluation, settings)
-        with stages.stage("Train the centralised and the simulated models"):
+        simulated = " and the simulated" if beside.compares else ""
+        with stages.stage(f"Train the centralised{simulated} models"):
             central = beside.central()
     private, federated = (judged, other) if settings.private else (None, judged)
     with stages.stage("Score the centralised models"):
