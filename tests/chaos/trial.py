@@ -296,7 +296,9 @@ class Trial:
             return str(state)
         if outcome.get("status") == "turned_away" and outcome.get("round") == number:
             return "turned_away"
-        if self._scenario.budget is not None and state is None and outcome.get("code") == "budget":
+        # A plan's download is charged, too: there may be no room left once the coin is tossed.
+        may_go = state in (None, "tossed")
+        if self._scenario.budget is not None and may_go and outcome.get("code") == "budget":
             return "refused"
         if self._has_lost_memory and outcome.get("status") == "no_round":
             return "forgotten"
