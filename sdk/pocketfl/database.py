@@ -9,10 +9,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,6 +25,11 @@ SCHEMA_VERSION: Final = 2
 _CLEANING: Final = "PRAGMA secure_delete=FAST"
 APPLICATION_ID: Final = 0x504B464C
 """Marks the file as ours in SQLite's header ("PKFL"), so that another app's file is never written."""
+
+QUARANTINE_STATE: Final = "store.quarantined_at"
+"""State that holds, as text, the Unix time at which something was last found to be lost."""
+LOST_STATE: Final = "store.lost_tables"
+"""State that holds, one a line, the tables that could not be saved whole."""
 
 # What SQLite says where the file is not what was written. All statements are ours: nothing else breaks
 # a constraint, lacks a column or holds a text that is none. A message with damaged bytes in it cannot
@@ -128,13 +133,23 @@ class Tables:
     name: str
     steps: tuple[tuple[str, ...], ...]
 
+    @cached_property
+    def made(self) -> frozenset[str]:
+        """Names of the tables that there are after the last step."""
+        return frozenset(_try_out(statement for step in self.steps for statement in step))
+
 
 @cache
 def new_tables() -> Mapping[str, frozenset[str]]:
     """Return the columns of the tables that a new file has, by table."""
+    return _try_out(_SCHEMA)
+
+
+def _try_out(statements: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return the tables that statements make where there are none, with their columns."""
     connection = sqlite3.connect(":memory:")
     try:
-        for statement in _SCHEMA:
+        for statement in statements:
             connection.execute(statement)
         names = connection.execute(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -366,6 +381,8 @@ class Database:
     def ensure(self, tables: Tables) -> None:
         """Make a module's tables, or bring older ones to the present version: all of it, or nothing.
 
+        Where damage has taken one of them along, all are made afresh, and :meth:`record_loss` says so.
+
         Raises
         ------
         StoreError
@@ -374,7 +391,7 @@ class Database:
         newest = len(tables.steps)
         if self._ensured.get(tables.name) == newest:
             return
-        if self._version_of(tables) == newest:
+        if self._version_of(tables) == newest and self._has_all_of(tables):
             if tables.name not in self._made:
                 self._ensured[tables.name] = newest
             return
@@ -389,6 +406,11 @@ class Database:
                     f"{self.path} has version {version} of the {tables.name} tables, this pocketfl "
                     f"reads up to {newest}: it was written by a newer version; update the app"
                 )
+            if version == newest and not self._has_all_of(tables):
+                for name in sorted(tables.made):
+                    connection.execute(f"DROP TABLE IF EXISTS {quote(name)}")
+                self.record_loss(tables.made)
+                version = 0
             self._made.add(tables.name)
             for step in tables.steps[version:]:
                 for statement in step:
@@ -398,6 +420,25 @@ class Database:
                 "ON CONFLICT(name) DO UPDATE SET version = excluded.version",
                 (tables.name, newest),
             )
+
+    def record_loss(self, tables: Iterable[str]) -> None:
+        """Remember that what these tables held is not all there, now and of earlier losses.
+
+        A device that may have forgotten what it took part in holds back for a while.
+        """
+        with self.transaction():
+            earlier = self.read_state(LOST_STATE) or b""
+            lost = {*earlier.decode("utf-8", "replace").split("\n"), *tables} - {""}
+            self.write_state(QUARANTINE_STATE, repr(time.time()).encode())
+            self.write_state(LOST_STATE, "\n".join(sorted(lost)).encode())
+
+    def _has_all_of(self, tables: Tables) -> bool:
+        marks = ",".join("?" * len(tables.made))
+        rows = self.query(
+            f"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ({marks})",  # noqa: S608
+            tuple(sorted(tables.made)),
+        )
+        return rows == [(len(tables.made),)]
 
     def _version_of(self, tables: Tables) -> int:
         if not self._has_versions:

@@ -7,8 +7,10 @@ import threading
 
 import pytest
 
-from pocketfl.database import APPLICATION_ID, Database, Tables
+from pocketfl.database import APPLICATION_ID, LOST_STATE, QUARANTINE_STATE, Database, Tables
+from pocketfl.device.sessions import TABLES as SESSION_TABLES
 from pocketfl.errors import StoreError
+from pocketfl.ledger.tables import LEDGER
 
 
 def test_state_survives_closing(tmp_path):
@@ -259,3 +261,24 @@ def test_failed_step_leaves_the_version_before(tmp_path):
             database.ensure(broken)
         assert not database.query("SELECT 1 FROM sqlite_schema WHERE name = 'more'")
         database.ensure(LONGER_NOTES)
+
+
+@pytest.mark.parametrize("gone", ["ledger_entries", "ledger_refusals"])
+def test_a_table_that_damage_took_along_is_made_again(tmp_path, gone):
+    """The module starts afresh, the others stay, and the loss is on record, once."""
+    with Database(tmp_path / "a.db") as database:
+        for tables in (LEDGER, SESSION_TABLES):
+            database.ensure(tables)
+        database.query("INSERT INTO ledger_tasks VALUES('clicks', 3)")
+        database.query(f"DROP TABLE {gone}")
+    with Database(tmp_path / "a.db") as database:
+        for tables in (LEDGER, SESSION_TABLES):
+            database.ensure(tables)
+        assert database.query(f"SELECT * FROM {gone}") == []
+        assert database.query("SELECT * FROM ledger_tasks") == []
+        lost = database.read_state(LOST_STATE)
+        assert set(lost.decode().split("\n")) == set(LEDGER.made)
+        found_at = database.read_state(QUARANTINE_STATE)
+    with Database(tmp_path / "a.db") as database:
+        database.ensure(LEDGER)
+        assert database.read_state(QUARANTINE_STATE) == found_at

@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable
 from typing import Final
 
-from pocketfl.database import Database
+from pocketfl.database import QUARANTINE_STATE, Database
 from pocketfl.ledger import Ledger, Outcome
 from pocketfl.reasons import Reason
 from pocketfl.receipts import Receipts
-from pocketfl.store.quarantine import QUARANTINE_STATE, lost_tables
+from pocketfl.store.quarantine import lost_tables
 
 HOLD_BACK_SECONDS: Final = 86_400.0
 """How long a device takes no part after it lost what says which rounds it contributed to, or what it

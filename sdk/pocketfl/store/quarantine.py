@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pocketfl.database import Database, damage_mark, quote
+from pocketfl.database import LOST_STATE, Database, damage_mark, quote
 from pocketfl.errors import StoreDamagedError
 from pocketfl.file_lock import locked_file
 from pocketfl.store.declarations import settle_declarations
 from pocketfl.store.soundness import UNSOUND_ROWS, find_fault
-
-QUARANTINE_STATE: Final = "store.quarantined_at"
-"""State that holds, as text, the Unix time of the last quarantine."""
-LOST_STATE: Final = "store.lost_tables"
-"""State that holds, one a line, the tables that it could not save whole."""
 
 _LARGEST_ID: Final = 2**60
 _LEAP: Final = 2**20
@@ -78,8 +72,9 @@ def open_database(path: Path, *, durable: bool) -> tuple[Database, Quarantine | 
         try:
             with database.transaction():
                 saved, lost = _salvage(aside, database)
-                database.write_state(QUARANTINE_STATE, repr(time.time()).encode())
-                database.write_state(LOST_STATE, "\n".join(lost).encode())
+                # What an earlier quarantine lost has been heard of, and may be copied along.
+                database.delete_state(LOST_STATE)
+                database.record_loss(lost)
         except BaseException:
             database.close()
             raise
@@ -88,7 +83,7 @@ def open_database(path: Path, *, durable: bool) -> tuple[Database, Quarantine | 
 
 
 def lost_tables(database: Database) -> frozenset[str]:
-    """Return the tables that the last quarantine could not save whole; empty if there was none."""
+    """Return the tables that no quarantine could save whole; empty if there was none."""
     kept = database.read_state(LOST_STATE)
     return frozenset() if kept is None else frozenset(kept.decode("utf-8", "replace").split("\n"))
 
@@ -166,8 +161,10 @@ def _copy_table(
 ) -> tuple[int, bool]:
     """Copy a table from its start, and where that ends in damage, from its end, too."""
     quoted = quote(name)
-    before = connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]  # noqa: S608
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({quoted})")]
+    if not columns:
+        return 0, False  # the statement that was kept for it makes another one
+    before = connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]  # noqa: S608
     reached = skipped = False
     for order in ("", " ORDER BY rowid DESC"):
         try:

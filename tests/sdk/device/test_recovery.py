@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from pocketfl.budgets import Budgets, Limits
-from pocketfl.database import damage_mark
+from pocketfl.database import LOST_STATE, QUARANTINE_STATE, damage_mark
 from pocketfl.device import SessionHooks
 from pocketfl.device.recovery import HOLD_BACK_SECONDS, HoldBack, settle_orphans
 from pocketfl.store import ExampleStore
-from pocketfl.store.quarantine import LOST_STATE, QUARANTINE_STATE
 
 from .conftest import COLLECTION, DAY, HOUR, NOW, Clock, Phone, unreachable
 

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketfl.database import Tables, damage_mark
+from pocketfl.database import QUARANTINE_STATE, Tables, damage_mark
 from pocketfl.errors import StoreDamagedError, StoreError
 from pocketfl.store import Collection, ExampleStore, Field, Retention
-from pocketfl.store.quarantine import QUARANTINE_STATE
 
 NOTES = Collection("notes", {"n": Field("int"), "text": Field("str")})
 LEDGER = Tables(
