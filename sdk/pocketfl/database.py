@@ -26,10 +26,10 @@ _CLEANING: Final = "PRAGMA secure_delete=FAST"
 APPLICATION_ID: Final = 0x504B464C
 """Marks the file as ours in SQLite's header ("PKFL"), so that another app's file is never written."""
 
-QUARANTINE_STATE: Final = "store.quarantined_at"
+LOST_AT_STATE: Final = "store.quarantined_at"
 """State that holds, as text, the Unix time at which something was last found to be lost."""
 LOST_STATE: Final = "store.lost_tables"
-"""State that holds, one a line, the tables that could not be saved whole."""
+"""State that holds, one a line, the tables that were not whole then."""
 
 # What SQLite says where the file is not what was written. All statements are ours: nothing else breaks
 # a constraint, lacks a column or holds a text that is none. A message with damaged bytes in it cannot
@@ -427,10 +427,14 @@ class Database:
         A device that may have forgotten what it took part in holds back for a while.
         """
         with self.transaction():
-            earlier = self.read_state(LOST_STATE) or b""
-            lost = {*earlier.decode("utf-8", "replace").split("\n"), *tables} - {""}
-            self.write_state(QUARANTINE_STATE, repr(time.time()).encode())
+            lost = self.lost_tables() | set(tables)
+            self.write_state(LOST_AT_STATE, repr(time.time()).encode())
             self.write_state(LOST_STATE, "\n".join(sorted(lost)).encode())
+
+    def lost_tables(self) -> frozenset[str]:
+        """Return the tables of :meth:`record_loss`; empty if nothing was lost."""
+        kept = self.read_state(LOST_STATE) or b""
+        return frozenset(kept.decode("utf-8", "replace").split("\n")) - {""}
 
     def _has_all_of(self, tables: Tables) -> bool:
         marks = ",".join("?" * len(tables.made))

@@ -12,7 +12,6 @@ import uvicorn
 
 from pocketfl_server.api import create_app
 from pocketfl_server.back_end import BackEnd
-from pocketfl_server.joined_writes import JoinedWritesProtocol
 from pocketfl_server.observability.metrics import Metrics
 from pocketfl_server.observability.middleware import Observed
 from pocketfl_server.observability.traces import Traces
@@ -99,7 +98,6 @@ def serve(
         app = create_app(back_end, operator_key=operator_key, metrics=metrics)
         config = uvicorn.Config(
             Observed(app, metrics=metrics, traces=traces),
-            http=JoinedWritesProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

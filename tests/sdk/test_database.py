@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pocketfl.database import APPLICATION_ID, LOST_STATE, QUARANTINE_STATE, Database, Tables
+from pocketfl.database import APPLICATION_ID, LOST_AT_STATE, LOST_STATE, Database, Tables
 from pocketfl.device.sessions import TABLES as SESSION_TABLES
 from pocketfl.errors import StoreError
 from pocketfl.ledger.tables import LEDGER
@@ -278,7 +278,7 @@ def test_a_table_that_damage_took_along_is_made_again(tmp_path, gone):
         assert database.query("SELECT * FROM ledger_tasks") == []
         lost = database.read_state(LOST_STATE)
         assert set(lost.decode().split("\n")) == set(LEDGER.made)
-        found_at = database.read_state(QUARANTINE_STATE)
+        found_at = database.read_state(LOST_AT_STATE)
     with Database(tmp_path / "a.db") as database:
         database.ensure(LEDGER)
-        assert database.read_state(QUARANTINE_STATE) == found_at
+        assert database.read_state(LOST_AT_STATE) == found_at

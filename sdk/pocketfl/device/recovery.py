@@ -10,11 +10,10 @@ import json
 from collections.abc import Callable
 from typing import Final
 
-from pocketfl.database import QUARANTINE_STATE, Database
+from pocketfl.database import LOST_AT_STATE, Database
 from pocketfl.ledger import Ledger, Outcome
 from pocketfl.reasons import Reason
 from pocketfl.receipts import Receipts
-from pocketfl.store.quarantine import lost_tables
 
 HOLD_BACK_SECONDS: Final = 86_400.0
 """How long a device takes no part after it lost what says which rounds it contributed to, or what it
@@ -58,7 +57,7 @@ def settle_orphans(database: Database, *, ledger: Ledger, receipts: Receipts) ->
     int
         How many rounds were closed.
     """
-    receipts_lost = not _RECEIPTS.isdisjoint(lost_tables(database))
+    receipts_lost = not _RECEIPTS.isdisjoint(database.lost_tables())
     with database.transaction():
         has_sessions = database.query("SELECT 1 FROM sqlite_schema WHERE name = 'sessions'")
         open_rounds = (
@@ -127,8 +126,8 @@ class HoldBack:
         )
 
     def _read(self) -> None:
-        quarantined = self._database.read_state(QUARANTINE_STATE)
-        if quarantined is None:
+        lost_at = self._database.read_state(LOST_AT_STATE)
+        if lost_at is None:
             return
         kept = self._database.read_state(_HELD_STATE)
         try:
@@ -136,8 +135,8 @@ class HoldBack:
             self._began, self._after = float(record["since"]), str(record["after"])
         except (ValueError, TypeError, KeyError):
             self._began, self._after = None, ""
-        named = quarantined.decode("utf-8", "replace")
-        if self._after != named and not _MEMORY.isdisjoint(lost_tables(self._database)):
+        named = lost_at.decode("utf-8", "replace")
+        if self._after != named and not _MEMORY.isdisjoint(self._database.lost_tables()):
             # By the device's own clock, from when it first learns of it.
             self._after = named
             self._begin(self._clock())

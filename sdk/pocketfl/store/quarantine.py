@@ -82,12 +82,6 @@ def open_database(path: Path, *, durable: bool) -> tuple[Database, Quarantine | 
         return database, Quarantine(moved_to=aside, reason=reason, saved=saved, lost=lost)
 
 
-def lost_tables(database: Database) -> frozenset[str]:
-    """Return the tables that no quarantine could save whole; empty if there was none."""
-    kept = database.read_state(LOST_STATE)
-    return frozenset() if kept is None else frozenset(kept.decode("utf-8", "replace").split("\n"))
-
-
 def _find_damage(path: Path, *, durable: bool) -> str | None:
     try:
         with Database(path, durable=durable) as database:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pocketfl.budgets import Budgets, Limits
-from pocketfl.database import LOST_STATE, QUARANTINE_STATE, damage_mark
+from pocketfl.database import LOST_AT_STATE, LOST_STATE, damage_mark
 from pocketfl.device import SessionHooks
 from pocketfl.device.recovery import HOLD_BACK_SECONDS, HoldBack, settle_orphans
 from pocketfl.store import ExampleStore
@@ -268,7 +268,7 @@ def fill_more(store) -> None:
 
 
 def hold_back(store, *, at: str, lost: str, clock: Clock) -> HoldBack:
-    store.database.write_state(QUARANTINE_STATE, at.encode())
+    store.database.write_state(LOST_AT_STATE, at.encode())
     store.database.write_state(LOST_STATE, lost.encode())
     return HoldBack(store.database, clock=clock)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketfl.database import QUARANTINE_STATE, Tables, damage_mark
+from pocketfl.database import LOST_AT_STATE, Tables, damage_mark
 from pocketfl.errors import StoreDamagedError, StoreError
 from pocketfl.store import Collection, ExampleStore, Field, Retention
 
@@ -59,7 +59,7 @@ def test_garbage_is_set_aside(tmp_path, content):
         assert store.quarantine.moved_to.read_bytes() == content
         assert store.quarantine.lost == ("everything",)
         assert "damaged" in store.quarantine.reason
-        assert store.database.read_state(QUARANTINE_STATE) is not None
+        assert store.database.read_state(LOST_AT_STATE) is not None
     goes_on(path)
 
 
