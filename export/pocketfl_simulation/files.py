@@ -102,7 +102,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{damaged} is damaged")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise ValueError(f"it is no .npz file: {error}") from None
 
 

@@ -306,10 +306,11 @@ def _open_archive(data: bytes) -> dict[str, zipfile.ZipInfo]:
     (entries,) = struct.unpack_from("<H", end, 10)
     if entries > MAX_PARTS + 2:
         raise PlanError(f"not a plan: {entries} files in the archive, {MAX_PARTS + 2} at most")
+    # RuntimeError is what zipfile raises for kinds of archives that it cannot read.
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error) as error:
+    except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, struct.error) as error:
         raise PlanError(f"not a plan: the archive is damaged ({error})") from None
     directory = {}
     for member in members:
@@ -335,14 +336,7 @@ def _read_member(
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(member) as stream:
             content = stream.read(bound + 1)
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        NotImplementedError,
-        EOFError,
-        OSError,
-        zlib.error,
-    ) as e:
+    except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OSError, zlib.error) as e:
         raise PlanError(f"{member.filename!r} is damaged in the archive ({e})") from None
     if len(content) > bound or (size is not None and len(content) != size):
         raise PlanError(f"{member.filename!r} does not have the size that the manifest states")

@@ -31,11 +31,12 @@ def start(folder: str, classes: list[str], executorch_version: str) -> None:
     for name in LIBRARIES:
         # Each library is to find its own C++ runtime before that of Java or torch, as on Android.
         ctypes.CDLL(f"{folder}/{name}", mode=os.RTLD_NOW | os.RTLD_DEEPBIND)
+    # Where Java looks for the same ones by name; it reads this when it starts.
+    os.environ["LD_LIBRARY_PATH"] = folder
     jnius_config.set_classpath(*classes)
     jnius_config.add_options(
         "-Xss4m",
         f"-Donnxruntime.native.path={folder}",
-        f"-Djava.library.path={folder}",
         f"-Dpocketfl.executorch={executorch_version}",
     )
     sys.getandroidapilevel = lambda: 36
